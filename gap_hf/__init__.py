@@ -1,0 +1,15 @@
+"""GAP optimizers for Hugging Face Trainer and Accelerate.
+
+Importing this package adds ``gap_adamw``, ``gap_adam``, ``gap_sgdm`` and the presets to Trainer's ``optim`` names and
+:class:`GapCallback` to its default callbacks (it acts only where a gap optimizer is in use).
+"""
+
+from .optim import SGDM, Adam, GapAdamW
+from .trainer.callback import GapCallback
+from .trainer.presets import recommended
+from .trainer.registry import register
+
+__version__ = "0.1.0"
+__all__ = ["SGDM", "Adam", "GapAdamW", "GapCallback", "recommended", "register"]
+
+register()

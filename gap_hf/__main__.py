@@ -1,0 +1,41 @@
+"""Run somebody else's training script with the gap optimizers registered.
+
+``python -m gap_hf SCRIPT.py ARGS...``, ``accelerate launch [flags] -m gap_hf SCRIPT.py ARGS...`` and
+``torchrun [flags] -m gap_hf SCRIPT.py ARGS...``; ``-m MODULE`` in place of ``SCRIPT.py`` runs a module.
+"""
+
+import os
+import runpy
+import sys
+
+import gap_hf  # registers the names  # noqa: F401
+
+USAGE = """usage: python -m gap_hf SCRIPT.py [ARGS ...]
+       python -m gap_hf -m MODULE [ARGS ...]
+       accelerate launch [FLAGS ...] -m gap_hf SCRIPT.py [ARGS ...]
+
+Runs an unmodified training script with --optim gap_adamw and the other gap optimizers available."""
+
+
+def main() -> None:
+    """Hand the rest of the command line to the script, as if it had been started by itself."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        raise SystemExit(0 if arguments else 2)
+    if arguments[0] == "-m":
+        if len(arguments) < 2:
+            raise SystemExit("gap_hf: -m needs a module\n" + USAGE)
+        sys.argv = arguments[1:]
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        return
+    script = arguments[0]
+    if not os.path.isfile(script):
+        raise SystemExit(f"gap_hf: no such script: {script!r}; expected the path of a Python file\n" + USAGE)
+    sys.argv = arguments
+    sys.path[0] = os.path.dirname(os.path.abspath(script))  # where Python looks first when it starts a script itself
+    runpy.run_path(script, run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,247 @@
+"""GAP for Adam and AdamW: K first moments share their second moments."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.adam import adam
+from torch.optim.adamw import adamw
+
+from ..sharding.layout import Fragment
+from .base import GapOptimizer, check_option
+
+Betas = tuple[float, float]
+RESET_MODES = ("none", "same", "square")
+
+
+class Adam(GapOptimizer):
+    r"""Adam that applies, at every step, the candidate :math:`\beta_1` whose update is best aligned with the gradient.
+
+    Per candidate :math:`j`, with one second moment per distinct :math:`\beta_2` and
+    :math:`r = 1/(\sqrt{\hat v} + \epsilon)`:
+
+    .. math::
+        J_j = \sqrt{1-\beta_{1,j}^2}\; W^{-1/2} \sum g\, r\, \frac{m_j}{1-\beta_{1,j}}, \qquad W = \mathrm{mean}(r)
+
+    and the applied step is ``torch.optim.Adam``'s with the best candidate's moment
+    (arXiv 2512.06370; ``docs/algorithm.md`` lists what the paper leaves open and how it is decided here).
+
+    Args:
+        params: parameters or group dicts, as for any ``torch.optim`` optimizer.
+        lr: learning rate.
+        betas: one ``(beta1, beta2)``, or a list of K of them: the candidates.
+        eps: added to the denominator.
+        weight_decay: decay coefficient.
+        decoupled_weight_decay: decay as AdamW does instead of through the gradient.
+        type: ``'default'`` (one candidate, exactly ``torch.optim.Adam``/``AdamW``), ``'switch'`` (one choice for the
+            whole model) or ``'switch_parameter_wise'`` (one per parameter).
+        lr_modulation: scale each candidate's step to the power of the first-listed one's.
+        soft_reset: factor on the first moments after ``hysteresis_threshold`` steps in a row against the gradient.
+        hysteresis_threshold: that number of steps.
+        second_order_momentum_reset_mode: a soft reset leaves the second moments (``'none'``), scales them alike
+            (``'same'``) or by the square (``'square'``).
+        J_ema: in [0, 1), moving average of the scores (``'switch'`` only).
+
+    State per parameter: ``step`` (0-dim), ``exp_avg_0`` ... ``exp_avg_{K-1}`` and ``exp_avg_sq_0`` ... (one per
+    distinct beta2), each of the parameter's shape and dtype.
+
+    Raises:
+        ValueError: an option is out of range.
+    """
+
+    candidate_name = "beta1"
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        betas: Betas | list[Betas] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        decoupled_weight_decay: bool = False,
+        type: str = "default",
+        lr_modulation: bool = False,
+        soft_reset: float = 0.9,
+        hysteresis_threshold: int = 10,
+        second_order_momentum_reset_mode: str = "none",
+        J_ema: float = 0.0,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "decoupled_weight_decay": decoupled_weight_decay,
+            "type": type,
+            "lr_modulation": lr_modulation,
+            "soft_reset": soft_reset,
+            "hysteresis_threshold": hysteresis_threshold,
+            "second_order_momentum_reset_mode": second_order_momentum_reset_mode,
+            "J_ema": J_ema,
+        }
+        super().__init__(params, defaults)
+
+    def candidates(self, group: dict[str, Any]) -> list[Betas]:
+        """The K pairs ``(beta1, beta2)`` of ``group``. Raises ValueError where ``betas`` is not one pair or a list."""
+        return parse_betas(group["betas"])
+
+    def candidate_labels(self, group: dict[str, Any]) -> list[str]:
+        """``beta1`` of each candidate, with ``/beta2`` where the candidates differ in it."""
+        pairs = self.candidates(group)
+        shared = len({b2 for _, b2 in pairs}) == 1
+        return [f"{b1:g}" if shared else f"{b1:g}/{b2:g}" for b1, b2 in pairs]
+
+    def _validate(self, group: dict[str, Any]) -> None:
+        check_option("eps", group["eps"], group["eps"] >= 0, ">= 0")
+        mode = group["second_order_momentum_reset_mode"]
+        check_option("second_order_momentum_reset_mode", mode, mode in RESET_MODES, f"one of {', '.join(RESET_MODES)}")
+
+    def _state(self, group: dict[str, Any], f: Fragment) -> dict[str, Any]:
+        state = self.state[f.key]
+        if not state:
+            pairs = self.candidates(group)
+            state["step"] = torch.tensor(0.0, dtype=torch.float32)
+            names = [f"exp_avg_{j}" for j in range(len(pairs))]
+            names += [f"exp_avg_sq_{u}" for u in range(len(distinct_beta2(pairs)))]
+            for name in names:
+                state[name] = torch.zeros_like(f.key, memory_format=torch.preserve_format)
+        return state
+
+    def _torch_step(self, group: dict[str, Any], fragments: list[Fragment]) -> None:
+        states = [self._state(group, f) for f in fragments]
+        ((beta1, beta2),) = self.candidates(group)
+        function = adamw if group["decoupled_weight_decay"] else adam
+        function(
+            [f.value for f in fragments],
+            [f.grad for f in fragments],
+            [s["exp_avg_0"] for s in states],
+            [s["exp_avg_sq_0"] for s in states],
+            [],
+            [s["step"] for s in states],
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
+
+    def _observe_and_score(self, group: dict[str, Any], f: Fragment, grad: Tensor) -> list[Tensor]:
+        """Update the moments; return sum(g r m_j) for each j, then sum(r) for each distinct beta2, as float64."""
+        state = self._state(group, f)
+        pairs = self.candidates(group)
+        second = distinct_beta2(pairs)
+        state["step"] += 1
+        weighted, totals = {}, []
+        for u, beta2 in enumerate(second):
+            v = state[f"exp_avg_sq_{u}"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+            # bfloat16 and float16 buffers are scored in float32, from the values as they are stored
+            v = v.to(torch.promote_types(v.dtype, torch.float32))
+            r = v.div(1 - beta2 ** state["step"].item()).sqrt_().add_(group["eps"]).reciprocal_()
+            totals.append(r.sum(dtype=torch.float64))
+            weighted[beta2] = r.mul_(grad)
+        dots = []
+        for j, (beta1, beta2) in enumerate(pairs):
+            m = state[f"exp_avg_{j}"].lerp_(grad, 1 - beta1)
+            dots.append((weighted[beta2] * m).sum(dtype=torch.float64))
+        return dots + totals
+
+    def _scores(self, group: dict[str, Any], sums: Tensor, numel: Tensor) -> Tensor:
+        pairs = self.candidates(group)
+        second = distinct_beta2(pairs)
+        dots, totals = sums[:, : len(pairs)], sums[:, len(pairs) :]
+        numel = numel.unsqueeze(1)
+        W = totals[:, [second.index(beta2) for _, beta2 in pairs]] / numel
+        # sqrt(1 - b1^2) of the filter's norm, over the 1 - b1 that undoes the dampening of the moving average
+        gain = dots.new_tensor([math.sqrt(1 - beta1**2) / (1 - beta1) for beta1, _ in pairs])
+        return torch.where(numel > 0, gain * dots / W.sqrt(), 0.0)
+
+    def _apply(self, group: dict[str, Any], f: Fragment, grad: Tensor, choice: int) -> None:
+        state = self.state[f.key]
+        pairs = self.candidates(group)
+        beta1, beta2 = pairs[choice]
+        t = state["step"].item()
+        lr = float(group["lr"])
+        if group["weight_decay"] and group["decoupled_weight_decay"]:
+            f.value.mul_(1 - lr * group["weight_decay"])
+        step_size = lr / (1 - beta1**t)
+        if group["lr_modulation"]:
+            step_size *= power(beta1) / power(pairs[0][0])
+        v = state[f"exp_avg_sq_{distinct_beta2(pairs).index(beta2)}"]
+        denom = v.sqrt().div_((1 - beta2**t) ** 0.5).add_(group["eps"])
+        f.value.addcdiv_(state[f"exp_avg_{choice}"], denom, value=-step_size)
+
+    def _soft_reset(self, group: dict[str, Any], state: dict[str, Any]) -> None:
+        factor = group["soft_reset"]
+        second_factor = {"none": 1.0, "same": factor, "square": factor**2}[group["second_order_momentum_reset_mode"]]
+        for name, buffer in state.items():
+            if name.startswith("exp_avg_sq_"):
+                buffer.mul_(second_factor)
+            elif name.startswith("exp_avg_"):
+                buffer.mul_(factor)
+
+
+class GapAdamW(Adam):
+    """:class:`Adam` with decoupled weight decay and ``torch.optim.AdamW``'s default of it, 0.01."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        betas: Betas | list[Betas] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        decoupled_weight_decay: bool = True,
+        type: str = "default",
+        lr_modulation: bool = False,
+        soft_reset: float = 0.9,
+        hysteresis_threshold: int = 10,
+        second_order_momentum_reset_mode: str = "none",
+        J_ema: float = 0.0,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            decoupled_weight_decay,
+            type,
+            lr_modulation,
+            soft_reset,
+            hysteresis_threshold,
+            second_order_momentum_reset_mode,
+            J_ema,
+        )
+
+
+def parse_betas(betas: Any) -> list[Betas]:
+    """One ``(beta1, beta2)`` or a list of them, as a list of pairs of floats.
+
+    Raises:
+        ValueError: empty, mixed lengths, or a value outside [0, 1).
+    """
+    pairs = list(betas) if isinstance(betas, (list, tuple)) else [betas]
+    if len(pairs) == 2 and all(isinstance(b, (int, float)) for b in pairs):
+        pairs = [tuple(pairs)]
+    if not pairs or not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
+        raise ValueError(
+            f"betas={betas!r} is malformed; expected (beta1, beta2) or a list of such pairs, one per candidate, like "
+            "[(0.8, 0.999), (0.99, 0.999)]. A scheduler that cycles momentum rewrites betas: pass cycle_momentum=False."
+        )
+    for pair in pairs:
+        if not all(isinstance(b, (int, float)) and 0 <= b < 1 for b in pair):
+            raise ValueError(f"betas={betas!r}: {tuple(pair)} is out of range; expected two numbers in [0, 1)")
+    return [(float(beta1), float(beta2)) for beta1, beta2 in pairs]
+
+
+def distinct_beta2(pairs: list[Betas]) -> list[float]:
+    """The different beta2, in order of appearance: one second moment is kept for each."""
+    return list(dict.fromkeys(beta2 for _, beta2 in pairs))
+
+
+def power(beta1: float) -> float:
+    """nu for ``lr_modulation``: what a step of the moving average with ``beta1`` is multiplied by for unit power."""
+    return math.sqrt((1 + beta1) / (1 - beta1))

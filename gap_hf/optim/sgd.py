@@ -1,0 +1,155 @@
+"""GAP for SGD with momentum."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.sgd import sgd
+
+from ..sharding.layout import Fragment
+from .base import GapOptimizer, check_option
+
+
+class SGDM(GapOptimizer):
+    r"""SGD that applies, at every step, the candidate momentum whose buffer is best aligned with the gradient.
+
+    .. math:: J_j = \sqrt{1-\mu_j^2}\, \sum g\, \mathrm{buf}_j
+
+    (arXiv 2512.06370); the buffers and the applied step are ``torch.optim.SGD``'s.
+
+    Args:
+        params: parameters or group dicts, as for any ``torch.optim`` optimizer.
+        lr: learning rate.
+        momentum: one number, or a list of K: the candidates.
+        dampening: of the gradient that enters the buffers.
+        weight_decay: L2 coefficient.
+        nesterov: apply ``g + momentum * buf``; needs ``momentum > 0`` and ``dampening = 0``, as in torch.
+        type: ``'default'`` (one candidate, exactly ``torch.optim.SGD``), ``'switch'`` (one choice for the whole model)
+            or ``'switch_parameter_wise'`` (one per parameter).
+        lr_modulation: scale each candidate's step to the power of the first-listed one's.
+        soft_reset: factor on the buffers after ``hysteresis_threshold`` steps in a row against the gradient.
+        hysteresis_threshold: that number of steps.
+        J_ema: in [0, 1), moving average of the scores (``'switch'`` only).
+
+    State per parameter: ``momentum_buffer_0`` ... ``momentum_buffer_{K-1}``, each of the parameter's shape and dtype
+    (none for ``type='default'`` without momentum).
+
+    Raises:
+        ValueError: an option is out of range.
+    """
+
+    candidate_name = "momentum"
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        momentum: float | list[float] = 0,
+        dampening: float = 0,
+        weight_decay: float = 0,
+        nesterov: bool = False,
+        type: str = "default",
+        lr_modulation: bool = False,
+        soft_reset: float = 0.5,
+        hysteresis_threshold: int = 5,
+        J_ema: float = 0.0,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "type": type,
+            "lr_modulation": lr_modulation,
+            "soft_reset": soft_reset,
+            "hysteresis_threshold": hysteresis_threshold,
+            "J_ema": J_ema,
+        }
+        super().__init__(params, defaults)
+
+    def candidates(self, group: dict[str, Any]) -> list[float]:
+        """The K momenta of ``group``. Raises ValueError where ``momentum`` is not one number or a list of them."""
+        return parse_momentum(group["momentum"])
+
+    def candidate_labels(self, group: dict[str, Any]) -> list[str]:
+        """Each candidate's momentum."""
+        return [f"{m:g}" for m in self.candidates(group)]
+
+    def _validate(self, group: dict[str, Any]) -> None:
+        if group["nesterov"] and (group["dampening"] != 0 or min(self.candidates(group)) <= 0):
+            raise ValueError(
+                f"nesterov needs every momentum > 0 and dampening = 0; got momentum={group['momentum']!r}, "
+                f"dampening={group['dampening']!r}"
+            )
+        check_option("dampening", group["dampening"], isinstance(group["dampening"], (int, float)), "a number")
+
+    def _torch_step(self, group: dict[str, Any], fragments: list[Fragment]) -> None:
+        (momentum,) = self.candidates(group)
+        buffers = [self.state[f.key].get("momentum_buffer_0") if momentum else None for f in fragments]
+        sgd(
+            [f.value for f in fragments],
+            [f.grad for f in fragments],
+            buffers,
+            weight_decay=group["weight_decay"],
+            momentum=momentum,
+            lr=group["lr"],
+            dampening=group["dampening"],
+            nesterov=group["nesterov"],
+            maximize=False,
+        )
+        if momentum:
+            for f, buffer in zip(fragments, buffers, strict=True):
+                self.state[f.key]["momentum_buffer_0"] = buffer
+
+    def _observe_and_score(self, group: dict[str, Any], f: Fragment, grad: Tensor) -> list[Tensor]:
+        """Update the buffers; return sum(g buf_j) for each j, as float64."""
+        state = self.state[f.key]
+        wide = grad.to(torch.promote_types(grad.dtype, torch.float32))
+        dots = []
+        for j, momentum in enumerate(self.candidates(group)):
+            name = f"momentum_buffer_{j}"
+            if name in state:
+                state[name].mul_(momentum).add_(grad, alpha=1 - group["dampening"])
+            else:
+                state[name] = torch.clone(grad, memory_format=torch.preserve_format).detach()
+            dots.append((wide * state[name]).sum(dtype=torch.float64))
+        return dots
+
+    def _scores(self, group: dict[str, Any], sums: Tensor, numel: Tensor) -> Tensor:
+        return sums * sums.new_tensor([power(m) for m in self.candidates(group)])
+
+    def _apply(self, group: dict[str, Any], f: Fragment, grad: Tensor, choice: int) -> None:
+        momenta = self.candidates(group)
+        update = self.state[f.key][f"momentum_buffer_{choice}"]
+        if group["nesterov"]:
+            update = grad.add(update, alpha=momenta[choice])
+        step_size = float(group["lr"])
+        if group["lr_modulation"]:
+            step_size *= power(momenta[choice]) / power(momenta[0])
+        f.value.add_(update, alpha=-step_size)
+
+    def _soft_reset(self, group: dict[str, Any], state: dict[str, Any]) -> None:
+        for buffer in state.values():
+            buffer.mul_(group["soft_reset"])
+
+
+def parse_momentum(momentum: Any) -> list[float]:
+    """One momentum or a list of them, as a list of floats.
+
+    Raises:
+        ValueError: empty, not numbers, or a value outside [0, 1).
+    """
+    momenta = list(momentum) if isinstance(momentum, (list, tuple)) else [momentum]
+    if not momenta or not all(isinstance(m, (int, float)) and 0 <= m < 1 for m in momenta):
+        raise ValueError(
+            f"momentum={momentum!r} is malformed or out of range; expected one number in [0, 1) or a list of them, one "
+            "per candidate, like [0.5, 0.9, 0.99]"
+        )
+    return [float(m) for m in momenta]
+
+
+def power(momentum: float) -> float:
+    """sqrt(1 - momentum^2): one over the norm of the momentum filter, in the score and for ``lr_modulation``."""
+    return math.sqrt(1 - momentum**2)

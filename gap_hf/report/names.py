@@ -1,0 +1,49 @@
+"""Parameter names as short axis labels, in reading order."""
+
+import re
+
+
+def shorten(names: list[str]) -> list[str]:
+    """Drop the dotted parts that tell nothing apart: those at the same place, from either end, in every name.
+
+    ``base.model.layers.0.self_attn.q_proj.lora_A.default.weight`` becomes ``0.q_proj.lora_A``.
+    A single name stays whole.
+    """
+    split = [name.split(".") for name in names]
+    if len(names) < 2:
+        return list(names)
+    if len({len(parts) for parts in split}) == 1:
+        kept = [i for i, column in enumerate(zip(*split, strict=True)) if len(set(column)) > 1]
+        return [".".join(parts[i] for i in kept) or ".".join(parts) for parts in split]
+    shortest = min(map(len, split)) - 1  # every name keeps a part
+    head = next((i for i in range(shortest) if len({parts[i] for parts in split}) > 1), shortest)
+    tail = next((i for i in range(shortest - head) if len({parts[-1 - i] for parts in split}) > 1), shortest - head)
+    return [".".join(parts[head : len(parts) - tail]) for parts in split]
+
+
+def reading_order(names: list[str]) -> list[int]:
+    """Indices that sort ``names`` with numbers by value, so that layer 2 comes before layer 10."""
+    return sorted(
+        range(len(names)),
+        key=lambda i: [(p.isdigit(), int(p) if p.isdigit() else 0, p) for p in re.split(r"(\d+)", names[i])],
+    )
+
+
+def axis_labels(names: list[str], most: int = 48) -> dict[int, str]:
+    """Row to label for names in reading order: each one where that fits, else one per layer at its first row.
+
+    A layer is what stands before and at the first number of a name; where even these are too many, every n-th.
+    """
+    short = shorten(names)
+    if len(names) <= most:
+        return dict(enumerate(short))
+    labels: dict[int, str] = {}
+    layer = None
+    for row, name in enumerate(short):
+        match = re.match(r"(.*?\d+)(?=\.|$)", name)
+        this = match.group(1) if match else name
+        if this != layer:
+            labels[row] = f"layer {this}" if this.isdigit() else this
+        layer = this
+    every = -(-len(labels) // most)
+    return dict(list(labels.items())[::every])

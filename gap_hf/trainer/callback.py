@@ -1,0 +1,187 @@
+"""``GapCallback``: what the optimizer chose, in Trainer's logs and in the choices file."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..optim import GapOptimizer
+from .record import FILENAME, ChoiceWriter
+
+
+class GapCallback(TrainerCallback):
+    """Log a gap optimizer's choices and write them to ``output_dir``.
+
+    Trainer gets one by itself once :mod:`gap_hf` is imported; add one only to change its options. It does nothing
+    where the optimizer is another, or its ``type`` is ``'default'`` (there is no choice to show).
+
+    At ``logging_steps`` it adds, over the steps since the last log:
+
+    * ``gap/beta1`` (or ``gap/momentum``): the mean of the chosen candidates over parameters and steps,
+    * ``gap/share_0.8``, ...: the share of each candidate,
+    * ``gap/changed``: the share of choices that differ from the step before,
+    * ``gap/resets``: soft resets, counted per parameter (for ``'switch'`` per step),
+
+    and, where more than one parameter group has parameters, the same under ``gap/group0/``, ``gap/group1/``, ...
+
+    Args:
+        record: write the choices file (rank 0 only).
+    """
+
+    def __init__(self, record: bool = True) -> None:
+        self.record = record
+        self.tally: Tally | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.tally = None
+        optimizer = find_gap_optimizer(kwargs.get("optimizer"))
+        if optimizer is None or optimizer.type == "default":
+            return
+        # Trainer's own instance comes before the trackers, one that the user added after them: the first one works,
+        # the others only hand it their options.
+        owner = optimizer.callback
+        if owner is not None and owner is not self and owner.tally is not None:
+            owner.tally.record &= self.record
+            return
+        optimizer.callback = self
+        path = Path(args.output_dir or ".") / FILENAME
+        record = self.record and state.is_world_process_zero
+        self.tally = Tally(optimizer, parameter_names(optimizer, kwargs["model"]), path, state.global_step, record)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.tally is not None:
+            self.tally.add(state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        # evaluation and the end-of-run summary log too; the choices belong to the training loss
+        if self.tally is None or not logs or "loss" not in logs:
+            return
+        values = self.tally.summary()
+        logs.update(values)  # the trackers come after us and see these
+        if state.log_history and state.log_history[-1].get("step") == state.global_step:
+            state.log_history[-1].update(values)  # Trainer put a copy there before it called us
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.tally is not None:
+            self.tally.close()
+            self.tally = None
+
+
+class DefaultGapCallback(GapCallback):
+    """What Trainer gets by itself; a class of its own, so that adding a ``GapCallback`` is not taken for a duplicate."""
+
+
+class Tally:
+    """Counts choices between two logs, and hands each step to the choices file."""
+
+    def __init__(self, optimizer: GapOptimizer, names: list[list[str]], path: Path, start: int, record: bool) -> None:
+        self.optimizer = optimizer
+        self.record = record
+        self.names, self.path, self.start = names, path, start
+        self.writer: ChoiceWriter | None = None
+        self.seen = optimizer.steps_taken
+        self.previous = self.choices()
+        self.labels = [optimizer.candidate_labels(group) for group in optimizer.param_groups]
+        self.clear()
+
+    def choices(self) -> list[list[int]]:
+        """The current choice of every parameter, group by group."""
+        last = [(group["last_choice"], len(group["params"])) for group in self.optimizer.param_groups]
+        return [[c] * n if isinstance(c, int) else list(c) for c, n in last]
+
+    def clear(self) -> None:
+        groups = range(len(self.names))
+        self.chosen: list[Counter[str]] = [Counter() for _ in groups]
+        self.changed = [0 for _ in groups]
+        self.resets = [0 for _ in groups]
+
+    def add(self, step: int) -> None:
+        """Take in the optimizer's latest step, if it took one (a skipped fp16 step leaves no trace)."""
+        if self.optimizer.steps_taken == self.seen:
+            return
+        self.seen = self.optimizer.steps_taken
+        now = self.choices()
+        for g, (before, after) in enumerate(zip(self.previous, now, strict=True)):
+            self.chosen[g].update(self.labels[g][c] for c in after)
+            self.changed[g] += sum(a != b for a, b in zip(after, before, strict=True))
+        switch = self.optimizer.type == "switch"
+        for g, _ in self.optimizer.last_resets[:1] if switch else self.optimizer.last_resets:
+            self.resets[g] += 1
+        self.previous = now
+        if self.record:
+            self.write(step)
+
+    def write(self, step: int) -> None:
+        optimizer = self.optimizer
+        switch = optimizer.type == "switch"
+        if self.writer is None:
+            groups = [
+                {"candidates": labels, "parameters": names}
+                for labels, names in zip(self.labels, self.names, strict=True)
+            ]
+            header = {
+                "start": self.start,
+                "type": optimizer.type,
+                "candidate": optimizer.candidate_name,
+                "groups": groups,
+            }
+            self.writer = ChoiceWriter(self.path, header)
+        resets = bool(optimizer.last_resets) if switch else [list(pair) for pair in optimizer.last_resets]
+        scores = optimizer.last_scores.tolist() if switch and optimizer.last_scores is not None else None
+        self.writer.write(step, [group["last_choice"] for group in optimizer.param_groups], resets, scores)
+
+    def summary(self) -> dict[str, float]:
+        """The logged values since the last call."""
+        filled = [g for g, chosen in enumerate(self.chosen) if chosen]
+        values = self.describe("gap/", filled) if filled else {}
+        if len(filled) > 1:
+            for g in filled:
+                values |= self.describe(f"gap/group{g}/", [g])
+        self.clear()
+        return values
+
+    def describe(self, prefix: str, groups: list[int]) -> dict[str, float]:
+        chosen = sum((self.chosen[g] for g in groups), Counter())
+        total = chosen.total()
+        mean = sum(float(label.split("/")[0]) * count for label, count in chosen.items()) / total
+        labels = dict.fromkeys(label for g in groups for label in self.labels[g])
+        return {
+            prefix + self.optimizer.candidate_name: round(mean, 6),
+            **{f"{prefix}share_{label.replace('/', '_')}": round(chosen[label] / total, 6) for label in labels},
+            prefix + "changed": round(sum(self.changed[g] for g in groups) / total, 6),
+            prefix + "resets": sum(self.resets[g] for g in groups),
+        }
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+
+def find_gap_optimizer(optimizer: Any) -> GapOptimizer | None:
+    """The gap optimizer inside Accelerate's wrapper, or None if it is another optimizer."""
+    while not isinstance(optimizer, GapOptimizer) and hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    return optimizer if isinstance(optimizer, GapOptimizer) else None
+
+
+def parameter_names(optimizer: Optimizer, model: nn.Module) -> list[list[str]]:
+    """The model's names of the optimizer's parameters, group by group."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    return [
+        [names.get(id(p), f"group{g}.parameter{i}") for i, p in enumerate(group["params"])]
+        for g, group in enumerate(optimizer.param_groups)
+    ]

@@ -1,0 +1,153 @@
+"""The choices file: every step's choice of every parameter, one JSON line each.
+
+::
+
+    {"gap_hf": 1, "start": 0, "type": "switch_parameter_wise", "candidate": "beta1",
+     "groups": [{"candidates": ["0.8", "0.99"], "parameters": ["layers.0.q_proj.lora_A", ...]}, ...]}
+    {"step": 1, "choice": ["0110...", ...]}
+    {"step": 2, "choice": ["0010...", ...], "reset": [[0, 3]]}
+
+``choice`` holds one string per group with one digit (base 36) per parameter, or for ``type='switch'`` one digit for
+the model, and there ``J`` the K raw scores. ``reset`` lists the (group, parameter) pairs whose buffers were soft-reset,
+for ``'switch'`` just ``true``. Every line is written at once, so a killed run leaves a file that reads up to its last
+step; a resumed run appends another header, whose ``start`` says after which step the earlier lines no longer count.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+FILENAME = "gap_choices.jsonl"
+VERSION = 1
+DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+class ChoiceWriter:
+    """Writes the choices file of one process.
+
+    Args:
+        path: the file. With ``header["start"] == 0`` it is written anew, else continued.
+        header: what the first line says (see the module's description); without it nothing could be read back.
+    """
+
+    def __init__(self, path: Path, header: dict[str, Any]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if header["start"] and path.exists():
+            drop_unfinished_line(path)
+        # line-buffered: a line is on its way to the disk when write() returns
+        self._file: TextIO = path.open("a" if header["start"] else "w", buffering=1, encoding="utf-8")
+        self._write({"gap_hf": VERSION, **header})
+
+    def write(self, step: int, last_choice: list[Any], resets: Any, scores: list[float] | None) -> None:
+        """Add one step. ``last_choice`` holds each group's ``param_group['last_choice']``."""
+        if isinstance(last_choice[0], int):
+            line: dict[str, Any] = {"step": step, "choice": DIGITS[last_choice[0]]}
+        else:
+            line = {"step": step, "choice": ["".join(DIGITS[c] for c in choices) for choices in last_choice]}
+        if scores is not None:
+            line["J"] = [float(f"{score:.6g}") if np.isfinite(score) else None for score in scores]
+        if resets:
+            line["reset"] = resets
+        self._write(line)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
+
+
+def drop_unfinished_line(path: Path) -> None:
+    """Cut what a killed process left of its last line."""
+    data = path.read_bytes()
+    if not data.endswith(b"\n"):
+        path.write_bytes(data[: data.rfind(b"\n") + 1])
+
+
+@dataclass
+class Choices:
+    """A choices file in memory. T steps, P parameters (P = 1, "all parameters", for ``type='switch'``).
+
+    Attributes:
+        type: ``'switch'`` or ``'switch_parameter_wise'``.
+        candidate: what a candidate is: ``'beta1'`` or ``'momentum'``.
+        steps: ``(T,)`` int, ascending.
+        choices: ``(T, P)`` int, the index of the applied candidate.
+        parameters: P names.
+        labels: for each parameter its K candidates as text.
+        resets: (step, parameter) of every soft reset.
+    """
+
+    type: str
+    candidate: str
+    steps: np.ndarray
+    choices: np.ndarray
+    parameters: list[str]
+    labels: list[list[str]]
+    resets: list[tuple[int, int]]
+
+
+def read_choices(path: str | Path) -> Choices:
+    """Read a choices file, or the one in a run directory.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: the file is not a choices file, or holds no step.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / FILENAME
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist. A run with a gap optimizer other than type=default writes {FILENAME} into its "
+            "output_dir."
+        )
+    header: dict[str, Any] | None = None
+    rows: dict[int, dict[str, Any]] = {}
+    lines = path.read_bytes().split(b"\n")
+    for number, raw in enumerate(lines, 1):
+        if not raw:
+            continue
+        try:
+            line = json.loads(raw)
+            if "gap_hf" in line:
+                if line["gap_hf"] != VERSION:
+                    raise ValueError(f"format {line['gap_hf']} is not known to this version of gap_hf")
+                same = header is None or all(header[key] == line[key] for key in ("type", "groups"))
+                rows = {step: row for step, row in rows.items() if step <= line["start"]} if same else {}
+                header = line
+            elif header is None:
+                raise ValueError("no header")
+            else:
+                rows[line["step"]] = line
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines):  # a killed run's unfinished last line
+                break
+            raise ValueError(f"{path}, line {number}: not a line of a choices file ({error})") from error
+    if header is None or not rows:
+        raise ValueError(f"{path} holds no steps yet")
+    return decode(header, [rows[step] for step in sorted(rows)])
+
+
+def decode(header: dict[str, Any], rows: list[dict[str, Any]]) -> Choices:
+    """Lines of one header to arrays."""
+    switch = header["type"] == "switch"
+    groups = header["groups"]
+    offsets = np.cumsum([0] + [len(group["parameters"]) for group in groups])
+    text = [row["choice"] if switch else "".join(row["choice"]) for row in rows]
+    resets = []
+    for row in rows:
+        pairs = [] if not row.get("reset") else [(0, 0)] if switch else row["reset"]
+        resets += [(row["step"], int(offsets[g]) + i) for g, i in pairs]
+    return Choices(
+        type=header["type"],
+        candidate=header["candidate"],
+        steps=np.array([row["step"] for row in rows]),
+        choices=np.array([[int(digit, 36) for digit in digits] for digits in text]),
+        parameters=["all parameters"] if switch else [name for group in groups for name in group["parameters"]],
+        labels=[groups[0]["candidates"]] if switch else [g["candidates"] for g in groups for _ in g["parameters"]],
+        resets=resets,
+    )

@@ -1,0 +1,129 @@
+"""Make Trainer know the ``gap_*`` optimizer names.
+
+transformers has no public way to register an optimizer: ``TrainingArguments`` turns ``optim`` into a member of the
+closed enum ``OptimizerNames``, and ``Trainer.get_optimizer_cls_and_kwargs`` maps members to classes. So two things are
+done, the same for every supported version: the enum gets more members, and that static method is wrapped to answer for
+them.
+"""
+
+import importlib.metadata
+import logging
+import os
+import warnings
+from typing import Any
+
+from packaging.version import Version
+
+from ..optim import GapOptimizer
+from . import optim_args
+from .presets import PRESETS
+
+logger = logging.getLogger(__name__)
+
+OLDEST, NEWEST = Version("4.57"), Version("6.0.dev0")
+
+
+def register() -> bool:
+    """Add the names to Trainer and ``GapCallback`` to its default callbacks; a second call changes nothing.
+
+    Returns:
+        Whether the names are there. False, with a warning that says why, for a transformers version that this does
+        not work with.
+    """
+    version = importlib.metadata.version("transformers")
+    if not OLDEST <= Version(version) < NEWEST:
+        warnings.warn(
+            f"gap_hf can't add its names to Trainer: it knows transformers {OLDEST} and 5.x, this is {version}. "
+            "Install one of those, or pass Trainer(optimizer_cls_and_kwargs=(gap_hf.GapAdamW, {...})).",
+            stacklevel=2,
+        )
+        return False
+    from transformers import trainer
+
+    from .callback import DefaultGapCallback
+
+    for name in PRESETS:
+        add_optimizer_name(name)
+    if DefaultGapCallback not in trainer.DEFAULT_CALLBACKS:
+        trainer.DEFAULT_CALLBACKS.append(DefaultGapCallback)
+    original = trainer.Trainer.get_optimizer_cls_and_kwargs
+    if getattr(original, "answers_for_gap", False):
+        return True
+
+    def get_optimizer_cls_and_kwargs(args: Any, model: Any = None) -> tuple[Any, Any]:
+        name = getattr(args.optim, "value", args.optim)
+        if name in PRESETS:
+            return optimizer_and_options(name, args)
+        return original(args, model)
+
+    get_optimizer_cls_and_kwargs.__doc__ = original.__doc__
+    get_optimizer_cls_and_kwargs.answers_for_gap = True  # type: ignore[attr-defined]
+    trainer.Trainer.get_optimizer_cls_and_kwargs = staticmethod(get_optimizer_cls_and_kwargs)
+    return True
+
+
+def add_optimizer_name(value: str) -> None:
+    """Add ``value`` to ``OptimizerNames``, where it is not there yet."""
+    from aenum import extend_enum
+    from transformers.training_args import OptimizerNames
+
+    if value in OptimizerNames._value2member_map_:
+        return
+    extend_enum(OptimizerNames, value.upper(), value)
+    # An enum member pickles as "OptimizerNames(value)", which fails where gap_hf was not imported: training_args.bin
+    # must bring the plugin along.
+    OptimizerNames(value).__reduce_ex__ = lambda protocol: (optimizer_name, (value,))
+
+
+def optimizer_name(value: str) -> Any:
+    """Unpickle a member: reaching this function has imported gap_hf, which registered it."""
+    from transformers.training_args import OptimizerNames
+
+    return OptimizerNames(value)
+
+
+def optimizer_and_options(name: str, args: Any) -> tuple[type[GapOptimizer], dict[str, Any]]:
+    """The optimizer class of a name and its options, out of ``TrainingArguments`` and its ``optim_args``.
+
+    Raises:
+        ValueError: ``optim_args`` can't be read, or the launch shards parameters.
+    """
+    refuse_sharded_launch()
+    preset = PRESETS[name]
+    options = preset.options | optim_args.parse(preset.optimizer, optim_args.split(args.optim_args))
+    options["lr"] = args.learning_rate
+    if "betas" in options:
+        options.setdefault("eps", args.adam_epsilon)
+        if options["type"] == "default" and options["betas"] is preset.options["betas"]:
+            options["betas"] = [args.adam_beta1]
+        elif args.adam_beta1 != type(args).__dataclass_fields__["adam_beta1"].default:
+            logger.warning(
+                "adam_beta1=%s has no effect with optim=%s: the candidates are %s; set them by optim_args, like %s",
+                args.adam_beta1,
+                name,
+                options["betas"],
+                optim_args.example("betas"),
+            )
+        options["betas"] = [b if isinstance(b, tuple) else (b, args.adam_beta2) for b in options["betas"]]
+    advised = preset.recommended.get("learning_rate", args.learning_rate)
+    if args.learning_rate != advised and args.learning_rate == type(args).__dataclass_fields__["learning_rate"].default:
+        logger.warning(
+            "optim=%s is meant for learning_rate=%s, weight_decay=%s; this run uses the default %s. "
+            "gap_hf.recommended(%r) gives all three as TrainingArguments.",
+            name,
+            advised,
+            preset.recommended["weight_decay"],
+            args.learning_rate,
+            name,
+        )
+    return preset.optimizer, options
+
+
+def refuse_sharded_launch() -> None:
+    """Refuse FSDP and DeepSpeed before anything is built; both mark the environment of every process they start."""
+    for variable, backend in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")):
+        if os.environ.get(variable, "false").lower() in ("true", "1"):
+            raise ValueError(
+                f"this run uses {backend}, where gap_hf is not exact yet: it needs whole parameters to choose by. "
+                f"Launch under DDP or in one process (drop the {backend} setting), or use another optim."
+            )
