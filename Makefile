@@ -12,13 +12,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 demo: $(VENV)/.recipes
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/accelerate launch --config_file recipes/configs/ddp_cpu.yaml \
-		recipes/quickstart.py --expect_world_size 2 --use_cpu --output_dir $(RUN)
+		recipes/quickstart.py --expect_world_size 2 --output_dir $(RUN)
 	@echo; echo "Pictures and choices are in $(RUN). Draw them again with: $(BIN)/gap-hf plot $(RUN)"
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PYTEST)
 
-check: lint types test
+check: lint types test  ## what CI runs
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

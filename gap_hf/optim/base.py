@@ -286,7 +286,8 @@ class GapOptimizer(Optimizer, ABC):
         Raises:
             ValueError: the state is another optimizer's or another model's.
         """
-        expected = set(self.defaults) | {"last_choice", "negative_steps", "numel"}
+        # torch's __setstate__ adds "differentiable" to the defaults, but never to the groups
+        expected = (set(self.defaults) - {"differentiable"}) | {"last_choice", "negative_steps", "numel"}
         for saved in state_dict["param_groups"]:
             if missing := sorted(expected - set(saved)):
                 raise ValueError(

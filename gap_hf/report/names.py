@@ -25,25 +25,30 @@ def reading_order(names: list[str]) -> list[int]:
     """Indices that sort ``names`` with numbers by value, so that layer 2 comes before layer 10."""
     return sorted(
         range(len(names)),
-        key=lambda i: [(p.isdigit(), int(p) if p.isdigit() else 0, p) for p in re.split(r"(\d+)", names[i])],
+        key=lambda i: [(p.isdecimal(), int(p) if p.isdecimal() else 0, p) for p in re.split(r"(\d+)", names[i])],
     )
 
 
 def axis_labels(names: list[str], most: int = 48) -> dict[int, str]:
-    """Row to label for names in reading order: each one where that fits, else one per layer at its first row.
+    """Row to label for names in reading order: each one where that fits, else one per layer at its middle row.
 
-    A layer is what stands before and at the first number of a name; where even these are too many, every n-th.
+    A layer is what stands before and at the first number of a name. Labels keep ``1/most`` of the rows between them;
+    of two that are closer the larger layer's stays.
     """
     short = shorten(names)
     if len(names) <= most:
         return dict(enumerate(short))
-    labels: dict[int, str] = {}
-    layer = None
+    layers: list[tuple[str, list[int]]] = []
     for row, name in enumerate(short):
         match = re.match(r"(.*?\d+)(?=\.|$)", name)
-        this = match.group(1) if match else name
-        if this != layer:
-            labels[row] = f"layer {this}" if this.isdigit() else this
-        layer = this
-    every = -(-len(labels) // most)
-    return dict(list(labels.items())[::every])
+        layer = match.group(1) if match else name
+        if not layers or layer != layers[-1][0]:
+            layers.append((layer, []))
+        layers[-1][1].append(row)
+    apart = len(names) / most
+    labels: dict[int, str] = {}
+    for layer, rows in sorted(layers, key=lambda one: -len(one[1])):  # the sort keeps the order of equal layers
+        middle = rows[len(rows) // 2]
+        if all(abs(middle - other) >= apart for other in labels):
+            labels[middle] = f"layer {layer}" if layer.isdigit() else layer
+    return dict(sorted(labels.items()))

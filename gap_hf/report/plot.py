@@ -5,18 +5,22 @@ from pathlib import Path
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from ..trainer.record import Choices, read_choices
 from .names import axis_labels, reading_order
 
 MOST_COLUMNS = 600
-"""Columns of the heat map; more steps than that are averaged over equal stretches."""
+"""Columns of the heat map; with more steps than that each stands for a stretch of steps."""
 SHARE_POINTS = 60
-"""Points of the share curve; each averages an equal stretch of steps."""
+"""Columns of the share picture; each averages a stretch of steps."""
+LONGEST_LABEL = 60
+"""Characters of a row label; of a longer name the end is shown."""
 
 
 def plot_run(run_dir: str | Path, out_dir: str | Path | None = None) -> list[Path]:
@@ -46,21 +50,18 @@ def plot_run(run_dir: str | Path, out_dir: str | Path | None = None) -> list[Pat
 def share_figure(choices: Choices) -> Figure:
     """Stacked share of each candidate over steps, averaged over parameters and short stretches of steps."""
     labels = all_labels(choices)
-    chosen = label_indices(choices, labels)
     starts = stretches(len(choices.steps), SHARE_POINTS)
-    share = [np.add.reduceat((chosen == k).mean(axis=1), starts) for k in range(len(labels))]
-    lengths = np.diff(np.append(starts, len(choices.steps)))
-    centre = np.add.reduceat(choices.steps, starts) / lengths
+    share = counts(choices, labels, starts).sum(axis=2)
+    share = share / share.sum(axis=0)
+    share = np.append(share, share[:, -1:], axis=1)  # the last column ends where no other begins
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
-    names = [f"{choices.candidate} = {label}" for label in labels]
-    axes.stackplot(centre, [s / lengths for s in share], labels=names, colors=palette(len(labels)))
-    axes.set(xlabel="step", ylabel="share of choices", ylim=(0, 1), title="Which candidate GAP applied")
-    if len(centre) > 1:
-        axes.set_xlim(centre[0], centre[-1])
-    figure.legend(
-        *axes.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(labels), 5), frameon=False
-    )
+    edges = column_edges(choices, starts)
+    axes.stackplot(edges, share, step="post", colors=palette(len(labels)), linewidth=0)
+    axes.set(xlabel="step", ylabel="share of choices", ylim=(0, 1), xlim=(edges[0], edges[-1]))
+    axes.set_title("Which candidate GAP applied")
+    step_ticks(axes)
+    legend(figure, candidate_patches(choices, labels))
     return figure
 
 
@@ -69,41 +70,74 @@ def layers_figure(choices: Choices) -> Figure:
     order = reading_order(choices.parameters)
     names = [choices.parameters[i] for i in order]
     labels = all_labels(choices)
-    chosen = label_indices(choices, labels)[:, order]
     starts = stretches(len(choices.steps), MOST_COLUMNS)
-    lengths = np.diff(np.append(starts, len(choices.steps)))
-    image = (np.add.reduceat(chosen, starts, axis=0) / lengths[:, None]).T
+    image = counts(choices, labels, starts).argmax(axis=0)[:, order].T
     rows = len(names)
     figure = Figure(figsize=(9, min(max(2.6, 1.6 + 0.19 * rows), 12)), layout="constrained")
     axes = figure.subplots()
-    first, last = choices.steps[0], choices.steps[-1]
-    colors = palette(len(labels))
-    smooth = len(starts) < len(choices.steps)
-    axes.imshow(
+    axes.pcolormesh(
+        column_edges(choices, starts),
+        np.arange(rows + 1) - 0.5,
         image,
-        aspect="auto",
-        interpolation="nearest",
-        cmap="viridis" if smooth else ListedColormap(colors),
-        vmin=0 if smooth else -0.5,
-        vmax=max(len(labels) - 1, 1) if smooth else len(labels) - 0.5,
-        extent=(first - 0.5, last + 0.5, rows - 0.5, -0.5),
+        cmap=ListedColormap(palette(len(labels))),
+        vmin=-0.5,
+        vmax=len(labels) - 0.5,
     )
-    row_of = {parameter: row for row, parameter in enumerate(order)}
+    axes.invert_yaxis()
+    handles: list[Artist] = candidate_patches(choices, labels)
     if choices.resets:
+        row_of = {parameter: row for row, parameter in enumerate(order)}
         steps, parameters = zip(*choices.resets, strict=True)
-        axes.plot(steps, [row_of[p] for p in parameters], "x", color="tab:red", markersize=4)
+        handles += axes.plot(
+            steps,
+            [row_of[p] for p in parameters],
+            "x",
+            color="white",  # outlined in black: seen on every colour
+            path_effects=[withStroke(linewidth=3, foreground="black")],
+            markersize=4,
+            label="soft reset",
+        )
     ticks = axis_labels(names)
-    axes.set_yticks(list(ticks), list(ticks.values()), fontsize=7)
-    average = f", averaged over {lengths.max()} steps" if smooth else ""
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="step", title=f"{choices.candidate} applied to each parameter{average}")
-    handles: list[Artist] = [
-        Patch(color=c, label=f"{choices.candidate} = {label}") for c, label in zip(colors, labels, strict=True)
-    ]
-    if choices.resets:
-        handles.append(axes.plot([], [], "x", color="tab:red", label="soft reset")[0])
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5), frameon=False)
+    shown = [label if len(label) <= LONGEST_LABEL else "…" + label[1 - LONGEST_LABEL :] for label in ticks.values()]
+    axes.set_yticks(list(ticks), shown, fontsize=7)
+    together = -(-len(choices.steps) // len(starts))
+    often = f" (the most frequent of every {together} steps)" if len(starts) < len(choices.steps) else ""
+    axes.set(xlabel="step", title=f"{choices.candidate} applied to each parameter{often}")
+    step_ticks(axes)
+    legend(figure, handles)
     return figure
+
+
+def counts(choices: Choices, labels: list[str], starts: np.ndarray) -> np.ndarray:
+    """How often each label was chosen in each stretch by each parameter: ``(K, len(starts), P)``."""
+    chosen = label_indices(choices, labels)
+    return np.stack([np.add.reduceat(chosen == k, starts, axis=0, dtype=np.int64) for k in range(len(labels))])
+
+
+def column_edges(choices: Choices, starts: np.ndarray) -> np.ndarray:
+    """Where the columns begin on the step axis, and where the last one ends: step n reaches from n - 0.5 to n + 0.5."""
+    return np.append(choices.steps[starts] - 0.5, choices.steps[-1] + 0.5)
+
+
+def candidate_patches(choices: Choices, labels: list[str]) -> list[Artist]:
+    """The legend's entries for the candidates."""
+    return [
+        Patch(color=color, label=f"{choices.candidate}{'/beta2' if '/' in label else ''} = {label}")
+        for color, label in zip(palette(len(labels)), labels, strict=True)
+    ]
+
+
+def legend(figure: Figure, handles: list[Artist]) -> None:
+    """Put the legend below, in as many columns as fit."""
+    room = figure.get_figwidth() * 11  # characters that fit side by side
+    widest = max(len(str(handle.get_label())) for handle in handles) + 8
+    ncols = max(1, min(len(handles), int(room / widest)))
+    figure.legend(handles=handles, loc="outside lower center", ncols=ncols, frameon=False)
+
+
+def step_ticks(axes: Axes) -> None:
+    """Whole steps only."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def all_labels(choices: Choices) -> list[str]:

@@ -82,7 +82,7 @@ class GapCallback(TrainerCallback):
 
 
 class DefaultGapCallback(GapCallback):
-    """What Trainer gets by itself; a class of its own, so that adding a ``GapCallback`` is not taken for a duplicate."""
+    """What Trainer gets by itself; its own class, so that adding a ``GapCallback`` is not taken for a duplicate."""
 
 
 class Tally:
@@ -94,7 +94,7 @@ class Tally:
         self.names, self.path, self.start = names, path, start
         self.writer: ChoiceWriter | None = None
         self.seen = optimizer.steps_taken
-        self.previous = self.choices()
+        self.previous = self.choices() if start else None  # a run's first step has none before it
         self.labels = [optimizer.candidate_labels(group) for group in optimizer.param_groups]
         self.clear()
 
@@ -115,11 +115,11 @@ class Tally:
             return
         self.seen = self.optimizer.steps_taken
         now = self.choices()
-        for g, (before, after) in enumerate(zip(self.previous, now, strict=True)):
+        for g, (before, after) in enumerate(zip(self.previous or now, now, strict=True)):
             self.chosen[g].update(self.labels[g][c] for c in after)
             self.changed[g] += sum(a != b for a, b in zip(after, before, strict=True))
-        switch = self.optimizer.type == "switch"
-        for g, _ in self.optimizer.last_resets[:1] if switch else self.optimizer.last_resets:
+        reset = [g for g, _ in self.optimizer.last_resets]
+        for g in set(reset) if self.optimizer.type == "switch" else reset:
             self.resets[g] += 1
         self.previous = now
         if self.record:
@@ -163,7 +163,8 @@ class Tally:
             prefix + self.optimizer.candidate_name: round(mean, 6),
             **{f"{prefix}share_{label.replace('/', '_')}": round(chosen[label] / total, 6) for label in labels},
             prefix + "changed": round(sum(self.changed[g] for g in groups) / total, 6),
-            prefix + "resets": sum(self.resets[g] for g in groups),
+            # 'switch' resets all groups at once
+            prefix + "resets": (max if self.optimizer.type == "switch" else sum)(self.resets[g] for g in groups),
         }
 
     def close(self) -> None:

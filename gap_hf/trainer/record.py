@@ -67,6 +67,10 @@ def drop_unfinished_line(path: Path) -> None:
         path.write_bytes(data[: data.rfind(b"\n") + 1])
 
 
+Row = tuple[list[int], list[int]]
+"""One step: each parameter's choice, and the indices of the parameters that were reset."""
+
+
 @dataclass
 class Choices:
     """A choices file in memory. T steps, P parameters (P = 1, "all parameters", for ``type='switch'``).
@@ -106,7 +110,7 @@ def read_choices(path: str | Path) -> Choices:
             "output_dir."
         )
     header: dict[str, Any] | None = None
-    rows: dict[int, dict[str, Any]] = {}
+    rows: dict[int, Row] = {}
     lines = path.read_bytes().split(b"\n")
     for number, raw in enumerate(lines, 1):
         if not raw:
@@ -116,38 +120,54 @@ def read_choices(path: str | Path) -> Choices:
             if "gap_hf" in line:
                 if line["gap_hf"] != VERSION:
                     raise ValueError(f"format {line['gap_hf']} is not known to this version of gap_hf")
+                missing = [key for key in ("start", "type", "candidate", "groups") if key not in line]
+                if missing:
+                    raise ValueError(f"the header lacks {', '.join(missing)}")
                 same = header is None or all(header[key] == line[key] for key in ("type", "groups"))
                 rows = {step: row for step, row in rows.items() if step <= line["start"]} if same else {}
                 header = line
             elif header is None:
                 raise ValueError("no header")
             else:
-                rows[line["step"]] = line
+                rows[int(line["step"])] = decode_row(header, line)
         except (ValueError, KeyError, TypeError) as error:
             if number == len(lines):  # a killed run's unfinished last line
                 break
             raise ValueError(f"{path}, line {number}: not a line of a choices file ({error})") from error
     if header is None or not rows:
         raise ValueError(f"{path} holds no steps yet")
-    return decode(header, [rows[step] for step in sorted(rows)])
-
-
-def decode(header: dict[str, Any], rows: list[dict[str, Any]]) -> Choices:
-    """Lines of one header to arrays."""
-    switch = header["type"] == "switch"
-    groups = header["groups"]
-    offsets = np.cumsum([0] + [len(group["parameters"]) for group in groups])
-    text = [row["choice"] if switch else "".join(row["choice"]) for row in rows]
-    resets = []
-    for row in rows:
-        pairs = [] if not row.get("reset") else [(0, 0)] if switch else row["reset"]
-        resets += [(row["step"], int(offsets[g]) + i) for g, i in pairs]
+    steps = sorted(rows)
+    switch, groups = header["type"] == "switch", header["groups"]
     return Choices(
         type=header["type"],
         candidate=header["candidate"],
-        steps=np.array([row["step"] for row in rows]),
-        choices=np.array([[int(digit, 36) for digit in digits] for digits in text]),
+        steps=np.array(steps),
+        choices=np.array([rows[step][0] for step in steps]),
         parameters=["all parameters"] if switch else [name for group in groups for name in group["parameters"]],
         labels=[groups[0]["candidates"]] if switch else [g["candidates"] for g in groups for _ in g["parameters"]],
-        resets=resets,
+        resets=[(step, parameter) for step in steps for parameter in rows[step][1]],
     )
+
+
+def decode_row(header: dict[str, Any], line: dict[str, Any]) -> Row:
+    """One step's choices, and the parameters that were reset, counted over all groups.
+
+    Raises:
+        ValueError: it does not fit the header.
+    """
+    switch = header["type"] == "switch"
+    groups = header["groups"][:1] if switch else header["groups"]
+    sizes = [1 if switch else len(group["parameters"]) for group in groups]
+    texts = [line["choice"]] if switch else line["choice"]
+    if [len(text) for text in texts] != sizes:
+        raise ValueError(f"it has {[len(text) for text in texts]} choices, the header {sizes} parameters")
+    choices: list[int] = []
+    for group, text in zip(groups, texts, strict=True):
+        numbers = [int(digit, 36) for digit in text]
+        if max(numbers, default=0) >= len(group["candidates"]):
+            raise ValueError(f"it chooses candidate {max(numbers)} of {len(group['candidates'])}")
+        choices += numbers
+    pairs = [] if not line.get("reset") else [(0, 0)] if switch else line["reset"]
+    if not all(0 <= g < len(sizes) and 0 <= i < sizes[g] for g, i in pairs):
+        raise ValueError("it resets a parameter that the header does not have")
+    return choices, [sum(sizes[:g]) + i for g, i in pairs]

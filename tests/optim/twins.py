@@ -1,0 +1,60 @@
+"""An optimizer and its reference twin side by side, on the same gradients."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import gap_hf
+from gap_hf.optim.reference import ReferenceAdam, ReferenceSGDM
+
+ADAM_BETA1 = {1: [0.9], 2: [0.8, 0.99], 3: [0.5, 0.9, 0.99], 5: [0.0, 0.5, 0.8, 0.9, 0.99]}
+MOMENTUM = {1: [0.9], 2: [0.9, 0.5], 3: [0.5, 0.9, 0.99], 5: [0.0, 0.5, 0.8, 0.9, 0.99]}
+
+
+def betas(K: int, distinct: bool) -> list[tuple[float, float]]:
+    """K candidates that share beta2, or use three different ones."""
+    return [(b1, [0.999, 0.99, 0.95][j % 3] if distinct else 0.999) for j, b1 in enumerate(ADAM_BETA1[K])]
+
+
+class Twins:
+    """Steps both, and asserts after each step that they chose alike and moved alike."""
+
+    def __init__(self, family: str, groups: list[dict[str, Any]], **options: Any) -> None:
+        cls, reference = {"adam": (gap_hf.Adam, ReferenceAdam), "sgdm": (gap_hf.SGDM, ReferenceSGDM)}[family]
+        mirrored = [{**g, "params": [p.detach().clone().requires_grad_() for p in g["params"]]} for g in groups]
+        self.params = [p for g in groups for p in g["params"]]
+        self.mirrors = [q for g in mirrored for q in g["params"]]
+        self.gap = cls(groups, **options)
+        self.reference = reference(mirrored, **options)
+        self.history: list[Any] = []
+
+    def step(self) -> None:
+        for p, q in zip(self.params, self.mirrors, strict=True):
+            q.data.copy_(p.data)  # both start each step from the same place: rounding must not feed back
+            q.grad = None if p.grad is None else p.grad.clone()
+        self.gap.step()
+        self.reference.step()
+        chosen = [group["last_choice"] for group in self.gap.param_groups]
+        assert chosen == [group["last_choice"] for group in self.reference.param_groups], f"step {len(self.history)}"
+        self.history.append([list(c) if isinstance(c, list) else c for c in chosen])
+        for p, q in zip(self.params, self.mirrors, strict=True):
+            rtol, atol = (1e-5, 1e-6) if p.dtype == torch.float32 else (2e-2, 2e-2)
+            torch.testing.assert_close(p, q, rtol=rtol, atol=atol, equal_nan=True)
+
+    def flat_choices(self) -> set[int]:
+        """Every index that was ever chosen."""
+        return {c for step in self.history for group in step for c in (group if isinstance(group, list) else [group])}
+
+
+def random_gradients(params: list[Tensor], steps: int, seed: int = 0) -> Iterator[None]:
+    """Set noisy gradients whose mean turns around every 40 steps: long and short memory each win at times, and right
+    after a turn every memory points against the gradient."""
+    generator = torch.Generator().manual_seed(seed)
+    mean = [torch.randn(p.shape, generator=generator) for p in params]
+    for t in range(steps):
+        size = 1.0 if t // 40 % 2 == 0 else -0.3
+        for p, m in zip(params, mean, strict=True):
+            p.grad = (torch.randn(p.shape, generator=generator) * 0.5 + m * size).to(p.dtype)
+        yield

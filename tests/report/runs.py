@@ -1,0 +1,60 @@
+"""Choices files of made-up runs, written by the real writer."""
+
+from pathlib import Path
+
+import numpy as np
+
+from gap_hf.trainer.record import FILENAME, ChoiceWriter
+
+MODULES = {
+    "self_attn": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "mlp": ("gate_proj", "up_proj", "down_proj"),
+}
+
+
+def lora_names(layers: int) -> list[str]:
+    """What PEFT calls the adapters of ``layers`` Llama layers: 14 parameters each."""
+    return [
+        f"base_model.model.model.layers.{layer}.{block}.{module}.lora_{matrix}.default.weight"
+        for layer in range(layers)
+        for block, modules in MODULES.items()
+        for module in modules
+        for matrix in "AB"
+    ]
+
+
+def write_run(
+    run_dir: Path,
+    names: list[list[str]],
+    steps: int,
+    type: str = "switch_parameter_wise",
+    candidates: tuple[str, ...] = ("0.8", "0.99"),
+    reset_every: int = 0,
+    start: int = 0,
+    seed: int = 0,
+) -> np.ndarray:
+    """Write (or, with ``start``, continue) a run of parameter groups with these names; return its choices (T, P)."""
+    rng = np.random.default_rng(seed)
+    switch = type == "switch"
+    columns = 1 if switch else sum(map(len, names))
+    # each column leans to one side and changes its mind slowly, as real runs do
+    walk = rng.normal(size=(steps, columns)).cumsum(axis=0) / max(steps, 1) ** 0.5 + rng.normal(size=columns)
+    chosen = np.clip(((walk + 1.5) / 3 * len(candidates)).astype(int), 0, len(candidates) - 1)
+    header = {
+        "start": start,
+        "type": type,
+        "candidate": "beta1",
+        "groups": [{"candidates": list(candidates), "parameters": group} for group in names],
+    }
+    writer = ChoiceWriter(run_dir / FILENAME, header)
+    ends = np.cumsum([len(group) for group in names])[:-1]
+    for row, choice in enumerate(chosen.tolist()):
+        due = reset_every and (row + 1) % reset_every == 0
+        if switch:
+            scores = rng.normal(size=len(candidates)).tolist()
+            writer.write(start + row + 1, choice * len(names), bool(due), scores)
+        else:
+            groups = [part.tolist() for part in np.split(np.array(choice), ends)]
+            writer.write(start + row + 1, groups, [[0, row % len(names[0])]] if due else [], None)
+    writer.close()
+    return chosen

@@ -1,0 +1,81 @@
+"""A tiny Llama, something for it to learn, and a Trainer around them."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = ROOT / "tests" / "scripts"
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "recipes/configs/ddp_cpu.yaml"]
+"""Starts two processes."""
+
+
+def tiny_model(vocab: int = 32) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=vocab,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=64,
+        pad_token_id=0,
+    )
+    return LlamaForCausalLM(config)
+
+
+def tiny_data(rows: int = 256, seed: int = 1) -> list[dict[str, torch.Tensor]]:
+    """Counting sequences with noise."""
+    generator = torch.Generator().manual_seed(seed)
+    first = torch.randint(0, 32, (rows, 1), generator=generator)
+    ids = (first + torch.arange(12) + torch.randint(0, 4, (rows, 12), generator=generator)) % 32
+    return [{"input_ids": row, "labels": row} for row in ids]
+
+
+def arguments(output_dir: Path, **given: Any) -> TrainingArguments:
+    defaults = {
+        "optim": "gap_adamw",
+        "use_cpu": True,
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "per_device_train_batch_size": 2,
+        "learning_rate": 0.02,
+        "max_steps": 8,
+        "logging_steps": 4,
+    }
+    return TrainingArguments(output_dir=str(output_dir), **{**defaults, **given})
+
+
+def tiny_trainer(output_dir: Path, callbacks: list[Any] | None = None, seed: int = 1, **given: Any) -> Trainer:
+    """A Trainer on the tiny model; ``given`` are TrainingArguments."""
+    args = arguments(output_dir, **given)
+    return Trainer(model=tiny_model(), args=args, train_dataset=tiny_data(seed=seed), callbacks=callbacks)
+
+
+def run(command: list[Any], timeout: float = 240, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
+    """Run a command in a process group of its own, which a timeout ends as a whole."""
+    offline = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    command = [str(part) for part in command]
+    with subprocess.Popen(
+        command,
+        cwd=cwd,
+        env={**os.environ, **offline, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
