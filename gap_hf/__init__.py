@@ -1,7 +1,7 @@
 """GAP optimizers for Hugging Face Trainer and Accelerate.
 
 Importing this package adds ``gap_adamw``, ``gap_adam``, ``gap_sgdm`` and the presets to Trainer's ``optim`` names and
-:class:`GapCallback` to its default callbacks (it acts only where a gap optimizer is in use).
+``GapCallback`` to its default callbacks (it acts only where a gap optimizer is in use).
 """
 
 from .optim import SGDM, Adam, GapAdamW

@@ -60,22 +60,32 @@ def tiny_trainer(output_dir: Path, callbacks: list[Any] | None = None, seed: int
     return Trainer(model=tiny_model(), args=args, train_dataset=tiny_data(seed=seed), callbacks=callbacks)
 
 
-def run(command: list[Any], timeout: float = 240, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
-    """Run a command in a process group of its own, which a timeout ends as a whole."""
+def start(command: list[Any], cwd: Path = ROOT, **environment: str) -> subprocess.Popen:
+    """Start a command in a process group of its own."""
     offline = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    command = [str(part) for part in command]
-    with subprocess.Popen(
-        command,
+    return subprocess.Popen(
+        [str(part) for part in command],
         cwd=cwd,
         env={**os.environ, **offline, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-    ) as process:
-        try:
-            out, err = process.communicate(timeout=timeout)
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
+    )
+
+
+def stop(process: subprocess.Popen) -> None:
+    """SIGKILL it and everything it started."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def run(command: list[Any], timeout: float = 240, **given: Any) -> subprocess.CompletedProcess:
+    """Run a command to its end; where that takes too long, stop it and fail."""
+    process = start(command, **given)
+    try:
+        out, err = process.communicate(timeout=timeout)
+    finally:
+        stop(process)
     return subprocess.CompletedProcess(command, process.returncode, out, err)

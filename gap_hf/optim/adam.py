@@ -16,13 +16,14 @@ RESET_MODES = ("none", "same", "square")
 
 
 class Adam(GapOptimizer):
-    r"""Adam that applies, at every step, the candidate :math:`\beta_1` whose update is best aligned with the gradient.
+    r"""Adam that applies, at every step, the candidate \(\beta_1\) whose update is best aligned with the gradient.
 
-    Per candidate :math:`j`, with one second moment per distinct :math:`\beta_2` and
-    :math:`r = 1/(\sqrt{\hat v} + \epsilon)`:
+    Per candidate \(j\), with one second moment per distinct \(\beta_2\) and
+    \(r = 1/(\sqrt{\hat v} + \epsilon)\):
 
-    .. math::
-        J_j = \sqrt{1-\beta_{1,j}^2}\; W^{-1/2} \sum g\, r\, \frac{m_j}{1-\beta_{1,j}}, \qquad W = \mathrm{mean}(r)
+    \[
+    J_j = \sqrt{1-\beta_{1,j}^2}\; W^{-1/2} \sum g\, r\, \frac{m_j}{1-\beta_{1,j}}, \qquad W = \mathrm{mean}(r)
+    \]
 
     and the applied step is ``torch.optim.Adam``'s with the best candidate's moment
     (arXiv 2512.06370; ``docs/algorithm.md`` lists what the paper leaves open and how it is decided here).
@@ -184,7 +185,7 @@ class Adam(GapOptimizer):
 
 
 class GapAdamW(Adam):
-    """:class:`Adam` with decoupled weight decay and ``torch.optim.AdamW``'s default of it, 0.01."""
+    """``Adam`` with decoupled weight decay and ``torch.optim.AdamW``'s default of it, 0.01."""
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
 """What every GAP optimizer shares: groups, state, and the five words of a step.
 
 *observe* the gradient, *score* the candidates, *reduce* the partial sums, *choose*, *apply*. A family
-(:mod:`~gap_hf.optim.adam`, :mod:`~gap_hf.optim.sgd`) says what its buffers, its partial sums and its update are; how
-parameters are laid out over processes is :mod:`gap_hf.sharding`'s business.
+(``gap_hf.optim.adam``, ``gap_hf.optim.sgd``) says what its buffers, its partial sums and its update are; how
+parameters are laid out over processes is ``gap_hf.sharding``'s business.
 
 Per-parameter state holds only parameter-shaped and 0-dim tensors, and everything else is plain numbers and flat lists
 in ``param_groups``: the one layout that every backend's checkpoints carry unharmed.
@@ -33,7 +33,7 @@ TYPES = ("default", "switch", "switch_parameter_wise")
 class GapOptimizer(Optimizer, ABC):
     """Base of the families. Not used by itself.
 
-    After every :meth:`step`, ``param_group['last_choice']`` is the index of the applied candidate: an ``int`` for
+    After every ``step``, ``param_group['last_choice']`` is the index of the applied candidate: an ``int`` for
     ``type='switch'`` (the same in all groups) and ``'default'``, a list of ``int`` in the order of the group's
     parameters for ``'switch_parameter_wise'``.
     """
@@ -45,7 +45,7 @@ class GapOptimizer(Optimizer, ABC):
     """Options that must agree in all groups under ``type='switch'``, because there is one choice for all."""
 
     steps_taken = 0
-    """Calls of :meth:`step` in this process; not saved. Tells an observer whether a step happened since it looked."""
+    """Calls of ``step`` in this process; not saved. Tells an observer whether a step happened since it looked."""
 
     last_scores: Tensor | None = None
     """Raw J of the last ``'switch'`` step, ``(K,)`` float64; ``None`` for the other types."""
@@ -96,7 +96,7 @@ class GapOptimizer(Optimizer, ABC):
         return self.param_groups[0]["type"]
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group, as :meth:`torch.optim.Optimizer.add_param_group`.
+        """Add a group, as ``torch.optim.Optimizer.add_param_group``.
 
         Raises:
             ValueError: an option is out of range or disagrees with the other groups, or a parameter is complex.
@@ -245,16 +245,7 @@ class GapOptimizer(Optimizer, ABC):
         for group in self.param_groups:
             group.update(last_choice=index, negative_steps=negative_steps, J_bar=J_bar.tolist())
         self.last_scores = J
-        resets = (
-            [
-                (g, i)
-                for g, group in enumerate(self.param_groups)
-                for i, p in enumerate(group["params"])
-                if p in self.state
-            ]
-            if bool(reset)
-            else []
-        )
+        resets = self._parameters_with_state() if bool(reset) else []
         return [[index] * len(indices) for _, indices in where], resets
 
     def _choose_per_parameter(
@@ -270,15 +261,19 @@ class GapOptimizer(Optimizer, ABC):
             count = torch.tensor([group["negative_steps"][i] for i in indices], device=J.device)
             count, reset = count_negative(J, choice, count, group["hysteresis_threshold"])
             choices.append(choice.tolist())
-            for i, c, n in zip(indices, choices[-1], count.tolist(), strict=True):
-                group["last_choice"][i] = c
-                group["negative_steps"][i] = n
+            # new lists: a state_dict taken earlier keeps its own
+            group["last_choice"] = replaced(group["last_choice"], indices, choices[-1])
+            group["negative_steps"] = replaced(group["negative_steps"], indices, count.tolist())
             resets += [(g, i) for i, r in zip(indices, reset.tolist(), strict=True) if r]
         return choices, resets
 
+    def _parameters_with_state(self) -> list[tuple[int, int]]:
+        groups = self.param_groups
+        return [(g, i) for g, group in enumerate(groups) for i, p in enumerate(group["params"]) if p in self.state]
+
     # ------------------------------------------------------------------ saved state
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what :meth:`state_dict` gave, as :meth:`torch.optim.Optimizer.load_state_dict`.
+        """Load what ``state_dict`` gave, as ``torch.optim.Optimizer.load_state_dict``.
 
         The saved options replace those of the constructor, as in every torch optimizer; where that changes the
         candidates or the type, a warning says so.
@@ -314,3 +309,11 @@ def check_option(name: str, value: Any, good: bool, expected: str) -> None:
     """Raise a ValueError that names the option, its value and what was expected, unless ``good``."""
     if not good:
         raise ValueError(f"{name}={value!r} is out of range; expected {expected}")
+
+
+def replaced(values: list[int], indices: list[int], new: list[int]) -> list[int]:
+    """A copy of ``values`` with ``new`` at ``indices``."""
+    copied = list(values)
+    for i, value in zip(indices, new, strict=True):
+        copied[i] = value
+    return copied

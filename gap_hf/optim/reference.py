@@ -1,20 +1,24 @@
 r"""The readable twin: GAP one tensor at a time, in the paper's notation. Slow, and the oracle of every test.
 
-Adam / AdamW, for each parameter :math:`p` with gradient :math:`g` and each candidate :math:`j`:
+Adam / AdamW, for each parameter \(p\) with gradient \(g\) and each candidate \(j\):
 
-.. math::
-    m_j &\leftarrow \beta_{1,j} m_j + (1-\beta_{1,j}) g, \qquad v_u \leftarrow \beta_{2,u} v_u + (1-\beta_{2,u}) g^2 \\
-    \hat v &= v_u / (1-\beta_{2,u}^t), \qquad r = 1 / (\sqrt{\hat v} + \epsilon), \qquad W = \mathrm{mean}(r) \\
-    J_j &= \sqrt{1-\beta_{1,j}^2} \; W^{-1/2} \sum g \, r \, m_j / (1-\beta_{1,j}) \\
-    p &\leftarrow p - \eta \; r \, m_j / (1-\beta_{1,j}^t) \qquad j = \arg\max J
+\[
+\begin{aligned}
+m_j &\leftarrow \beta_{1,j} m_j + (1-\beta_{1,j}) g, \qquad v_u \leftarrow \beta_{2,u} v_u + (1-\beta_{2,u}) g^2 \\
+\hat v &= v_u / (1-\beta_{2,u}^t), \qquad r = 1 / (\sqrt{\hat v} + \epsilon), \qquad W = \mathrm{mean}(r) \\
+J_j &= \sqrt{1-\beta_{1,j}^2} \; W^{-1/2} \sum g \, r \, m_j / (1-\beta_{1,j}) \\
+p &\leftarrow p - \eta \; r \, m_j / (1-\beta_{1,j}^t) \qquad j = \arg\max J
+\end{aligned}
+\]
 
 SGD with momentum:
 
-.. math::
-    b_j \leftarrow \mu_j b_j + (1-d) g, \qquad J_j = \sqrt{1-\mu_j^2} \sum g \, b_j, \qquad p \leftarrow p - \eta \, b_j
+\[
+b_j \leftarrow \mu_j b_j + (1-d) g, \qquad J_j = \sqrt{1-\mu_j^2} \sum g \, b_j, \qquad p \leftarrow p - \eta \, b_j
+\]
 
 The buffers are updated by the same roundings as ``torch.optim``'s, so that low-precision state is the same; the scores
-are computed in float64 throughout. Nothing here is shared with :mod:`gap_hf.optim.base`: agreement is evidence.
+are computed in float64 throughout. Nothing here is shared with ``gap_hf.optim.base``: agreement is evidence.
 """
 
 from collections.abc import Callable
@@ -45,7 +49,7 @@ class _Reference(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take one step; afterwards ``param_group['last_choice']`` is as :class:`gap_hf.Adam`'s."""
+        """Take one step; afterwards ``param_group['last_choice']`` is as ``gap_hf.Adam``'s."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -110,7 +114,7 @@ def hysteresis(J: list[float], j: int, memory: dict[str, Any], group: dict[str, 
 
 
 class ReferenceAdam(_Reference):
-    """:class:`gap_hf.Adam` for ``type='switch'`` and ``'switch_parameter_wise'``; a second moment per candidate."""
+    """``gap_hf.Adam`` for ``type='switch'`` and ``'switch_parameter_wise'``; a second moment per candidate."""
 
     def __init__(
         self,
@@ -163,7 +167,7 @@ class ReferenceAdam(_Reference):
 
 
 class ReferenceSGDM(_Reference):
-    """:class:`gap_hf.SGDM` for ``type='switch'`` and ``'switch_parameter_wise'``."""
+    """``gap_hf.SGDM`` for ``type='switch'`` and ``'switch_parameter_wise'``."""
 
     def __init__(
         self,

@@ -14,7 +14,9 @@ from .base import GapOptimizer, check_option
 class SGDM(GapOptimizer):
     r"""SGD that applies, at every step, the candidate momentum whose buffer is best aligned with the gradient.
 
-    .. math:: J_j = \sqrt{1-\mu_j^2}\, \sum g\, \mathrm{buf}_j
+    \[
+    J_j = \sqrt{1-\mu_j^2}\, \sum g\, \mathrm{buf}_j
+    \]
 
     (arXiv 2512.06370); the buffers and the applied step are ``torch.optim.SGD``'s.
 

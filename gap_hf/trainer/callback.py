@@ -15,7 +15,7 @@ from .record import FILENAME, ChoiceWriter
 class GapCallback(TrainerCallback):
     """Log a gap optimizer's choices and write them to ``output_dir``.
 
-    Trainer gets one by itself once :mod:`gap_hf` is imported; add one only to change its options. It does nothing
+    Trainer gets one by itself once ``gap_hf`` is imported; add one only to change its options. It does nothing
     where the optimizer is another, or its ``type`` is ``'default'`` (there is no choice to show).
 
     At ``logging_steps`` it adds, over the steps since the last log:

@@ -16,7 +16,7 @@ class Preset:
     """One ``optim=`` name.
 
     ``options`` go to the optimizer; a beta without its beta2 takes ``TrainingArguments.adam_beta2``. The recommended
-    learning rate and decay are *not* applied by the name (``TrainingArguments`` owns both): see :func:`recommended`.
+    learning rate and decay are *not* applied by the name (``TrainingArguments`` owns both): see ``recommended``.
     """
 
     optimizer: type[GapOptimizer]

@@ -1,11 +1,11 @@
 """The choices file: every step's choice of every parameter, one JSON line each.
 
-::
-
-    {"gap_hf": 1, "start": 0, "type": "switch_parameter_wise", "candidate": "beta1",
-     "groups": [{"candidates": ["0.8", "0.99"], "parameters": ["layers.0.q_proj.lora_A", ...]}, ...]}
-    {"step": 1, "choice": ["0110...", ...]}
-    {"step": 2, "choice": ["0010...", ...], "reset": [[0, 3]]}
+```text
+{"gap_hf": 1, "start": 0, "type": "switch_parameter_wise", "candidate": "beta1",
+ "groups": [{"candidates": ["0.8", "0.99"], "parameters": ["layers.0.q_proj.lora_A", ...]}, ...]}
+{"step": 1, "choice": ["0110...", ...]}
+{"step": 2, "choice": ["0010...", ...], "reset": [[0, 3]]}
+```
 
 ``choice`` holds one string per group with one digit (base 36) per parameter, or for ``type='switch'`` one digit for
 the model, and there ``J`` the K raw scores. ``reset`` lists the (group, parameter) pairs whose buffers were soft-reset,

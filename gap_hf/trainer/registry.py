@@ -96,27 +96,27 @@ def optimizer_and_options(name: str, args: Any) -> tuple[type[GapOptimizer], dic
         options.setdefault("eps", args.adam_epsilon)
         if options["type"] == "default" and options["betas"] is preset.options["betas"]:
             options["betas"] = [args.adam_beta1]
-        elif args.adam_beta1 != type(args).__dataclass_fields__["adam_beta1"].default:
-            logger.warning(
-                "adam_beta1=%s has no effect with optim=%s: the candidates are %s; set them by optim_args, like %s",
-                args.adam_beta1,
-                name,
-                options["betas"],
-                optim_args.example("betas"),
-            )
         options["betas"] = [b if isinstance(b, tuple) else (b, args.adam_beta2) for b in options["betas"]]
-    advised = preset.recommended.get("learning_rate", args.learning_rate)
-    if args.learning_rate != advised and args.learning_rate == type(args).__dataclass_fields__["learning_rate"].default:
-        logger.warning(
-            "optim=%s is meant for learning_rate=%s, weight_decay=%s; this run uses the default %s. "
-            "gap_hf.recommended(%r) gives all three as TrainingArguments.",
-            name,
-            advised,
-            preset.recommended["weight_decay"],
-            args.learning_rate,
-            name,
-        )
+    if args.should_log:
+        advise(name, args, options)
     return preset.optimizer, options
+
+
+def advise(name: str, args: Any, options: dict[str, Any]) -> None:
+    """Warn of a setting without effect, and of a preset that runs with Trainer's default learning rate."""
+    untouched = {key: field.default for key, field in type(args).__dataclass_fields__.items()}
+    if "betas" in options and options["type"] != "default" and args.adam_beta1 != untouched["adam_beta1"]:
+        logger.warning(
+            f"adam_beta1={args.adam_beta1} has no effect with optim={name}: the candidates are {options['betas']}; "
+            f"set them by optim_args, for example {optim_args.example('betas')}"
+        )
+    advised = PRESETS[name].recommended
+    if advised and args.learning_rate == untouched["learning_rate"] != advised["learning_rate"]:
+        logger.warning(
+            f"optim={name} is meant for learning_rate={advised['learning_rate']}, weight_decay="
+            f"{advised['weight_decay']}; this run uses the default {args.learning_rate}. "
+            f"gap_hf.recommended({name!r}) gives all three as TrainingArguments."
+        )
 
 
 def refuse_sharded_launch() -> None:

@@ -1,10 +1,14 @@
 """An optimizer and its reference twin side by side, on the same gradients."""
 
+import functools
+import inspect
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import gap_hf
 from gap_hf.optim.reference import ReferenceAdam, ReferenceSGDM
@@ -58,3 +62,54 @@ def random_gradients(params: list[Tensor], steps: int, seed: int = 0) -> Iterato
         for p, m in zip(params, mean, strict=True):
             p.grad = (torch.randn(p.shape, generator=generator) * 0.5 + m * size).to(p.dtype)
         yield
+
+
+@functools.cache
+def text() -> Tensor:
+    """Real text to learn: the source of the standard library's json package, as bytes."""
+    source = inspect.getsource(json) + inspect.getsource(json.decoder) + inspect.getsource(json.encoder)
+    return torch.tensor(list(source.encode()), dtype=torch.long)
+
+
+def byte_model(dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
+    """A language model of bytes with twelve parameters, small enough for thousands of steps."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=256,
+        hidden_size=16,
+        intermediate_size=35,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        attn_implementation="eager",
+    )
+    return LlamaForCausalLM(config).to(dtype)
+
+
+def train_bytes(model: LlamaForCausalLM, steps: int) -> Iterator[float]:
+    """Backpropagate, clip, and yield the loss; the caller takes the step. Fails if the model does not learn."""
+    generator = torch.Generator().manual_seed(0)
+    losses = []
+    for _ in range(steps):
+        starts = torch.randint(len(text()) - 33, (4, 1), generator=generator)
+        ids = text()[starts + torch.arange(32)]
+        loss = model(input_ids=ids, labels=ids).loss
+        model.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        losses.append(loss.item())
+        yield losses[-1]
+    assert sum(losses[-20:]) < 0.8 * sum(losses[:20]), "the model must learn"
+
+
+@functools.cache
+def recorded_training(steps: int) -> tuple[list[Tensor], list[list[Tensor]]]:
+    """The first parameters of a real training run, and its gradients at every step."""
+    model = byte_model()
+    start = [p.detach().clone() for p in model.parameters()]
+    adamw = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    gradients = []
+    for _ in train_bytes(model, steps):
+        gradients.append([p.grad.clone() for p in model.parameters()])
+        adamw.step()
+    return start, gradients

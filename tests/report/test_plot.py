@@ -1,0 +1,216 @@
+"""The pictures: written for every kind of run, and readable."""
+
+from collections import Counter
+from itertools import combinations, pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from gap_hf.report.plot import all_labels, label_indices, layers_figure, palette, plot_run, share_figure, stretches
+from gap_hf.trainer.record import Choices, read_choices
+
+from .runs import lora_names, write_run
+
+FULL = [
+    [
+        "model.embed_tokens.weight",
+        "lm_head.weight",
+        *(f"model.layers.{n}.{m}.weight" for n in range(32) for m in ("q_proj", "k_proj", "v_proj", "o_proj", "mlp")),
+    ],
+    ["model.norm.weight", *(f"model.layers.{n}.{m}_layernorm.weight" for n in range(32) for m in ("input", "post"))],
+]
+THREE = ("0.5", "0.9", "0.99")
+PAIRS = ("0.8/0.999", "0.9/0.999", "0.95/0.99", "0.99/0.9999", "0.999/0.99999")
+RUNS = {
+    "24 parameters": {"names": [lora_names(2)[:24]], "steps": 200, "reset_every": 13},
+    "24 parameters, 1 step": {"names": [lora_names(2)[:24]], "steps": 1},
+    "24 parameters, 5000 steps": {"names": [lora_names(2)[:24]], "steps": 5000, "reset_every": 40},
+    "448 parameters": {"names": [lora_names(32)], "steps": 100, "candidates": THREE, "reset_every": 7},
+    "448 parameters, 1 step": {"names": [lora_names(32)], "steps": 1, "reset_every": 1},
+    "448 parameters, 5000 steps": {"names": [lora_names(32)], "steps": 5000, "candidates": THREE, "reset_every": 50},
+    "48 parameters": {"names": [lora_names(4)[:48]], "steps": 9},
+    "49 parameters": {"names": [lora_names(4)[:49]], "steps": 9},
+    "full model": {"names": FULL, "steps": 60, "reset_every": 5},
+    "1 parameter": {"names": [["weight"]], "steps": 9, "reset_every": 2},
+    "long names": {"names": [[f"{'very_long_module_name.' * 8}{c}" for c in "abc"] + ["x.y"]], "steps": 9},
+    "own beta2": {"names": [lora_names(2)], "steps": 50, "candidates": PAIRS, "reset_every": 3},
+    "1 candidate": {"names": [lora_names(2)], "steps": 5, "candidates": ("0.9",)},
+    "switch": {"names": FULL, "steps": 200, "type": "switch", "candidates": THREE, "reset_every": 25},
+    "switch, 1 step": {"names": FULL, "steps": 1, "type": "switch"},
+    "switch, 5000 steps": {"names": FULL, "steps": 5000, "type": "switch", "candidates": THREE, "reset_every": 25},
+}
+
+
+def read_run(path: Path, kind: str) -> Choices:
+    write_run(path, **RUNS[kind])
+    return read_choices(path)
+
+
+def draw(figure: Figure) -> None:
+    FigureCanvasAgg(figure).draw()
+
+
+def overlapping(texts: list) -> list[tuple[str, str]]:
+    """Pairs of visible texts whose boxes share more than an edge."""
+    boxes = [(t.get_text(), t.get_window_extent()) for t in texts if t.get_visible() and t.get_text()]
+    return [
+        (one, other)
+        for (one, a), (other, b) in combinations(boxes, 2)
+        if min(a.x1, b.x1) - max(a.x0, b.x0) > 0.5 and min(a.y1, b.y1) - max(a.y0, b.y0) > 0.5
+    ]
+
+
+@pytest.mark.parametrize("kind", RUNS)
+@pytest.mark.parametrize("picture", [share_figure, layers_figure])
+def test_texts_are_readable(tmp_path, kind, picture):
+    """Nothing overlaps, nothing is cut off, and the picture leaves room for what it shows."""
+    figure = picture(read_run(tmp_path, kind))
+    draw(figure)
+    (axes,) = figure.axes
+    (legend,) = figure.legends
+    low, high = sorted(axes.get_xlim())
+    ticks = [t.label1 for t in axes.xaxis.get_major_ticks() if low <= t.get_loc() <= high]
+    texts = [*ticks, *axes.get_yticklabels(), *legend.get_texts(), axes.title, axes.xaxis.label, axes.yaxis.label]
+    assert len([t for t in ticks if t.get_text()]) >= 1
+    assert overlapping(texts) == []
+    width, height = figure.canvas.get_width_height()
+    for text in texts:
+        if text.get_visible() and text.get_text():
+            box = text.get_window_extent()
+            assert box.x0 >= 0, text
+            assert box.y0 >= 0, text
+            assert box.x1 <= width, text
+            assert box.y1 <= height, text
+            assert text.get_fontsize() >= 7
+    assert axes.get_window_extent().width > 0.4 * width
+    assert axes.get_window_extent().height > 0.3 * height
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_only_whole_steps_are_marked(tmp_path, kind):
+    for figure in (share_figure(choices := read_run(tmp_path, kind)), layers_figure(choices)):
+        draw(figure)
+        low, high = figure.axes[0].get_xlim()
+        shown = [tick for tick in figure.axes[0].get_xticks() if low <= tick <= high]
+        assert shown
+        assert all(tick == round(tick) for tick in shown)
+        assert (low, high) == (choices.steps[0] - 0.5, choices.steps[-1] + 0.5)
+
+
+def test_files(tmp_path):
+    for i, kind in enumerate(RUNS):
+        write_run(tmp_path / str(i), **RUNS[kind])
+    run = tmp_path / "0"
+    assert plot_run(run) == [run / "gap_share.png", run / "gap_layers.png"]
+    assert plot_run(run / "gap_choices.jsonl", tmp_path / "new" / "deep")[0] == tmp_path / "new/deep/gap_share.png"
+    for path in [*run.glob("*.png"), *(tmp_path / "new/deep").glob("*.png")]:
+        pixels = imread(path)
+        assert pixels.shape[1] > 900
+        assert pixels.std() > 0.1
+    assert len(list(tmp_path.rglob("*.png"))) == 4
+
+
+def test_resumed_run(tmp_path):
+    """The picture shows the steps that count, without a gap or a repetition."""
+    names = [lora_names(2)[:6]]
+    first = write_run(tmp_path, names, steps=20, reset_every=5)
+    rest = write_run(tmp_path, names, steps=12, start=12, seed=1)
+    expected = np.concatenate([first[:12], rest])
+    choices = read_choices(tmp_path)
+    assert choices.steps.tolist() == list(range(1, 25))
+    order = np.argsort(choices.parameters)
+    assert (heat_map(layers_figure(choices)) == expected.T[order]).all()
+    assert len(plot_run(tmp_path)) == 2
+
+
+def heat_map(figure: Figure) -> np.ndarray:
+    """The candidates' indices as drawn, (rows, columns)."""
+    (mesh,) = figure.axes[0].collections
+    return np.asarray(mesh.get_array()).reshape(mesh.get_coordinates().shape[0] - 1, -1)
+
+
+def test_heat_map_shows_each_choice(tmp_path):
+    chosen = write_run(tmp_path, [["b.10.w", "b.2.w"], ["a.w"]], steps=30, candidates=THREE, reset_every=5)
+    figure = layers_figure(read_choices(tmp_path))
+    draw(figure)
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["a", "b.2", "b.10"]
+    assert (heat_map(figure) == chosen.T[[2, 1, 0]]).all()
+    assert figure.axes[0].yaxis_inverted()  # the first name on top
+    (crosses,) = figure.axes[0].lines
+    # by turns b.10, whose row is 2, and b.2, whose row is 1
+    assert crosses.get_xydata().tolist() == [[5, 2], [10, 1], [15, 2], [20, 1], [25, 2], [30, 1]]
+
+
+def test_many_steps_show_the_most_frequent(tmp_path):
+    """Of candidates 0 and 2 in turn, the map must not show 1, which nothing chose."""
+    steps = np.arange(1, 2401)
+    chosen = np.where(steps % 4 == 0, 2, 0)[:, None]
+    figure = layers_figure(Choices("switch", "beta1", steps, chosen, ["all parameters"], [list(THREE)], []))
+    assert set(heat_map(figure).ravel()) == {0}
+    assert "most frequent of every 4 steps" in figure.axes[0].get_title()
+
+
+def test_share_is_that_of_the_choices(tmp_path):
+    chosen = write_run(tmp_path, [lora_names(2)], steps=50, candidates=THREE)
+    figure = share_figure(read_choices(tmp_path))
+    areas = figure.axes[0].collections
+    assert len(areas) == 3
+    for step in (1, 17, 50):
+        column = Counter(chosen[step - 1].tolist())
+        top = 0.0
+        for k, area in enumerate(areas):
+            top += column[k] / chosen.shape[1]
+            vertices = area.get_paths()[0].vertices
+            # the upper edge over this step
+            assert vertices[np.isclose(vertices[:, 0], step - 0.5)][:, 1].max() >= top - 1e-9
+            assert area.get_paths()[0].contains_point((step, top - 1e-6)) == bool(column[k])
+
+
+def test_one_step_is_seen(tmp_path):
+    """Not an empty picture: its column has a width."""
+    figure = share_figure(read_run(tmp_path, "24 parameters, 1 step"))
+    draw(figure)
+    box = figure.axes[0].get_window_extent()
+    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3] / 255
+    inside = pixels[-int(box.y1) + 3 : -int(box.y0) - 3, int(box.x0) + 3 : int(box.x1) - 3]
+    assert (inside.reshape(-1, 3).max(axis=1) < 1).all()
+
+
+def test_missing_steps_leave_the_others_in_place():
+    """Steps that a skipped step left out: the map's columns and the crosses stay at their steps."""
+    steps = np.array([1, 2, 6, 7])
+    chosen = np.array([[0], [0], [1], [1]])
+    figure = layers_figure(Choices("switch", "beta1", steps, chosen, ["all parameters"], [["0.8", "0.99"]], [(6, 0)]))
+    (mesh,) = figure.axes[0].collections
+    assert mesh.get_coordinates()[0, :, 0].tolist() == [0.5, 1.5, 5.5, 6.5, 7.5]
+
+
+def test_groups_with_other_candidates():
+    """One colour per value, whatever its place in a group's list."""
+    labels = [["0.99", "0.8"], ["0.5", "0.8", "0.99"]]
+    choices = Choices(
+        "switch_parameter_wise", "beta1", np.array([1, 2]), np.array([[0, 2], [1, 0]]), ["a", "b"], labels, []
+    )
+    assert all_labels(choices) == ["0.5", "0.8", "0.99"]
+    assert label_indices(choices, all_labels(choices)).tolist() == [[2, 2], [1, 0]]
+
+
+@pytest.mark.parametrize(("count", "most"), [(1, 60), (59, 60), (60, 60), (61, 60), (5000, 600)])
+def test_stretches(count, most):
+    starts = stretches(count, most)
+    assert starts[0] == 0
+    assert len(starts) <= most
+    assert len(set(np.diff(starts))) <= 1
+    assert starts[-1] < count
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+def test_colours_differ_in_brightness(count):
+    """So that they differ for every kind of colour vision, and in grey."""
+    brightness = [np.dot(to_rgb(color), [0.2126, 0.7152, 0.0722]) for color in palette(count)]
+    assert all(b - a > 0.1 for a, b in pairwise(brightness))

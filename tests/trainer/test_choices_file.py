@@ -1,0 +1,246 @@
+"""The choices file: written, read back, cut short, continued, damaged."""
+
+import json
+import sys
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers.trainer_utils import get_last_checkpoint
+
+from gap_hf.trainer.record import FILENAME, ChoiceWriter, read_choices
+
+from ..tiny import SCRIPTS, start, stop, tiny_data, tiny_trainer
+
+HEADER = {
+    "start": 0,
+    "type": "switch_parameter_wise",
+    "candidate": "beta1",
+    "groups": [
+        {"candidates": ["0.8", "0.99"], "parameters": ["a.weight", "b.weight"]},
+        {"candidates": ["0.5", "0.9", "0.95"], "parameters": ["a.bias"]},
+    ],
+}
+SWITCH = HEADER | {"type": "switch", "groups": [g | {"candidates": ["0.8", "0.99"]} for g in HEADER["groups"]]}
+
+
+def write(path, header, rows) -> None:
+    """Rows are (step, choices group by group, resets)."""
+    writer = ChoiceWriter(path / FILENAME, header)
+    for step, choices, resets in rows:
+        writer.write(step, choices, resets, None)
+    writer.close()
+
+
+def write_three_steps(path) -> list[str]:
+    write(path, HEADER, [(1, [[0, 1], [2]], []), (2, [[1, 1], [0]], [[0, 1], [1, 0]]), (3, [[1, 0], [1]], [])])
+    return (path / FILENAME).read_text().splitlines(keepends=True)
+
+
+def rewrite(path, lines) -> None:
+    (path / FILENAME).write_text("".join(lines))
+
+
+def test_round_trip(tmp_path):
+    write_three_steps(tmp_path)
+    for path in (tmp_path, tmp_path / FILENAME, str(tmp_path)):
+        choices = read_choices(path)
+        assert (choices.type, choices.candidate) == ("switch_parameter_wise", "beta1")
+        assert choices.steps.tolist() == [1, 2, 3]
+        assert choices.choices.tolist() == [[0, 1, 2], [1, 1, 0], [1, 0, 1]]
+        assert choices.parameters == ["a.weight", "b.weight", "a.bias"]
+        assert choices.labels == [["0.8", "0.99"], ["0.8", "0.99"], ["0.5", "0.9", "0.95"]]
+        assert choices.resets == [(2, 1), (2, 2)]
+
+
+def test_round_trip_of_switch(tmp_path):
+    writer = ChoiceWriter(tmp_path / "new" / FILENAME, SWITCH)
+    writer.write(1, [1, 1], False, [0.123456789, float("nan")])
+    writer.write(2, [0, 0], True, [float("inf"), -1e-20])
+    writer.close()
+    choices = read_choices(tmp_path / "new")
+    assert choices.choices.tolist() == [[1], [0]]
+    assert (choices.parameters, choices.labels) == (["all parameters"], [["0.8", "0.99"]])
+    assert choices.resets == [(2, 0)]
+    first, second = map(json.loads, (tmp_path / "new" / FILENAME).read_text().splitlines()[1:])
+    assert (first["J"], second["J"]) == ([0.123457, None], [None, -1e-20])  # strict JSON has no NaN
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.data())
+def test_any_run_round_trips(tmp_path_factory, data):
+    sizes = data.draw(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 36)), min_size=1, max_size=3))
+    steps = data.draw(st.lists(st.integers(1, 99), min_size=1, max_size=6, unique=True).map(sorted))
+    rows = [[[data.draw(st.integers(0, k - 1)) for _ in range(n)] for n, k in sizes] for _ in steps]
+    header = HEADER | {
+        "groups": [
+            {"candidates": [str(c) for c in range(k)], "parameters": [f"g{g}.p{i}é" for i in range(n)]}
+            for g, (n, k) in enumerate(sizes)
+        ]
+    }
+    path = tmp_path_factory.mktemp("run")
+    write(path, header, [(step, row, []) for step, row in zip(steps, rows, strict=True)])
+    choices = read_choices(path)
+    assert choices.steps.tolist() == steps
+    assert choices.choices.tolist() == [[c for group in row for c in group] for row in rows]
+    assert choices.parameters == [name for group in header["groups"] for name in group["parameters"]]
+
+
+# ---------------------------------------------------------------- cut short
+def test_every_truncation_reads_up_to_the_last_whole_step(tmp_path):
+    lines = write_three_steps(tmp_path)
+    whole = (tmp_path / FILENAME).read_bytes()
+    ends = np.cumsum([len(line.encode()) for line in lines])
+    for size in range(len(whole)):
+        (tmp_path / FILENAME).write_bytes(whole[:size])
+        complete = sum(size >= end - 1 for end in ends[1:])  # a line that lacks only its newline is whole
+        if complete:
+            choices = read_choices(tmp_path)
+            assert choices.steps.tolist() == list(range(1, complete + 1))
+        else:
+            with pytest.raises(ValueError, match="holds no steps yet"):
+                read_choices(tmp_path)
+
+
+def test_resume_after_a_cut_line(tmp_path):
+    lines = write_three_steps(tmp_path)
+    rewrite(tmp_path, [*lines[:-1], lines[-1][:9]])
+    write(tmp_path, HEADER | {"start": 1}, [(2, [[0, 0], [0]], []), (3, [[1, 1], [2]], [[0, 0]])])
+    choices = read_choices(tmp_path)
+    assert choices.choices.tolist() == [[0, 1, 2], [0, 0, 0], [1, 1, 2]]
+    assert choices.resets == [(3, 0)]  # step 2's resets are superseded with it
+
+
+def test_resumed_run_that_has_not_come_as_far_yet(tmp_path):
+    write_three_steps(tmp_path)
+    write(tmp_path, HEADER | {"start": 1}, [(2, [[0, 0], [0]], [])])
+    assert read_choices(tmp_path).choices.tolist() == [[0, 1, 2], [0, 0, 0]]
+
+
+def test_each_step_is_on_disk_at_once(tmp_path):
+    writer = ChoiceWriter(tmp_path / FILENAME, HEADER)
+    for step in (1, 2):
+        writer.write(step, [[0, 1], [2]], [], None)
+        assert read_choices(tmp_path).steps[-1] == step
+    writer.close()
+
+
+def test_a_new_run_starts_anew(tmp_path):
+    write_three_steps(tmp_path)
+    write(tmp_path, HEADER, [(1, [[1, 1], [1]], [])])
+    assert read_choices(tmp_path).choices.tolist() == [[1, 1, 1]]
+
+
+def test_resume_with_other_candidates_shows_only_these(tmp_path):
+    write_three_steps(tmp_path)
+    write(tmp_path, SWITCH | {"start": 2}, [(3, [1, 1], False), (4, [0, 0], True)])
+    choices = read_choices(tmp_path)
+    assert (choices.type, choices.steps.tolist()) == ("switch", [3, 4])
+
+
+def test_resume_into_an_empty_directory(tmp_path):
+    write(tmp_path, HEADER | {"start": 7}, [(8, [[1, 1], [1]], [])])
+    assert read_choices(tmp_path).steps.tolist() == [8]
+
+
+# ---------------------------------------------------------------- damaged or something else
+def test_damaged_middle_line_is_named(tmp_path):
+    lines = write_three_steps(tmp_path)
+    damage = [
+        lines[2][:10] + "\n",
+        "\0" * 12 + "\n",
+        "\udcff\n",
+        "17\n",
+        "[]\n",
+        '{"step":2}\n',
+        '{"step":2,"choice":["11"]}\n',
+        '{"step":2,"choice":["1","0"]}\n',
+        '{"step":2,"choice":["12","0"]}\n',
+        '{"step":2,"choice":["1-","0"]}\n',
+        '{"step":2,"choice":["11","0"],"reset":[[2,0]]}\n',
+        '{"step":2,"choice":["11","0"],"reset":[[0,2]]}\n',
+        '{"step":"two","choice":["11","0"]}\n',
+        '{"gap_hf":1,"start":0}\n',
+        '{"gap_hf":99,"start":0}\n',
+    ]
+    for bad in damage:
+        (tmp_path / FILENAME).write_bytes("".join([*lines[:2], bad, lines[3]]).encode(errors="surrogateescape"))
+        with pytest.raises(ValueError, match=f"{FILENAME}, line 3: not a line of a choices file"):
+            read_choices(tmp_path)
+
+
+def test_format_of_the_future(tmp_path):
+    lines = write_three_steps(tmp_path)
+    rewrite(tmp_path, [lines[0].replace('"gap_hf":1', '"gap_hf":2'), *lines[1:]])
+    with pytest.raises(ValueError, match="line 1: .*format 2 is not known to this version"):
+        read_choices(tmp_path)
+
+
+def test_not_a_choices_file(tmp_path):
+    (tmp_path / "other.jsonl").write_text('{"loss": 1}\n{"loss": 2}\n')
+    with pytest.raises(ValueError, match=r"other.jsonl, line 1: not a line of a choices file \(no header\)"):
+        read_choices(tmp_path / "other.jsonl")
+    for path in (tmp_path, tmp_path / "missing", tmp_path / "missing.jsonl"):
+        with pytest.raises(FileNotFoundError, match=r"does not exist. A run with a gap optimizer"):
+            read_choices(path)
+
+
+# ---------------------------------------------------------------- real runs
+def test_resumed_run(tmp_path):
+    """The rows after the checkpoint are those of the resumed run, which learns from other data here."""
+    options = {"optim_args": "betas=0.5:0.6:0.9", "learning_rate": 0.3, "lr_scheduler_type": "constant"}
+    options |= {"save_strategy": "steps", "save_steps": 6, "max_steps": 10}
+    tiny_trainer(tmp_path, **options).train()
+    first = read_choices(tmp_path)
+    assert first.steps.tolist() == list(range(1, 11))
+    assert get_last_checkpoint(str(tmp_path)).endswith("checkpoint-10")
+
+    again = tiny_trainer(tmp_path, seed=2, **options)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
+    headers = [line for line in map(json.loads, (tmp_path / FILENAME).open()) if "gap_hf" in line]
+    assert [header["start"] for header in headers] == [0, 6]
+    second = read_choices(tmp_path)
+    assert second.steps.tolist() == list(range(1, 11))
+    assert (second.choices[:6] == first.choices[:6]).all()
+    assert (second.choices[6:] != first.choices[6:]).any()
+    last = [c for group in again.optimizer.param_groups for c in group["last_choice"]]
+    assert second.choices[-1].tolist() == last
+
+
+def test_resumed_run_counts_changes_from_the_checkpoint(tmp_path):
+    options = {"optim_args": "betas=0.5:0.6:0.9", "learning_rate": 0.3, "lr_scheduler_type": "constant"}
+    options |= {"save_strategy": "steps", "save_steps": 6, "max_steps": 7, "logging_steps": 7}
+    tiny_trainer(tmp_path, **options).train()
+    again = tiny_trainer(tmp_path, **options)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
+    (changed,) = (log["gap/changed"] for log in again.state.log_history if "gap/changed" in log)
+    choices = read_choices(tmp_path).choices
+    assert changed == pytest.approx((choices[6] != choices[5]).mean(), abs=1e-6)
+    assert changed > 0
+
+
+def test_killed_run(tmp_path):
+    """SIGKILL in mid-run: every step up to then reads back."""
+    endless = "--use_cpu --optim gap_adamw --max_steps 1000000 --save_strategy no --report_to none"
+    script = [SCRIPTS / "rank_dirs.py", "--output_dir", tmp_path, *endless.split()]
+    process = start([sys.executable, "-m", "gap_hf", *script])
+    try:
+        path = tmp_path / "rank0" / FILENAME
+        deadline = time.monotonic() + 200
+        while not path.exists() or path.read_bytes().count(b"\n") < 12:
+            assert process.poll() is None, process.communicate()[1][-3000:]
+            assert time.monotonic() < deadline, "no steps came"
+            time.sleep(0.05)
+    finally:
+        stop(process)
+    choices = read_choices(path)
+    assert len(choices.steps) >= 11
+    assert choices.steps.tolist() == list(range(1, len(choices.steps) + 1))
+    assert choices.choices.shape == (len(choices.steps), len(choices.parameters))
+
+
+def test_data_differs_by_seed():
+    """What test_resumed_run relies on."""
+    assert (tiny_data(seed=1)[0]["input_ids"] != tiny_data(seed=2)[0]["input_ids"]).any()

@@ -1,0 +1,130 @@
+"""``optim_args``: every option, and what a mistake is answered with."""
+
+import inspect
+import re
+
+import pytest
+
+import gap_hf
+from gap_hf.trainer.optim_args import EXAMPLES
+
+from ..tiny import tiny_trainer
+
+ADAM = {
+    "betas=0.7:0.9:0.95": ("betas", [(0.7, 0.999), (0.9, 0.999), (0.95, 0.999)]),
+    "betas=0.7/0.9:0.8/0.99": ("betas", [(0.7, 0.9), (0.8, 0.99)]),
+    "betas=0.7": ("betas", [(0.7, 0.999)]),
+    "betas=0.7/0.9": ("betas", [(0.7, 0.9)]),
+    "betas=0:0.9": ("betas", [(0.0, 0.999), (0.9, 0.999)]),
+    "eps=1e-6": ("eps", 1e-6),
+    "decoupled_weight_decay=false": ("decoupled_weight_decay", False),
+    "decoupled_weight_decay=True": ("decoupled_weight_decay", True),
+    "type=switch": ("type", "switch"),
+    "type=switch_parameter_wise": ("type", "switch_parameter_wise"),
+    "lr_modulation=true": ("lr_modulation", True),
+    "lr_modulation=0": ("lr_modulation", False),
+    "soft_reset=0.25": ("soft_reset", 0.25),
+    "soft_reset=1": ("soft_reset", 1.0),
+    "hysteresis_threshold=3": ("hysteresis_threshold", 3),
+    "second_order_momentum_reset_mode=none": ("second_order_momentum_reset_mode", "none"),
+    "second_order_momentum_reset_mode=same": ("second_order_momentum_reset_mode", "same"),
+    "second_order_momentum_reset_mode=square": ("second_order_momentum_reset_mode", "square"),
+    "type=switch,J_ema=0.5": ("J_ema", 0.5),
+    " type = switch , J_ema=0.5, ": ("J_ema", 0.5),
+}
+SGDM = {
+    "momentum=0.3:0.6": ("momentum", [0.3, 0.6]),
+    "momentum=0.3": ("momentum", [0.3]),
+    "dampening=0.1": ("dampening", 0.1),
+    "nesterov=true": ("nesterov", True),
+    "type=switch_parameter_wise": ("type", "switch_parameter_wise"),
+    "lr_modulation=true": ("lr_modulation", True),
+    "soft_reset=0.25": ("soft_reset", 0.25),
+    "hysteresis_threshold=3": ("hysteresis_threshold", 3),
+    "J_ema=0.5": ("J_ema", 0.5),
+}
+CASES = [("gap_adamw", text, *want) for text, want in ADAM.items()]
+CASES += [("gap_adam", text, *want) for text, want in ADAM.items()]
+CASES += [("gap_sgdm", text, *want) for text, want in SGDM.items()]
+
+
+def build(tmp_path, optim: str, optim_args: str):
+    return tiny_trainer(tmp_path, optim=optim, optim_args=optim_args).create_optimizer()
+
+
+@pytest.mark.parametrize(("optim", "text", "key", "value"), CASES)
+def test_option_reaches_the_optimizer(tmp_path, optim, text, key, value):
+    for group in build(tmp_path, optim, text).param_groups:
+        assert group[key] == value
+        assert type(group[key]) is type(value)
+
+
+@pytest.mark.parametrize(("cls", "table"), [(gap_hf.GapAdamW, ADAM), (gap_hf.Adam, ADAM), (gap_hf.SGDM, SGDM)])
+def test_every_option_is_tested(cls, table):
+    options = set(inspect.signature(cls).parameters) - {"params", "lr", "weight_decay"}
+    assert {key for key, _ in table.values()} == options
+
+
+@pytest.mark.parametrize(
+    ("optim", "text", "says"),
+    [
+        # unknown keys
+        ("gap_adamw", "beta=0.8:0.99", ["unknown key 'beta'", "did you mean 'betas'?", "betas=0.8:0.99"]),
+        ("gap_adamw", "momentum=0.5:0.9", ["unknown key 'momentum' for GapAdamW", "betas=0.8:0.99"]),
+        ("gap_sgdm", "betas=0.8:0.99", ["unknown key 'betas' for SGDM", "momentum=0.5:0.9:0.99"]),
+        ("gap_adamw", "lr=0.1", ["'lr'", "TrainingArguments.learning_rate"]),
+        ("gap_adamw", "weight_decay=0.1", ["'weight_decay'", "TrainingArguments.weight_decay"]),
+        ("gap_adamw", "params=1", ["unknown key 'params'"]),
+        # malformed lists
+        ("gap_adamw", "betas=0.8;0.99", ["betas='0.8;0.99'", "betas=0.8:0.99"]),
+        ("gap_adamw", "betas=0.8:", ["betas='0.8:'", "betas=0.8:0.99"]),
+        ("gap_adamw", "betas=[0.8:0.99]", ["betas='[0.8:0.99]'", "betas=0.8:0.99"]),
+        ("gap_adamw", "betas=0.8/0.9/0.9", ["betas='0.8/0.9/0.9'", "0.8/0.999:0.99/0.9999"]),
+        ("gap_adamw", "betas=0.8:1.5", ["betas=", "1.5", "two numbers in [0, 1)"]),
+        ("gap_adamw", "betas=0.8:nan", ["betas=", "nan", "two numbers in [0, 1)"]),
+        ("gap_sgdm", "momentum=0.5:x", ["momentum='0.5:x'", "momentum=0.5:0.9:0.99"]),
+        ("gap_sgdm", "momentum=0.5:1", ["momentum=[0.5, 1.0]", "[0.5, 0.9, 0.99]"]),
+        ("gap_sgdm", "momentum=0.5/0.9:0.9", ["momentum=", "[0.5, 0.9, 0.99]"]),
+        # not key=value
+        ("gap_adamw", "betas=0.8,0.99", ["'0.99' is not key=value", "betas=0.8:0.99"]),
+        ("gap_adamw", "switch", ["'switch' is not key=value", "betas=0.8:0.99"]),
+        ("gap_adamw", "type=", ["'type=' is not key=value"]),
+        ("gap_adamw", "=switch", ["'=switch' is not key=value"]),
+        ("gap_adamw", "type==switch", ["'type==switch' is not key=value"]),
+        ("gap_adamw", "type=switch,type=default", ["'type' is given twice"]),
+        # wrong names and values
+        ("gap_adamw", "type=swich", ["type='swich'", "'switch'", "'switch_parameter_wise'", "'default'"]),
+        (
+            "gap_adamw",
+            "second_order_momentum_reset_mode=cube",
+            ["second_order_momentum_reset_mode='cube'", "none, same, square"],
+        ),
+        ("gap_adamw", "hysteresis_threshold=2.5", ["hysteresis_threshold='2.5'", "hysteresis_threshold=10"]),
+        ("gap_adamw", "hysteresis_threshold=0", ["hysteresis_threshold=0", ">= 1"]),
+        ("gap_adamw", "lr_modulation=yes", ["lr_modulation='yes'", "lr_modulation=false"]),
+        ("gap_adamw", "soft_reset=half", ["soft_reset='half'", "soft_reset=0.9"]),
+        ("gap_adamw", "soft_reset=2", ["soft_reset=2.0", "[0, 1]"]),
+        ("gap_adamw", "eps=-1", ["eps=-1.0", ">= 0"]),
+        ("gap_adamw", "J_ema=0.5", ["J_ema=0.5", "type='switch'"]),
+        ("gap_sgdm", "J_ema=1", ["J_ema=1.0", "[0, 1)"]),
+        ("gap_sgdm", "type=default", ["type='default'", "one candidate"]),
+        ("gap_sgdm", "nesterov=true,dampening=0.5", ["nesterov", "dampening=0.5"]),
+    ],
+)
+def test_mistake_is_named(tmp_path, optim, text, says):
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        build(tmp_path, optim, text)
+    for part in says:
+        assert part in str(error.value)
+
+
+def test_examples_in_messages_work(tmp_path):
+    """What the messages advise is itself accepted."""
+    tried = 0
+    for key, text in EXAMPLES.items():
+        for advice in re.findall(r"\w+=[\w.:/]+", text):
+            if advice == "type=default":  # takes one candidate
+                advice += ",betas=0.9"
+            assert key in build(tmp_path, "gap_sgdm" if key == "momentum" else "gap_adamw", advice).param_groups[0]
+            tried += 1
+    assert tried >= len(EXAMPLES)
