@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from .trainer.record import read_choices
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -20,13 +22,15 @@ def plot(
 ) -> None:
     """Draw candidate share over time and a layers x steps heat map of the choices."""
     try:
-        from .report.plot import plot_run
+        from .report.plot import plot_run, shares
     except ImportError as error:
         fail(f"plotting needs matplotlib ({error}); install it with: pip install 'gap_hf[plots]'")
     try:
         paths = plot_run(run_dir, out)
     except (OSError, ValueError) as error:
         fail(str(error))
+    for name, share in shares(read_choices(run_dir)).items():
+        typer.echo(f"{name}: {share:.1%} of all choices")
     for path in paths:
         typer.echo(path)
 

@@ -25,7 +25,10 @@ from transformers import (
     TrainingArguments,
 )
 
-import gap_hf  # noqa: F401  (importing it is what makes --optim gap_adamw known to Trainer)
+# importing gap_hf is what makes --optim gap_adamw known to Trainer
+from gap_hf.report.plot import plot_run, shares
+from gap_hf.trainer.callback import find_gap_optimizer
+from gap_hf.trainer.record import read_choices
 
 DEFAULTS = {
     "output_dir": "runs/quickstart",
@@ -166,9 +169,10 @@ def main() -> None:
     print("adapter reloaded: ", complete(reloaded, tokenizer, sample["prompt"]))
     print(f"\nevaluation loss:   {before:.3f} before training, {metrics['eval_loss']:.3f} after")
     print(f"adapter:           {args.output_dir}")
-    if args.optim.value.startswith("gap_"):
-        from gap_hf.report.plot import plot_run
-
+    optimizer = find_gap_optimizer(trainer.optimizer)
+    if optimizer is not None and optimizer.type != "default":
+        for candidate, share in shares(read_choices(args.output_dir)).items():
+            print(f"GAP applied {candidate} in {share:.1%} of all choices")
         for figure in plot_run(args.output_dir):
             print(f"figure:            {figure}")
 

@@ -146,8 +146,8 @@ class GapOptimizer(Optimizer, ABC):
         candidates = self.candidates(group)
         if group["type"] == "default" and len(candidates) > 1:
             raise ValueError(
-                f"type='default' takes one candidate, got {len(candidates)}; "
-                "set type='switch' or type='switch_parameter_wise' to choose among them"
+                f"type='default' takes one candidate, got {len(candidates)}: give a single one, or set type='switch' "
+                "or type='switch_parameter_wise' to choose among them"
             )
 
     def _validate_together(self, groups: list[dict[str, Any]]) -> None:

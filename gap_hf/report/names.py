@@ -29,15 +29,8 @@ def reading_order(names: list[str]) -> list[int]:
     )
 
 
-def axis_labels(names: list[str], most: int = 48) -> dict[int, str]:
-    """Row to label for names in reading order: each one where that fits, else one per layer at its middle row.
-
-    A layer is what stands before and at the first number of a name. Labels keep ``1/most`` of the rows between them;
-    of two that are closer the larger layer's stays.
-    """
-    short = shorten(names)
-    if len(names) <= most:
-        return dict(enumerate(short))
+def by_layer(short: list[str]) -> list[tuple[str, list[int]]]:
+    """Consecutive names of one layer, as (layer, rows): what stands before and at the first number, else the name."""
     layers: list[tuple[str, list[int]]] = []
     for row, name in enumerate(short):
         match = re.match(r"(.*?\d+)(?=\.|$)", name)
@@ -45,6 +38,27 @@ def axis_labels(names: list[str], most: int = 48) -> dict[int, str]:
         if not layers or layer != layers[-1][0]:
             layers.append((layer, []))
         layers[-1][1].append(row)
+    return layers
+
+
+def rows_of_a_layer(names: list[str]) -> list[str]:
+    """What the rows of every layer are, from above, for names in reading order; empty where the layers differ."""
+    short = shorten(names)
+    layers = [(layer, rows) for layer, rows in by_layer(short) if len(rows) > 1]
+    inside = {tuple(short[row].removeprefix(layer).lstrip(".") for row in rows) for layer, rows in layers}
+    return list(inside.pop()) if len(inside) == 1 else []
+
+
+def axis_labels(names: list[str], most: int = 48) -> dict[int, str]:
+    """Row to label for names in reading order: each one where that fits, else one per layer at its middle row.
+
+    Labels keep ``1/most`` of the rows between them;
+    of two that are closer the larger layer's stays.
+    """
+    short = shorten(names)
+    if len(names) <= most:
+        return dict(enumerate(short))
+    layers = by_layer(short)
     apart = len(names) / most
     labels: dict[int, str] = {}
     for layer, rows in sorted(layers, key=lambda one: -len(one[1])):  # the sort keeps the order of equal layers

@@ -1,5 +1,6 @@
 """Two pictures of a run: candidate share over time, and which parameter chose what when."""
 
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from ..trainer.record import Choices, read_choices
-from .names import axis_labels, reading_order
+from .names import axis_labels, reading_order, rows_of_a_layer
 
 MOST_COLUMNS = 600
 """Columns of the heat map; with more steps than that each stands for a stretch of steps."""
@@ -102,10 +103,22 @@ def layers_figure(choices: Choices) -> Figure:
     axes.set_yticks(list(ticks), shown, fontsize=7)
     together = -(-len(choices.steps) // len(starts))
     often = f" (the most frequent of every {together} steps)" if len(starts) < len(choices.steps) else ""
-    axes.set(xlabel="step", title=f"{choices.candidate} applied to each parameter{often}")
+    inside = rows_of_a_layer(names) if len(ticks) < rows else []
+    caption = f"rows of each layer, from above: {', '.join(inside)}" if inside else ""
+    axes.set(
+        xlabel="\n".join(["step", *textwrap.wrap(caption, 100)]),
+        title=f"{choices.candidate} applied to each parameter{often}",
+    )
     step_ticks(axes)
     legend(figure, handles)
     return figure
+
+
+def shares(choices: Choices) -> dict[str, float]:
+    """Each candidate's share of all choices of the run, like ``{"beta1 = 0.8": 0.75, "beta1 = 0.99": 0.25}``."""
+    labels = all_labels(choices)
+    chosen = counts(choices, labels, np.array([0])).sum(axis=(1, 2))
+    return {name: float(n / chosen.sum()) for name, n in zip(display_names(choices, labels), chosen, strict=True)}
 
 
 def counts(choices: Choices, labels: list[str], starts: np.ndarray) -> np.ndarray:
@@ -121,10 +134,13 @@ def column_edges(choices: Choices, starts: np.ndarray) -> np.ndarray:
 
 def candidate_patches(choices: Choices, labels: list[str]) -> list[Artist]:
     """The legend's entries for the candidates."""
-    return [
-        Patch(color=color, label=f"{choices.candidate}{'/beta2' if '/' in label else ''} = {label}")
-        for color, label in zip(palette(len(labels)), labels, strict=True)
-    ]
+    names = display_names(choices, labels)
+    return [Patch(color=color, label=name) for color, name in zip(palette(len(labels)), names, strict=True)]
+
+
+def display_names(choices: Choices, labels: list[str]) -> list[str]:
+    """Labels as people read them: ``beta1 = 0.8``, ``beta1/beta2 = 0.8/0.99``."""
+    return [f"{choices.candidate}{'/beta2' if '/' in label else ''} = {label}" for label in labels]
 
 
 def legend(figure: Figure, handles: list[Artist]) -> None:

@@ -1,5 +1,6 @@
 """``gap-hf plot``."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -16,7 +17,10 @@ def test_installed_command_plots_a_real_run(tmp_path):
     tiny_trainer(tmp_path, max_steps=4).train()
     done = run([Path(sys.executable).parent / "gap-hf", "plot", tmp_path])
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [str(tmp_path / "gap_share.png"), str(tmp_path / "gap_layers.png")]
+    *shares, first, second = done.stdout.splitlines()
+    assert [first, second] == [str(tmp_path / "gap_share.png"), str(tmp_path / "gap_layers.png")]
+    assert [line.split(":")[0] for line in shares] == ["beta1 = 0.8", "beta1 = 0.99"]
+    assert sum(float(re.search(r"([\d.]+)% of all choices", line)[1]) for line in shares) == pytest.approx(100, abs=0.2)
     assert sorted(tmp_path.glob("*.png")) == [tmp_path / "gap_layers.png", tmp_path / "gap_share.png"]
 
 
@@ -26,7 +30,8 @@ def test_out(tmp_path):
         app, ["plot", str(tmp_path / "run" / "gap_choices.jsonl"), "--out", str(tmp_path / "x")]
     )
     assert result.exit_code == 0
-    assert result.stdout.split() == [str(tmp_path / "x" / "gap_share.png"), str(tmp_path / "x" / "gap_layers.png")]
+    expected = [str(tmp_path / "x" / "gap_share.png"), str(tmp_path / "x" / "gap_layers.png")]
+    assert result.stdout.splitlines()[-2:] == expected
     assert not list((tmp_path / "run").glob("*.png"))
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gap_hf.report.names import axis_labels, reading_order, shorten
+from gap_hf.report.names import axis_labels, reading_order, rows_of_a_layer, shorten
 
 from .runs import lora_names
 
@@ -108,3 +108,11 @@ def test_single_rows_give_way_to_layers():
 def test_every_nth_of_very_many_layers():
     labels = list(axis_labels(in_order([f"layers.{n}.{m}" for n in range(100) for m in "abcde"])).values())
     assert labels == [f"layer {n}" for n in range(0, 100, 3)]
+
+
+def test_rows_of_a_layer_are_named_once():
+    names = [f"layers.{i}.attn.{m}.lora_{x}.weight" for i in range(3) for m in ("q", "v") for x in "AB"]
+    assert rows_of_a_layer(names) == ["q.lora_A", "q.lora_B", "v.lora_A", "v.lora_B"]
+    assert rows_of_a_layer(["embed.weight", *names]) == [f"attn.{m}.lora_{x}" for m in "qv" for x in "AB"]
+    assert rows_of_a_layer(names[:-1]) == [], "the last layer differs"
+    assert rows_of_a_layer(["a.weight", "b.weight"]) == []
