@@ -28,11 +28,10 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 # The oldest supported transformers, in an environment of its own.
-test-4.57: constraints.txt pyproject.toml
+test-4.57:
 	test -x $(VENV)-4.57/bin/python || $(PYTHON) -m venv $(VENV)-4.57
-	grep -viE '^(transformers|huggingface[-_]hub|trl|tokenizers)==' constraints.txt > $(VENV)-4.57/constraints.txt
-	$(VENV)-4.57/bin/python -m pip install -c $(VENV)-4.57/constraints.txt "$(TORCH)"
-	$(VENV)-4.57/bin/python -m pip install -c $(VENV)-4.57/constraints.txt "transformers==4.57.6" -e ".[dev]"
+	$(VENV)-4.57/bin/python -m pip install -c constraints-4.57.txt "$(TORCH)"
+	$(VENV)-4.57/bin/python -m pip install -c constraints-4.57.txt -e ".[dev]"
 	$(VENV)-4.57/bin/python -m pytest tests/trainer $(PYTEST)
 
 docs: $(VENV)/.docs

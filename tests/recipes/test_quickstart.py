@@ -1,0 +1,66 @@
+"""The quickstart recipe, in a reduced size, on the real pretrained model and the real text."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from gap_hf.trainer.record import read_choices
+
+from ..tiny import run
+
+ROOT = Path(__file__).parents[2]
+RECIPE = ROOT / "recipes" / "quickstart.py"
+CONFIG = ROOT / "recipes" / "configs" / "ddp_cpu.yaml"
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", CONFIG]
+SMALL = "--max_steps 4 --per_device_train_batch_size 2 --per_device_eval_batch_size 4 --eval_rows 8 --logging_steps 2"
+
+
+def test_two_processes_train_save_reload_and_plot(tmp_path):
+    done = run([*LAUNCH, RECIPE, "--expect_world_size", "2", "--output_dir", tmp_path, *SMALL.split()], timeout=500)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "2 process(es), optimizer gap_adamw" in done.stdout
+    written = {line.split(":")[0]: line.split(":", 1)[1].strip() for line in done.stdout.splitlines() if ":" in line}
+    assert written["adapter reloaded"] == written["after training"] != ""
+    assert "GAP applied beta1 = 0.8 in " in done.stdout
+    losses = json.loads((tmp_path / "eval_results.json").read_text())
+    assert losses["eval_loss"] < losses["eval_loss_before"] < 6, "a pretrained model, and it learns"
+    choices = read_choices(tmp_path)
+    assert choices.choices.shape == (4, 120)
+    adapter = load_file(tmp_path / "adapter_model.safetensors")
+    saved = {f"{name.removesuffix('.weight')}.default.weight" for name in adapter}
+    assert saved == set(choices.parameters), "the file names the adapter's own tensors"
+    assert (tmp_path / "gap_share.png").stat().st_size > 0
+    assert (tmp_path / "gap_layers.png").stat().st_size > 0
+
+
+def test_another_launch_than_expected_is_refused(tmp_path):
+    done = run([sys.executable, RECIPE, "--expect_world_size", "2", "--output_dir", tmp_path], timeout=120)
+    assert done.returncode == 1
+    assert "Trainer sees 1 process(es), not 2" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_processes_that_would_train_alone_are_refused(tmp_path):
+    """Without Trainer's own --use_cpu both processes see themselves alone."""
+    done = run([*LAUNCH, RECIPE, "--use_cpu", "false", "--output_dir", tmp_path], timeout=120)
+    assert done.returncode != 0
+    assert "Trainer sees 1 process(es), not 2" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ('{"prompt": "a"}\n' * 3, "must have the text columns prompt and completion"),
+        ('{"prompt": "a", "completion": "b"}\n' * 3, "--eval_rows 3 leaves none of the 3 rows"),
+    ],
+)
+def test_bad_data(tmp_path, rows, says):
+    (tmp_path / "rows.jsonl").write_text(rows)
+    out = tmp_path / "out"
+    command = [sys.executable, RECIPE, "--data", tmp_path / "rows.jsonl", "--eval_rows", "3", "--output_dir", out]
+    done = run(command, timeout=200)
+    assert done.returncode == 1
+    assert says in done.stderr
