@@ -21,6 +21,7 @@ The buffers are updated by the same roundings as ``torch.optim``'s, so that low-
 are computed in float64 throughout. Nothing here is shared with ``gap_hf.optim.base``: agreement is evidence.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from math import isfinite, sqrt
 from typing import Any
@@ -30,22 +31,20 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 
-class _Reference(Optimizer):
+class _Reference(Optimizer, ABC):
     """What both families do with their scores."""
 
-    filters: str  # the option that lists the candidates
-
+    @abstractmethod
     def score(self, group: dict[str, Any], p: Tensor) -> list[float]:
         """Update the buffers of ``p`` and return J_j for each candidate."""
-        raise NotImplementedError
 
+    @abstractmethod
     def apply(self, group: dict[str, Any], p: Tensor, j: int) -> None:
         """Step ``p`` by candidate ``j``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def soft_reset(self, group: dict[str, Any], p: Tensor) -> None:
         """Scale the buffers of ``p``."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -64,7 +63,7 @@ class _Reference(Optimizer):
         if self.defaults["type"] == "switch_parameter_wise":
             for group, p, J in scored:
                 memory = self.state[p]
-                j = decide(J, J, memory, group)
+                j = decide(J, J, memory)
                 self.apply(group, p, j)
                 if hysteresis(J, j, memory, group):
                     self.soft_reset(group, p)
@@ -76,7 +75,7 @@ class _Reference(Optimizer):
                 rho = group["J_ema"]
                 old = memory.get("J_bar", [0.0] * len(J))
                 memory["J_bar"] = [rho * o + (1 - rho) * new for o, new in zip(old, J, strict=True)]
-            j = decide(J, memory.get("J_bar", J), memory, group)
+            j = decide(J, memory.get("J_bar", J), memory)
             for g, p, _ in scored:
                 self.apply(g, p, j)
             if hysteresis(J, j, memory, group):
@@ -95,7 +94,7 @@ class _Reference(Optimizer):
         return self.param_groups[0].setdefault("memory", {})
 
 
-def decide(J: list[float], averaged: list[float], memory: dict[str, Any], group: dict[str, Any]) -> int:
+def decide(J: list[float], averaged: list[float], memory: dict[str, Any]) -> int:
     """The lowest index within 1e-6 (relative) of the largest; the previous one if any J is NaN or infinite."""
     if all(map(isfinite, J)):
         largest = max(averaged)

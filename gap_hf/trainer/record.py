@@ -31,9 +31,16 @@ class ChoiceWriter:
     Args:
         path: the file. With ``header["start"] == 0`` it is written anew, else continued.
         header: what the first line says (see the module's description); without it nothing could be read back.
+
+    Raises:
+        ValueError: more candidates than there are digits.
     """
 
     def __init__(self, path: Path, header: dict[str, Any]) -> None:
+        if max(len(group["candidates"]) for group in header["groups"]) > len(DIGITS):
+            raise ValueError(
+                f"the choices file holds up to {len(DIGITS)} candidates; pass GapCallback(record=False) to do without it"
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         if header["start"] and path.exists():
             drop_unfinished_line(path)

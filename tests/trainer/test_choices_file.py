@@ -244,3 +244,10 @@ def test_killed_run(tmp_path):
 def test_data_differs_by_seed():
     """What test_resumed_run relies on."""
     assert (tiny_data(seed=1)[0]["input_ids"] != tiny_data(seed=2)[0]["input_ids"]).any()
+
+
+def test_more_candidates_than_digits_are_refused_at_once(tmp_path):
+    header = {"start": 0, "groups": [{"candidates": ["0.5"] * 37, "parameters": ["p"]}]}
+    with pytest.raises(ValueError, match=r"up to 36 candidates.*record=False"):
+        ChoiceWriter(tmp_path / FILENAME, header)
+    assert not list(tmp_path.iterdir())
