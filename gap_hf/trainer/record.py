@@ -39,7 +39,7 @@ class ChoiceWriter:
     def __init__(self, path: Path, header: dict[str, Any]) -> None:
         if max(len(group["candidates"]) for group in header["groups"]) > len(DIGITS):
             raise ValueError(
-                f"the choices file holds up to {len(DIGITS)} candidates; pass GapCallback(record=False) to do without it"
+                f"the choices file holds up to {len(DIGITS)} candidates; GapCallback(record=False) does without it"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         if header["start"] and path.exists():
