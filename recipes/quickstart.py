@@ -72,6 +72,8 @@ def load_rows(script: ScriptArguments) -> tuple[list[Row], list[Row]]:
     if script.data is None:
         train, held_out = docstrings()
         return train, held_out[: script.eval_rows]
+    if script.data.endswith((".json", ".jsonl")) and not Path(script.data).is_file():
+        raise SystemExit(f"--data {script.data}: there is no such file.")
     source = {"path": "json", "data_files": script.data} if Path(script.data).is_file() else {"path": script.data}
     rows = list(load_dataset(**source, split="train"))
     if not all(isinstance(row.get(name), str) for row in rows for name in ("prompt", "completion")):

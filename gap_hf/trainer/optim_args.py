@@ -77,7 +77,7 @@ def parse(optimizer: type[GapOptimizer], given: Mapping[str, str]) -> dict[str, 
 
 def example(key: str) -> str:
     """The shortest right way to write ``key``."""
-    return EXAMPLES[key].split(" or ")[0]
+    return EXAMPLES[key].split(" or")[0]
 
 
 def candidates(text: str) -> list[Any]:

@@ -64,3 +64,9 @@ def test_bad_data(tmp_path, rows, says):
     done = run(command, timeout=200)
     assert done.returncode == 1
     assert says in done.stderr
+
+
+def test_missing_data(tmp_path):
+    done = run([sys.executable, RECIPE, "--data", "missing.jsonl", "--output_dir", tmp_path], timeout=200)
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("--data missing.jsonl: there is no such file.")

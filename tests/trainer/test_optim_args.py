@@ -6,6 +6,7 @@ import re
 import pytest
 
 import gap_hf
+from gap_hf.trainer import optim_args
 from gap_hf.trainer.optim_args import EXAMPLES
 
 from ..tiny import tiny_trainer
@@ -128,3 +129,11 @@ def test_examples_in_messages_work(tmp_path):
             assert key in build(tmp_path, "gap_sgdm" if key == "momentum" else "gap_adamw", advice).param_groups[0]
             tried += 1
     assert tried >= len(EXAMPLES)
+
+
+@pytest.mark.parametrize("optimizer", [gap_hf.Adam, gap_hf.SGDM])
+def test_the_example_for_an_unknown_key_can_be_pasted(optimizer):
+    with pytest.raises(ValueError, match="unknown key 'nonsense'") as caught:
+        optim_args.parse(optimizer, {"nonsense": "1"})
+    pasted = re.search(r'optim_args="([^"]*)"', str(caught.value))[1]
+    assert optim_args.parse(optimizer, optim_args.split(pasted))["type"] == "switch"
