@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from datasets import load_dataset
 from offline import Row, docstrings, smollm2
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -159,6 +160,9 @@ def main() -> None:
     trainer.save_metrics("eval", {"eval_loss_before": before, **metrics})
     trainer.save_state()
     trainer.save_model()
+    # a process that leaves the group while another still uses it can abort that one
+    PartialState().wait_for_everyone()
+    PartialState().destroy_process_group()
     if not first:
         return
 

@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass, field
 from itertools import chain
 
+from accelerate import PartialState
 from datasets import load_dataset
 from transformers import (
     CONFIG_MAPPING,
@@ -86,6 +87,10 @@ def main():
         metrics["perplexity"] = math.exp(metrics["eval_loss"])
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
+
+    # a process that leaves the group while another still uses it can abort that one
+    PartialState().wait_for_everyone()
+    PartialState().destroy_process_group()
 
 
 if __name__ == "__main__":
