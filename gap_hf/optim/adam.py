@@ -98,26 +98,26 @@ class Adam(GapOptimizer):
         mode = group["second_order_momentum_reset_mode"]
         check_option("second_order_momentum_reset_mode", mode, mode in RESET_MODES, f"one of {', '.join(RESET_MODES)}")
 
-    def _state(self, group: dict[str, Any], f: Fragment) -> dict[str, Any]:
-        state = self.state[f.key]
+    def _make_state(self, group: dict[str, Any], key: Tensor) -> dict[str, Any]:
+        state = self.state[key]
         if not state:
             pairs = self.candidates(group)
             state["step"] = torch.tensor(0.0, dtype=torch.float32)
             names = [f"exp_avg_{j}" for j in range(len(pairs))]
             names += [f"exp_avg_sq_{u}" for u in range(len(distinct_beta2(pairs)))]
             for name in names:
-                state[name] = torch.zeros_like(f.key, memory_format=torch.preserve_format)
+                state[name] = torch.zeros_like(key, memory_format=torch.preserve_format)
         return state
 
     def _torch_step(self, group: dict[str, Any], fragments: list[Fragment]) -> None:
-        states = [self._state(group, f) for f in fragments]
+        states = [self._make_state(group, f.key) for f in fragments]
         ((beta1, beta2),) = self.candidates(group)
         function = adamw if group["decoupled_weight_decay"] else adam
         function(
             [f.value for f in fragments],
-            [f.grad for f in fragments],
-            [s["exp_avg_0"] for s in states],
-            [s["exp_avg_sq_0"] for s in states],
+            [f.grad for f in fragments if f.grad is not None],
+            [f.local(s["exp_avg_0"]) for f, s in zip(fragments, states, strict=True)],
+            [f.local(s["exp_avg_sq_0"]) for f, s in zip(fragments, states, strict=True)],
             [],
             [s["step"] for s in states],
             amsgrad=False,
@@ -129,15 +129,18 @@ class Adam(GapOptimizer):
             maximize=False,
         )
 
+    def _sums(self, group: dict[str, Any]) -> int:
+        pairs = self.candidates(group)
+        return len(pairs) + len(distinct_beta2(pairs))
+
     def _observe_and_score(self, group: dict[str, Any], f: Fragment, grad: Tensor) -> list[Tensor]:
         """Update the moments; return sum(g r m_j) for each j, then sum(r) for each distinct beta2, as float64."""
-        state = self._state(group, f)
+        state = self.state[f.key]
         pairs = self.candidates(group)
         second = distinct_beta2(pairs)
-        state["step"] += 1
         weighted, totals = {}, []
         for u, beta2 in enumerate(second):
-            v = state[f"exp_avg_sq_{u}"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+            v = f.local(state[f"exp_avg_sq_{u}"]).mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
             # bfloat16 and float16 buffers are scored in float32, from the values as they are stored
             v = v.to(torch.promote_types(v.dtype, torch.float32))
             r = v.div(1 - beta2 ** state["step"].item()).sqrt_().add_(group["eps"]).reciprocal_()
@@ -145,7 +148,7 @@ class Adam(GapOptimizer):
             weighted[beta2] = r.mul_(grad)
         dots = []
         for j, (beta1, beta2) in enumerate(pairs):
-            m = state[f"exp_avg_{j}"].lerp_(grad, 1 - beta1)
+            m = f.local(state[f"exp_avg_{j}"]).lerp_(grad, 1 - beta1)
             dots.append((weighted[beta2] * m).sum(dtype=torch.float64))
         return dots + totals
 
@@ -170,18 +173,18 @@ class Adam(GapOptimizer):
         step_size = lr / (1 - beta1**t)
         if group["lr_modulation"]:
             step_size *= power(beta1) / power(pairs[0][0])
-        v = state[f"exp_avg_sq_{distinct_beta2(pairs).index(beta2)}"]
+        v = f.local(state[f"exp_avg_sq_{distinct_beta2(pairs).index(beta2)}"])
         denom = v.sqrt().div_((1 - beta2**t) ** 0.5).add_(group["eps"])
-        f.value.addcdiv_(state[f"exp_avg_{choice}"], denom, value=-step_size)
+        f.value.addcdiv_(f.local(state[f"exp_avg_{choice}"]), denom, value=-step_size)
 
-    def _soft_reset(self, group: dict[str, Any], state: dict[str, Any]) -> None:
+    def _soft_reset(self, group: dict[str, Any], f: Fragment) -> None:
         factor = group["soft_reset"]
         second_factor = {"none": 1.0, "same": factor, "square": factor**2}[group["second_order_momentum_reset_mode"]]
-        for name, buffer in state.items():
+        for name, buffer in self.state[f.key].items():
             if name.startswith("exp_avg_sq_"):
-                buffer.mul_(second_factor)
+                f.local(buffer).mul_(second_factor)
             elif name.startswith("exp_avg_"):
-                buffer.mul_(factor)
+                f.local(buffer).mul_(factor)
 
 
 class GapAdamW(Adam):

@@ -12,22 +12,32 @@ import copy
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..sharding import single
-from ..sharding.layout import Fragment
+from ..sharding import deepspeed, find_layout, is_fsdp1
+from ..sharding.layout import Fragment, Layout, Part
 from .choice import best_candidate, count_negative
 
 logger = logging.getLogger(__name__)
 
-Where = list[tuple[int, list[int]]]
-"""(group, its parameters that have a gradient), in order."""
-
 TYPES = ("default", "switch", "switch_parameter_wise")
+
+
+Groups = dict[int, dict[str, Any]]
+"""Parameter groups by number."""
+
+
+class Observed(NamedTuple):
+    """What observing one part gave: its fragments with a gradient, what entered the filter, and their partial sums."""
+
+    part: Part
+    live: list[Fragment]
+    grads: list[Tensor]
+    sums: list[Tensor]
 
 
 class GapOptimizer(Optimizer, ABC):
@@ -56,6 +66,16 @@ class GapOptimizer(Optimizer, ABC):
     callback: Any = None
     """The callback that watches this optimizer, if any."""
 
+    _layout: Layout | None = None
+    """How the parameters lie over processes; found at the first step, and again when they were replaced."""
+
+    _observed: tuple[Observed, ...] = ()
+    """What earlier calls of this step observed, where the backend calls ``step`` once per group."""
+
+    def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
+        super().__init__(params, defaults)
+        deepspeed.prepare(type(self))
+
     # ------------------------------------------------------------------ what a family adds
     @abstractmethod
     def candidates(self, group: dict[str, Any]) -> list[Any]:
@@ -70,8 +90,16 @@ class GapOptimizer(Optimizer, ABC):
         """Check the family's own options. Raises ValueError."""
 
     @abstractmethod
+    def _make_state(self, group: dict[str, Any], key: Tensor) -> dict[str, Any]:
+        """``self.state[key]``, made with zero buffers and ``step`` 0 (both kept) if there is none."""
+
+    @abstractmethod
     def _torch_step(self, group: dict[str, Any], fragments: list[Fragment]) -> None:
         """The whole step of ``type='default'``, by torch's own function."""
+
+    @abstractmethod
+    def _sums(self, group: dict[str, Any]) -> int:
+        """S, the number of partial sums per parameter."""
 
     @abstractmethod
     def _observe_and_score(self, group: dict[str, Any], fragment: Fragment, grad: Tensor) -> list[Tensor]:
@@ -86,8 +114,8 @@ class GapOptimizer(Optimizer, ABC):
         """Decay, then step by candidate ``choice``."""
 
     @abstractmethod
-    def _soft_reset(self, group: dict[str, Any], state: dict[str, Any]) -> None:
-        """Scale the buffers in ``state``."""
+    def _soft_reset(self, group: dict[str, Any], fragment: Fragment) -> None:
+        """Scale the fragment's buffers."""
 
     # ------------------------------------------------------------------ groups
     @property
@@ -115,7 +143,7 @@ class GapOptimizer(Optimizer, ABC):
                 raise ValueError(
                     f"{type(self).__name__} takes real parameters; one of shape {tuple(p.shape)} is complex"
                 )
-        group["numel"] = [p.numel() for p in group["params"]]
+        group["count"] = len(group["params"])
         if self.type == "switch_parameter_wise":
             group["last_choice"] = [0] * len(group["params"])
             group["negative_steps"] = [0] * len(group["params"])
@@ -176,6 +204,8 @@ class GapOptimizer(Optimizer, ABC):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step.
 
+        Under DeepSpeed ZeRO this is called once per group: all calls but the last only observe.
+
         Args:
             closure: reevaluates the model and returns the loss.
 
@@ -183,95 +213,168 @@ class GapOptimizer(Optimizer, ABC):
             What ``closure`` returned, else ``None``.
 
         Raises:
-            RuntimeError: a gradient is sparse, or the parameters are sharded.
+            RuntimeError: a gradient is sparse, or the layout of the parameters is one that gap_hf is not exact in.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        live = single.fragments(self.param_groups)
-        self.last_resets = ()
+        layout = self.layout()
+        if layout is None:
+            return loss
+        parts = layout.receive(self.param_groups, by_parameter=self.type != "default")
+        if self._only_makes_state(layout, parts):
+            return loss
         if self.type == "default":
-            for group, fragments in zip(self.param_groups, live, strict=True):
-                self._torch_step(group, fragments)
-        elif any(live):
-            self._gap_step(live)
+            for part in parts:
+                self._torch_step(part.group, [f for f in part.fragments if f.grad is not None])
+        else:
+            self._observed += tuple(self._observe(part) for part in parts)
+        if not layout.complete():
+            return loss
+        observed, self._observed = self._observed, ()
+        if self.type != "default":
+            self._choose_and_apply(layout, observed)
+        layout.publish()
         self.steps_taken += 1
         return loss
 
-    def _gap_step(self, live: list[list[Fragment]]) -> None:
-        """Observe, score, reduce, choose, apply. ``live`` holds the fragments with a gradient, group by group."""
-        per_group = [(g, self.param_groups[g], fragments) for g, fragments in enumerate(live) if fragments]
-        device = per_group[0][2][0].value.device
-        grads = [[self._filtered_grad(group, f) for f in fragments] for _, group, fragments in per_group]
-        tables = []
-        for (_, group, fragments), gs in zip(per_group, grads, strict=True):
-            rows = [torch.stack(self._observe_and_score(group, f, g)) for f, g in zip(fragments, gs, strict=True)]
-            tables.append(torch.stack([row.to(device) for row in rows]))
+    def layout(self) -> Layout | None:
+        """How the parameters lie over processes now. Every rank must ask; None while they are still being wrapped.
+
+        Raises:
+            RuntimeError: a layout that gap_hf is not exact in.
+        """
+        if self._layout is None or not self._layout.fits(self.param_groups):
+            layout = find_layout(self)
+            if layout is not None:
+                layout.verify()
+            self._layout, self._observed = layout, ()
+        return self._layout
+
+    def _only_makes_state(self, layout: Layout, parts: list[Part]) -> bool:
+        """Whether this call is no step but torch's way to have the state allocated before loading one.
+
+        ``torch.distributed.checkpoint.state_dict`` does so with zero gradients and a learning rate of zero
+        (``_init_optim_state``): the state is made, and nothing else happens.
+        """
+        if not layout.loads_by_stepping or self.state or any(float(part.group["lr"]) for part in parts):
+            return False
+        grads = [f.grad for part in parts for f in part.fragments if f.grad is not None]
+        if layout.any(any(bool(grad.any()) for grad in grads)):
+            return False
+        for part in parts:
+            for f in part.fragments:
+                if f.grad is not None:
+                    self._make_state(part.group, f.key)
+        return True
+
+    def _observe(self, part: Part) -> Observed:
+        """Update the moments of the fragments that have a gradient, and take their partial sums."""
+        live, grads = [], []
+        for f in part.fragments:
+            if f.grad is not None:
+                live.append(f)
+                grads.append(filtered(part.group, f.value, f.grad))
+        # several fragments may share one flat tensor, which has one count of steps
+        for key in {id(f.key): f.key for f in live}.values():
+            self._make_state(part.group, key)["step"] += 1
+        sums = [torch.stack(self._observe_and_score(part.group, f, g)) for f, g in zip(live, grads, strict=True)]
+        return Observed(part, live, grads, sums)
+
+    def _choose_and_apply(self, layout: Layout, observed: tuple[Observed, ...]) -> None:
+        """Reduce the partial sums, choose, apply, and reset where hysteresis asks for it."""
+        groups = {o.part.g: o.part.group for o in observed}
+        partial: list[Tensor] = []
+        seen: list[Tensor] = []
+        for g, group in groups.items():
+            table = torch.zeros(len(layout.numel[g]), self._sums(group), dtype=torch.float64, device=layout.device)
+            has_grad = torch.zeros(len(layout.numel[g]), dtype=torch.bool, device=layout.device)
+            for o in observed:
+                if o.part.g == g and o.live:
+                    rows = torch.tensor([f.index for f in o.live], device=layout.device)
+                    shares = [s.to(layout.device) / f.copies for f, s in zip(o.live, o.sums, strict=True)]
+                    table.index_add_(0, rows, torch.stack(shares))
+                    has_grad[rows] = True
+            partial.append(table)
+            seen.append(has_grad)
+        tables, live = layout.reduce(partial, seen)
         scores = []
-        for (_, group, fragments), sums in zip(per_group, single.reduce(tables), strict=True):
-            numel = torch.tensor([f.numel for f in fragments], dtype=torch.float64, device=device)
-            scores.append(self._scores(group, sums, numel))
-        where = [(g, [f.index for f in fragments]) for g, _, fragments in per_group]
-        if self.type == "switch":
-            choices, resets = self._choose_for_all(where, torch.cat(scores).sum(dim=0))
-        else:
-            choices, resets = self._choose_per_parameter(where, scores)
-        for (_, group, fragments), gs, chosen in zip(per_group, grads, choices, strict=True):
-            for f, g, choice in zip(fragments, gs, chosen, strict=True):
-                self._apply(group, f, g, choice)
-        for i, j in resets:
-            self._soft_reset(self.param_groups[i], self.state[self.param_groups[i]["params"][j]])
-        self.last_resets = tuple(resets)
+        for (g, group), sums, has_grad in zip(groups.items(), tables, live, strict=True):
+            numel = torch.tensor(layout.numel[g], dtype=torch.float64, device=layout.device)
+            scores.append(torch.where(has_grad.unsqueeze(1), self._scores(group, sums, numel), 0.0))
+        choose = self._choose_for_all if self.type == "switch" else self._choose_per_parameter
+        choices, resets = choose(groups, scores, live)
+        for o in observed:
+            for f, grad in zip(o.live, o.grads, strict=True):
+                self._apply(o.part.group, f, grad, choices[o.part.g][f.index])
+        for o in observed:
+            for f in o.part.fragments:
+                if (o.part.g, f.index) in resets and f.key in self.state:
+                    self._soft_reset(o.part.group, f)
+        self.last_resets = tuple(sorted(resets))
 
-    def _filtered_grad(self, group: dict[str, Any], fragment: Fragment) -> Tensor:
-        """The gradient that enters the filter: with the L2 term where the decay is not decoupled."""
-        if group["weight_decay"] and not group.get("decoupled_weight_decay", False):
-            return fragment.grad.add(fragment.value, alpha=group["weight_decay"])
-        return fragment.grad
-
-    def _choose_for_all(self, where: Where, J: Tensor) -> tuple[list[list[int]], list[tuple[int, int]]]:
-        """One index for every parameter, from ``J`` ``(K,)`` summed over all of them."""
-        first = self.param_groups[0]
+    def _choose_for_all(
+        self, groups: Groups, scores: list[Tensor], live: list[Tensor]
+    ) -> tuple[dict[int, list[int]], set[tuple[int, int]]]:
+        """One index for every parameter, from the ``(P, K)`` scores of each group, summed over all of them."""
+        J, any_live = torch.cat(scores).sum(dim=0), torch.cat(live).any()
+        first = next(iter(groups.values()))
         previous = torch.tensor(first["last_choice"], device=J.device)
         J_bar = torch.tensor(first["J_bar"], dtype=torch.float64, device=J.device)
-        # A score that is not finite would stay in the average for ever: such a step leaves average and choice as is.
-        finite = J.isfinite().all()
-        J_bar = torch.where(finite, first["J_ema"] * J_bar + (1 - first["J_ema"]) * J, J_bar)
-        choice = torch.where(finite, best_candidate(J_bar, previous), previous)
         count = torch.tensor(first["negative_steps"], device=J.device)
-        count, reset = count_negative(J, choice, count, first["hysteresis_threshold"])
-        index, negative_steps = int(choice), int(count)
-        for group in self.param_groups:
-            group.update(last_choice=index, negative_steps=negative_steps, J_bar=J_bar.tolist())
+        # A score that is not finite would stay in the average for ever: such a step leaves average and choice as is.
+        # So does one without any gradient.
+        counts = J.isfinite().all() & any_live
+        J_bar = torch.where(counts, first["J_ema"] * J_bar + (1 - first["J_ema"]) * J, J_bar)
+        choice = torch.where(counts, best_candidate(J_bar, previous), previous)
+        counted, reset = count_negative(J, choice, count, first["hysteresis_threshold"])
+        numbers = torch.stack([choice, torch.where(counts, counted, count), reset & counts]).double()
+        # everything comes to the host at once
+        index, negative_steps, is_reset, *averages = torch.cat([numbers, J_bar]).tolist()
+        for group in groups.values():
+            group.update(last_choice=int(index), negative_steps=int(negative_steps), J_bar=list(averages))
         self.last_scores = J
-        resets = self._parameters_with_state() if bool(reset) else []
-        return [[index] * len(indices) for _, indices in where], resets
+        rows = [(g, i) for g, has_grad in zip(groups, live, strict=True) for i in range(len(has_grad))]
+        choices = {g: [int(index)] * len(has_grad) for g, has_grad in zip(groups, live, strict=True)}
+        return choices, set(rows if is_reset else ())
 
     def _choose_per_parameter(
-        self, where: Where, scores: list[Tensor]
-    ) -> tuple[list[list[int]], list[tuple[int, int]]]:
+        self, groups: Groups, scores: list[Tensor], live: list[Tensor]
+    ) -> tuple[dict[int, list[int]], set[tuple[int, int]]]:
         """One index per parameter that has a gradient, from its group's ``(P, K)`` scores; the others keep theirs."""
-        choices: list[list[int]] = []
-        resets: list[tuple[int, int]] = []
-        for (g, indices), J in zip(where, scores, strict=True):
-            group = self.param_groups[g]
-            previous = torch.tensor([group["last_choice"][i] for i in indices], device=J.device)
-            choice = best_candidate(J, previous)
-            count = torch.tensor([group["negative_steps"][i] for i in indices], device=J.device)
-            count, reset = count_negative(J, choice, count, group["hysteresis_threshold"])
-            choices.append(choice.tolist())
+        results = []
+        for group, J, has_grad in zip(groups.values(), scores, live, strict=True):
+            previous = torch.tensor(group["last_choice"], dtype=torch.long, device=J.device)
+            count = torch.tensor(group["negative_steps"], dtype=torch.long, device=J.device)
+            choice = torch.where(has_grad, best_candidate(J, previous), previous)
+            counted, reset = count_negative(J, choice, count, group["hysteresis_threshold"])
+            results.append(torch.stack([choice, torch.where(has_grad, counted, count), reset & has_grad], dim=1))
+        rows = iter(torch.cat(results).tolist())  # everything comes to the host at once
+        choices: dict[int, list[int]] = {}
+        resets: set[tuple[int, int]] = set()
+        for (g, group), has_grad in zip(groups.items(), live, strict=True):
+            mine = [next(rows) for _ in has_grad]
             # new lists: a state_dict taken earlier keeps its own
-            group["last_choice"] = replaced(group["last_choice"], indices, choices[-1])
-            group["negative_steps"] = replaced(group["negative_steps"], indices, count.tolist())
-            resets += [(g, i) for i, r in zip(indices, reset.tolist(), strict=True) if r]
+            choices[g] = group["last_choice"] = [choice for choice, _, _ in mine]
+            group["negative_steps"] = [count for _, count, _ in mine]
+            resets |= {(g, i) for i, (_, _, reset) in enumerate(mine) if reset}
         return choices, resets
 
-    def _parameters_with_state(self) -> list[tuple[int, int]]:
-        groups = self.param_groups
-        return [(g, i) for g, group in enumerate(groups) for i, p in enumerate(group["params"]) if p in self.state]
-
     # ------------------------------------------------------------------ saved state
+    def state_dict(self) -> dict[str, Any]:
+        """The state, as ``torch.optim.Optimizer.state_dict``.
+
+        Under FSDP1 the state is made before the first step, too: its sharded checkpoints load only what the dictionary
+        they are loaded into already has (accelerate's ``load_fsdp_optimizer``), and drop the rest without a word.
+        """
+        if not self.state and any(is_fsdp1(p) for group in self.param_groups for p in group["params"]):
+            for group in self.param_groups:
+                for p in group["params"]:
+                    if p.requires_grad and p.numel():
+                        self._make_state(group, p)
+        return super().state_dict()
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what ``state_dict`` gave, as ``torch.optim.Optimizer.load_state_dict``.
 
@@ -282,20 +385,14 @@ class GapOptimizer(Optimizer, ABC):
             ValueError: the state is another optimizer's or another model's.
         """
         # torch's __setstate__ adds "differentiable" to the defaults, but never to the groups
-        expected = (set(self.defaults) - {"differentiable"}) | {"last_choice", "negative_steps", "numel"}
+        expected = (set(self.defaults) - {"differentiable"}) | {"last_choice", "negative_steps", "count"}
         for saved in state_dict["param_groups"]:
             if missing := sorted(expected - set(saved)):
                 raise ValueError(
                     f"this state was not saved by {type(self).__name__}: its groups lack {', '.join(missing)}. "
                     "Load a checkpoint written with the same gap_hf optimizer, or start with fresh optimizer state."
                 )
-        mine = [group["numel"] for group in self.param_groups]
-        if (theirs := [group["numel"] for group in state_dict["param_groups"]]) != mine:
-            raise ValueError(
-                f"this state is of another model: its groups hold {[len(n) for n in theirs]} parameters with "
-                f"{[sum(n) for n in theirs]} elements, this optimizer's {[len(n) for n in mine]} with "
-                f"{[sum(n) for n in mine]}"
-            )
+        self._refuse_another_models_state(state_dict)
         before = [(group["type"], self.candidate_labels(group)) for group in self.param_groups]
         super().load_state_dict(state_dict)
         after = [(group["type"], self.candidate_labels(group)) for group in self.param_groups]
@@ -304,16 +401,30 @@ class GapOptimizer(Optimizer, ABC):
                 "the loaded state replaces the optimizer's type and candidates: %s becomes %s", before, after
             )
 
+    def _refuse_another_models_state(self, state_dict: dict[str, Any]) -> None:
+        mine = [group["count"] for group in self.param_groups]
+        if (theirs := [group["count"] for group in state_dict["param_groups"]]) != mine:
+            raise ValueError(
+                f"this state is of another model: its groups hold {theirs} parameters, this optimizer's {mine}"
+            )
+        for saved, group in zip(state_dict["param_groups"], self.param_groups, strict=True):
+            for i, (index, p) in enumerate(zip(saved["params"], group["params"], strict=False)):
+                for name, value in state_dict["state"].get(index, {}).items():
+                    if torch.is_tensor(value) and value.ndim and value.shape != p.shape:
+                        raise ValueError(
+                            f"this state is of another model, or of another sharding of it: {name} of parameter {i} "
+                            f"has the shape {tuple(value.shape)}, the parameter {tuple(p.shape)}"
+                        )
+
+
+def filtered(group: dict[str, Any], value: Tensor, grad: Tensor) -> Tensor:
+    """The gradient that enters the filter: with the L2 term where the decay is not decoupled."""
+    if group["weight_decay"] and not group.get("decoupled_weight_decay", False):
+        return grad.add(value, alpha=group["weight_decay"])
+    return grad
+
 
 def check_option(name: str, value: Any, good: bool, expected: str) -> None:
     """Raise a ValueError that names the option, its value and what was expected, unless ``good``."""
     if not good:
         raise ValueError(f"{name}={value!r} is out of range; expected {expected}")
-
-
-def replaced(values: list[int], indices: list[int], new: list[int]) -> list[int]:
-    """A copy of ``values`` with ``new`` at ``indices``."""
-    copied = list(values)
-    for i, value in zip(indices, new, strict=True):
-        copied[i] = value
-    return copied

@@ -34,8 +34,8 @@ class SGDM(GapOptimizer):
         hysteresis_threshold: that number of steps.
         J_ema: in [0, 1), moving average of the scores (``'switch'`` only).
 
-    State per parameter: ``momentum_buffer_0`` ... ``momentum_buffer_{K-1}``, each of the parameter's shape and dtype
-    (none for ``type='default'`` without momentum).
+    State per parameter: ``step`` (0-dim) and ``momentum_buffer_0`` ... ``momentum_buffer_{K-1}``, each of the
+    parameter's shape and dtype (none for ``type='default'`` without momentum).
 
     Raises:
         ValueError: an option is out of range.
@@ -87,12 +87,27 @@ class SGDM(GapOptimizer):
             )
         check_option("dampening", group["dampening"], isinstance(group["dampening"], (int, float)), "a number")
 
+    def _make_state(self, group: dict[str, Any], key: Tensor) -> dict[str, Any]:
+        if group["type"] == "default" and not any(self.candidates(group)):
+            return {}
+        state = self.state[key]
+        if not state:
+            # the first gradient enters a buffer without dampening: a count tells which is the first
+            state["step"] = torch.tensor(0.0, dtype=torch.float32)
+            for j in range(len(self.candidates(group))):
+                state[f"momentum_buffer_{j}"] = torch.zeros_like(key, memory_format=torch.preserve_format)
+        return state
+
     def _torch_step(self, group: dict[str, Any], fragments: list[Fragment]) -> None:
         (momentum,) = self.candidates(group)
-        buffers = [self.state[f.key].get("momentum_buffer_0") if momentum else None for f in fragments]
+        states = [self._make_state(group, f.key) for f in fragments]
+        # None stands for a buffer that has seen no gradient
+        buffers = [
+            f.local(s["momentum_buffer_0"]) if s and s["step"] else None for f, s in zip(fragments, states, strict=True)
+        ]
         sgd(
             [f.value for f in fragments],
-            [f.grad for f in fragments],
+            [f.grad for f in fragments if f.grad is not None],
             buffers,
             weight_decay=group["weight_decay"],
             momentum=momentum,
@@ -101,9 +116,14 @@ class SGDM(GapOptimizer):
             nesterov=group["nesterov"],
             maximize=False,
         )
-        if momentum:
-            for f, buffer in zip(fragments, buffers, strict=True):
-                self.state[f.key]["momentum_buffer_0"] = buffer
+        for f, buffer, state in zip(fragments, buffers, states, strict=True):
+            if state:
+                if not state["step"] and buffer is not None:  # torch has made it
+                    f.local(state["momentum_buffer_0"]).copy_(buffer)
+                state["step"] += 1
+
+    def _sums(self, group: dict[str, Any]) -> int:
+        return len(self.candidates(group))
 
     def _observe_and_score(self, group: dict[str, Any], f: Fragment, grad: Tensor) -> list[Tensor]:
         """Update the buffers; return sum(g buf_j) for each j, as float64."""
@@ -111,12 +131,12 @@ class SGDM(GapOptimizer):
         wide = grad.to(torch.promote_types(grad.dtype, torch.float32))
         dots = []
         for j, momentum in enumerate(self.candidates(group)):
-            name = f"momentum_buffer_{j}"
-            if name in state:
-                state[name].mul_(momentum).add_(grad, alpha=1 - group["dampening"])
+            buffer = f.local(state[f"momentum_buffer_{j}"])
+            if state["step"] == 1:
+                buffer.copy_(grad)
             else:
-                state[name] = torch.clone(grad, memory_format=torch.preserve_format).detach()
-            dots.append((wide * state[name]).sum(dtype=torch.float64))
+                buffer.mul_(momentum).add_(grad, alpha=1 - group["dampening"])
+            dots.append((wide * buffer).sum(dtype=torch.float64))
         return dots
 
     def _scores(self, group: dict[str, Any], sums: Tensor, numel: Tensor) -> Tensor:
@@ -124,7 +144,7 @@ class SGDM(GapOptimizer):
 
     def _apply(self, group: dict[str, Any], f: Fragment, grad: Tensor, choice: int) -> None:
         momenta = self.candidates(group)
-        update = self.state[f.key][f"momentum_buffer_{choice}"]
+        update = f.local(self.state[f.key][f"momentum_buffer_{choice}"])
         if group["nesterov"]:
             update = grad.add(update, alpha=momenta[choice])
         step_size = float(group["lr"])
@@ -132,9 +152,10 @@ class SGDM(GapOptimizer):
             step_size *= power(momenta[choice]) / power(momenta[0])
         f.value.add_(update, alpha=-step_size)
 
-    def _soft_reset(self, group: dict[str, Any], state: dict[str, Any]) -> None:
-        for buffer in state.values():
-            buffer.mul_(group["soft_reset"])
+    def _soft_reset(self, group: dict[str, Any], f: Fragment) -> None:
+        for name, buffer in self.state[f.key].items():
+            if name.startswith("momentum_buffer_"):
+                f.local(buffer).mul_(group["soft_reset"])
 
 
 def parse_momentum(momentum: Any) -> list[float]:

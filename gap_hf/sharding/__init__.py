@@ -1,1 +1,45 @@
-"""How parameters lie over processes: one adapter per backend, whole fragments and a reduction for the optimizer."""
+"""How parameters lie over processes: one adapter per backend, plain fragments and one reduction for the optimizer."""
+
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from . import deepspeed
+from .layout import Layout
+from .single import Whole
+
+
+def is_fsdp1(p: Tensor) -> bool:
+    """Whether FSDP1 has marked ``p`` as its slice or flat parameter (``torch/distributed/fsdp/_common_utils.py``)."""
+    return getattr(p, "_fsdp_flattened", False) or getattr(p, "_is_flat_param", False)
+
+
+def find_layout(optimizer: Optimizer) -> Layout | None:
+    """How the parameters of ``optimizer`` lie over processes at this moment.
+
+    Returns:
+        The layout; None while the backend is still wrapping the optimizer, when there is nothing to step yet.
+
+    Raises:
+        RuntimeError: a layout that gap_hf is not exact in, or does not know.
+    """
+    wrapper, engine = deepspeed.find(optimizer)
+    if wrapper is not None:
+        if deepspeed.is_being_built(wrapper, engine):
+            return None
+        return deepspeed.layout(optimizer, wrapper, engine)
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    if any(isinstance(p, DTensor) for p in params):
+        from .dtensor import Meshes
+
+        return Meshes(optimizer.param_groups)
+    if any(is_fsdp1(p) for p in params):
+        from .fsdp1 import FlatShards
+
+        return FlatShards(optimizer.param_groups)
+    if any(hasattr(p, "ds_id") for p in params):
+        raise RuntimeError(
+            "these parameters were partitioned by DeepSpeed ZeRO 3 (zero.Init or HfDeepSpeedConfig), but the optimizer "
+            "is not wrapped by a DeepSpeed engine: pass it to accelerator.prepare or deepspeed.initialize"
+        )
+    return Whole(optimizer.param_groups)

@@ -1,21 +1,263 @@
-"""The vocabulary between a backend and the algorithm."""
+"""The vocabulary between a backend and the algorithm: fragments of parameters, and one reduction per step."""
 
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from torch import Tensor
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
 class Fragment:
-    """The part of one parameter that lives on this rank, with its gradient, as plain local tensors.
+    """The part of one parameter that lives on this rank, as plain local tensors.
 
-    ``index`` is the parameter's place in its group, ``key`` the tensor under which ``optimizer.state`` files its
-    buffers, ``value`` and ``grad`` are what the arithmetic works on, and ``numel`` is the element count of the *whole*
-    parameter, wherever its elements lie.
+    Attributes:
+        index: the parameter's place in its group.
+        key: the tensor under which ``optimizer.state`` files the buffers.
+        value: the elements themselves.
+        grad: their gradient, of ``value``'s shape; None where the parameter took no part in the loss.
+        local: cuts this fragment out of a tensor that is laid out like ``key``, as a view.
+        copies: how many ranks hold this very fragment.
     """
 
     index: int
     key: Tensor
     value: Tensor
-    grad: Tensor
-    numel: int
+    grad: Tensor | None
+    local: Callable[[Tensor], Tensor]
+    copies: int = 1
+
+
+class Part(NamedTuple):
+    """What one call of ``step`` was handed of one group."""
+
+    g: int
+    group: dict[str, Any]
+    fragments: list[Fragment]
+
+
+class Layout(ABC):
+    """How the parameters of one optimizer lie over processes.
+
+    Attributes:
+        parameters: the tensors that the module registered, group by group: the same rows on every rank.
+        numel: the element counts of these whole parameters, wherever their elements lie.
+        device: where scores are added up.
+    """
+
+    parameters: list[list[Tensor]]
+    numel: list[list[int]]
+    device: torch.device
+
+    @abstractmethod
+    def fits(self, param_groups: list[dict[str, Any]]) -> bool:
+        """Whether this is still the layout of ``param_groups``."""
+
+    @abstractmethod
+    def receive(self, param_groups: list[dict[str, Any]], by_parameter: bool = True) -> list[Part]:
+        """The fragments that this call of ``step`` was handed.
+
+        Args:
+            param_groups: what the optimizer holds during this call.
+            by_parameter: cut flat tensors at the parameters' borders; otherwise each tensor is one fragment.
+
+        Raises:
+            RuntimeError: something in them cannot be told to be what the layout says.
+        """
+
+    def complete(self) -> bool:
+        """Whether everything of this step has been received. False where the backend calls ``step`` once per group."""
+        return True
+
+    def publish(self) -> None:  # noqa: B027
+        """Hand the new values back to the backend, where it has already copied the old ones."""
+
+    loads_by_stepping = False
+    """Whether torch's checkpoints, which allocate the state by a step of zeros, can be loaded in this layout."""
+
+    def verify(self) -> None:  # noqa: B027
+        """Make sure, once and together with the other ranks, that every element is covered exactly once.
+
+        Raises:
+            RuntimeError: it is not, or the ranks hold different parameters.
+        """
+
+    def reduce(self, tables: list[Tensor], live: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Add up each group's ``(P, S)`` partial sums over the ranks that hold different elements.
+
+        Args:
+            tables: this rank's sums, float64, one row per parameter.
+            live: which parameters have a gradient, ``(P,)`` bool, as far as this rank knows.
+
+        Returns:
+            The same over all ranks. Nothing is communicated where every rank holds whole parameters.
+        """
+        return tables, live
+
+    def any(self, flag: bool) -> bool:
+        """Whether ``flag`` is set on any rank."""
+        return flag
+
+
+class ParameterLayout(Layout):
+    """A layout in which the optimizer's own tensors are the parameters, or one slice of each."""
+
+    loads_by_stepping = True
+
+    def __init__(self, param_groups: list[dict[str, Any]]) -> None:
+        self.parameters = [list(group["params"]) for group in param_groups]
+        self.numel = [[self.whole_numel(p) for p in group] for group in self.parameters]
+        self.device = next((self.local(p).device for group in self.parameters for p in group), torch.device("cpu"))
+
+    def whole_numel(self, p: Tensor) -> int:
+        """The element count of the whole parameter."""
+        return p.numel()
+
+    def local(self, tensor: Tensor) -> Tensor:
+        """This rank's plain part of a parameter, gradient or buffer."""
+        return tensor
+
+    def local_grad(self, p: Tensor) -> Tensor | None:
+        """This rank's plain part of the gradient."""
+        return None if p.grad is None else self.local(p.grad)
+
+    def copies(self, p: Tensor) -> int:
+        """How many ranks hold this very part."""
+        return 1
+
+    def fits(self, param_groups: list[dict[str, Any]]) -> bool:
+        return [len(group["params"]) for group in param_groups] == [len(group) for group in self.parameters] and all(
+            p is mine
+            for group, known in zip(param_groups, self.parameters, strict=True)
+            for p, mine in zip(group["params"], known, strict=True)
+        )
+
+    def receive(self, param_groups: list[dict[str, Any]], by_parameter: bool = True) -> list[Part]:
+        parts = []
+        for g, group in enumerate(param_groups):
+            part = Part(g, group, [])
+            for i, p in enumerate(group["params"]):
+                value, grad = self.local(p), self.local_grad(p)
+                if grad is not None:
+                    check_plain(value, grad, f"parameter {i} of group {g}")
+                part.fragments.append(Fragment(i, p, value, grad, self.local, self.copies(p)))
+            parts.append(part)
+        return parts
+
+
+def check_plain(value: Tensor, grad: Tensor, where: str) -> None:
+    """Raise RuntimeError unless ``value`` and ``grad`` are ordinary dense tensors."""
+    if grad.layout != torch.strided:
+        raise RuntimeError(
+            f"the gradient of {where} is sparse, which gap_hf does not support; build the layer with sparse=False"
+        )
+    for name, tensor in (("", value), ("the gradient of ", grad)):
+        if type(tensor) not in (Tensor, nn.Parameter, nn.Buffer):
+            raise RuntimeError(
+                f"{name}{where} is a {type(tensor).__module__}.{type(tensor).__qualname__}, a tensor subclass that "
+                "gap_hf does not know. It takes plain tensors, DTensors of plain tensors, and what FSDP1 and DeepSpeed "
+                "ZeRO make of them."
+            )
+
+
+class ShardedMixin(Layout):
+    """The reduction of all layouts in which ranks hold different elements: one all-reduce per step."""
+
+    group: dist.ProcessGroup | None = None
+    """The ranks that hold the model between them; None is the default group, all ranks."""
+
+    presence_is_local = False
+    """Whether a rank without elements of a parameter cannot know that the parameter has a gradient elsewhere."""
+
+    def verify(self) -> None:
+        # The optimizer's lists come from the same script on every rank; where they do not agree, the reduction would
+        # add apples to pears, or never return.
+        description = repr((type(self).__name__, self.numel, self.describe()))
+        digest = int.from_bytes(hashlib.sha256(description.encode()).digest()[:6], "big")
+        both_ends = self.all_reduce(torch.tensor([digest, -digest], device=self.device), dist.ReduceOp.MAX).tolist()
+        if both_ends != [digest, -digest]:
+            raise RuntimeError(
+                "the ranks hand gap_hf different parameters, or the same ones in another order or cut differently. "
+                f"Rank {dist.get_rank()} holds {[len(group) for group in self.numel]} parameters per group with "
+                f"{[sum(group) for group in self.numel]} elements, {self.describe()}. Every rank must build the "
+                "optimizer from the same model and in the same order (pipeline stages each need their own optimizer "
+                "and are not supported)."
+            )
+        mine = torch.tensor([n for group in self.covered() for n in group], dtype=torch.float64, device=self.device)
+        covered = self.all_reduce(mine, dist.ReduceOp.SUM).round().long().tolist()
+        names = [(g, i) for g, group in enumerate(self.numel) for i in range(len(group))]
+        for (g, i), found, expected in zip(names, covered, (n for group in self.numel for n in group), strict=True):
+            if found != expected:
+                raise RuntimeError(
+                    f"parameter {i} of group {g} has {expected} elements, but its fragments on all ranks make "
+                    f"{found}: gap_hf does not read this layout rightly ({self.describe()}) and would choose by wrong "
+                    "scores. Please report it with the versions of torch, accelerate and deepspeed."
+                )
+
+    @abstractmethod
+    def covered(self) -> list[list[float]]:
+        """For every parameter the number of its elements on this rank, divided by the ranks that hold the same."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """The layout in words, the same on every rank."""
+
+    def owned(self) -> Tensor:
+        """``(all P,)`` bool: the parameters of which this rank alone reports whether there is a gradient."""
+        raise NotImplementedError
+
+    def all_reduce(self, tensor: Tensor, op: dist.ReduceOp.RedOpType) -> Tensor:
+        """All-reduce over the ranks, on a device that their backend can reduce on."""
+        if dist.get_world_size(self.group) == 1:
+            return tensor
+        place = reduction_device(tensor.device, self.group)
+        moved = tensor.to(place)
+        dist.all_reduce(moved, op, group=self.group)
+        return moved.to(tensor.device)
+
+    def any(self, flag: bool) -> bool:
+        return bool(self.all_reduce(torch.tensor(float(flag), device=self.device), dist.ReduceOp.MAX))
+
+    def reduce(self, tables: list[Tensor], live: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        numbers = [table.flatten() for table in tables]
+        if self.presence_is_local:
+            numbers.append(pack(torch.cat(live) & self.owned().to(self.device)))
+        reduced = self.all_reduce(torch.cat(numbers), dist.ReduceOp.SUM).split([len(n) for n in numbers])
+        sums = [r.view(table.shape) for r, table in zip(reduced, tables, strict=False)]
+        if self.presence_is_local:
+            lengths = [len(flags) for flags in live]
+            live = list(unpack(reduced[-1], sum(lengths)).split(lengths))
+        return sums, live
+
+
+BITS = 52
+"""How many flags one float64 carries exactly."""
+
+
+def pack(flags: Tensor) -> Tensor:
+    """``(N,)`` bool as ``(ceil(N / 52),)`` float64, so that flags travel in the same all-reduce as the sums.
+
+    Each flag may be set on one rank only: then the sum over ranks is their union.
+    """
+    padded = nn.functional.pad(flags.to(torch.float64), (0, -len(flags) % BITS))
+    return (padded.view(-1, BITS) * 2.0 ** torch.arange(BITS, device=flags.device)).sum(dim=1)
+
+
+def unpack(words: Tensor, n: int) -> Tensor:
+    """What ``pack`` made of ``n`` flags."""
+    bits = words.long().unsqueeze(1) >> torch.arange(BITS, device=words.device)
+    return (bits & 1).flatten()[:n].bool()
+
+
+def reduction_device(device: torch.device, group: dist.ProcessGroup | None) -> torch.device:
+    """``device`` if ``group``'s backend reduces there, else the accelerator (parameters offloaded to the CPU, NCCL)."""
+    # for example "cpu:gloo,cuda:nccl"
+    backends = dist.get_backend_config(group or dist.group.WORLD)
+    if any(part.partition(":")[0] == device.type for part in backends.split(",")):
+        return device
+    accelerator = torch.accelerator.current_accelerator()
+    return device if accelerator is None else accelerator

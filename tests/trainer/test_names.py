@@ -46,7 +46,7 @@ def options_of(tmp_path, **given) -> dict:
     return first
 
 
-PER_GROUP = ("params", "weight_decay", "numel", "last_choice", "negative_steps")
+PER_GROUP = ("params", "weight_decay", "count", "last_choice", "negative_steps")
 
 
 def test_every_name_is_expected():

@@ -1,0 +1,359 @@
+"""DeepSpeed: ZeRO 0 to 3.
+
+ZeRO flattens each parameter group, gives every rank an equal stretch of it (with padding behind) in place of the
+parameters, and calls ``step`` once per group (ZeRO 1 and 2) or per sub-group (ZeRO 3), copying the new values to the
+model after each call. GAP has to see all of them before it can move one, so it only observes until the last call, and
+then repeats the copies that came too early. The maps from flat stretches to parameters are read from DeepSpeed's
+own objects (checked with 0.19); every one is verified to cover each element exactly once before it is used.
+"""
+
+import importlib.metadata
+import sys
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.optim import Optimizer
+
+from .layout import Fragment, Layout, ParameterLayout, Part, ShardedMixin, check_plain
+from .live import instances
+
+
+def loaded() -> bool:
+    """Whether DeepSpeed's engine has been imported, without which nothing can be wrapped by it."""
+    return "deepspeed.runtime.engine" in sys.modules
+
+
+def prepare(optimizer_class: type[Optimizer]) -> None:
+    """Tell DeepSpeed and accelerate that ``optimizer_class`` works with ZeRO, so that no flag has to be set by hand."""
+    if not loaded():
+        return
+    from deepspeed.runtime.zero import utils
+
+    if optimizer_class not in utils.ZERO_SUPPORTED_OPTIMIZERS:
+        utils.ZERO_SUPPORTED_OPTIMIZERS.append(optimizer_class)
+    if "accelerate.state" in sys.modules:
+        from accelerate.state import AcceleratorState
+
+        # without this, accelerate replaces the optimizer by DeepSpeedCPUAdam under offload (accelerator.py)
+        if plugin := AcceleratorState._shared_state.get("deepspeed_plugins"):
+            for each in plugin.values() if isinstance(plugin, dict) else [plugin]:
+                each.deepspeed_config["zero_force_ds_cpu_optimizer"] = False
+
+
+def find(optimizer: Optimizer) -> tuple[Any, Any]:
+    """The (ZeRO wrapper, engine) around ``optimizer``, each None if there is none (yet)."""
+    if not loaded():
+        return None, None
+    from deepspeed.runtime.base_optimizer import DeepSpeedOptimizer
+    from deepspeed.runtime.engine import DeepSpeedEngine
+
+    wrappers = [found for found in instances(DeepSpeedOptimizer) if vars(found).get("optimizer") is optimizer]
+    if len(wrappers) > 1:
+        raise RuntimeError(
+            f"{len(wrappers)} DeepSpeed wrappers hold this optimizer; build a new one for each deepspeed.initialize"
+        )
+    inner = wrappers[0] if wrappers else optimizer
+    engines = [found for found in instances(DeepSpeedEngine) if vars(found).get("optimizer") is inner]
+    return (wrappers[0] if wrappers else None), (engines[0] if engines else None)
+
+
+def is_being_built(wrapper: Any, engine: Any) -> bool:
+    """Whether DeepSpeed is still constructing ``wrapper``.
+
+    The wrapper of ZeRO 0 in half precision takes a step with zero gradients then, to make torch's optimizers allocate
+    their state (``fp16/unfused_optimizer.py``, ``initialize_optimizer_states``). Taken for a step, it would
+    decay the parameters and shift the bias correction.
+    """
+    if engine is not None or type(wrapper).__name__ != "FP16_UnfusedOptimizer":
+        return False
+    return not any(bool(p.grad.any()) for group in wrapper.fp32_groups for p in group if p.grad is not None)
+
+
+def layout(optimizer: Optimizer, wrapper: Any, engine: Any) -> Layout:
+    """The layout that ``wrapper`` has made of the optimizer's parameters.
+
+    Raises:
+        RuntimeError: a setting under which GAP would not be exact, or a DeepSpeed version that is built differently.
+    """
+    known: dict[str, Callable[[Optimizer, Any], Layout]] = {
+        "DeepSpeedZeroOptimizer": Zero12,
+        "DeepSpeedZeroOptimizer_Stage3": Zero3,
+        "BF16_Optimizer": Zero1BF16,
+        "FP16_UnfusedOptimizer": HalfPrecision,
+    }
+    name = type(wrapper).__name__
+    version = importlib.metadata.version("deepspeed")
+    if name not in known:
+        raise RuntimeError(
+            f"gap_hf does not know DeepSpeed's {name} (deepspeed {version}), so it can't tell which elements belong to "
+            f"which parameter. It knows {', '.join(known)}: plain ZeRO 0 to 3. ZenFlow, SuperOffload, MiCS and 1-bit "
+            "optimizers are not supported; drop that setting."
+        )
+    try:
+        refuse_settings(wrapper, engine)
+        return known[name](optimizer, wrapper)
+    except (AttributeError, KeyError, IndexError) as error:
+        raise RuntimeError(
+            f"gap_hf can't read the parameter layout of deepspeed {version}: {name}: {error!r}. It was built against "
+            "deepspeed 0.19.8; install that version, or report this one."
+        ) from error
+
+
+def refuse_settings(wrapper: Any, engine: Any) -> None:
+    """Raise RuntimeError for a setting under which the choice would not be a single process's."""
+    settings = {
+        "offload_optimizer.device: nvme": getattr(wrapper, "swap_optimizer", False),
+        "offload_param.device: nvme": getattr(wrapper, "params_in_nvme_and_cpu", False),
+        "offload_optimizer.ratio below 1": getattr(wrapper, "offload_optimizer", False)
+        and getattr(wrapper, "partial_offload", 1.0) != 1.0,
+        "zenflow": getattr(wrapper, "zenflow", False),
+        "zero_optimization.elastic_checkpoint": getattr(wrapper, "elastic_checkpoint", False),
+        # DeepSpeed divides the gradients by the loss scale there, but never multiplied the loss by it
+        # (engine.backward scales for ZeROOptimizer only), so their size follows the scale
+        "fp16 with zero stage 0 (use stage 1, or bf16)": getattr(wrapper, "low_precision_dtype", None) == torch.float16,
+        "torch_autocast with float16": getattr(wrapper, "torch_autocast_gradscaler", None) is not None,
+        "mixture-of-experts parameter groups": getattr(wrapper, "has_moe_layers", False),
+        "model, tensor or pipeline parallelism": getattr(wrapper, "model_parallel_world_size", 1) > 1
+        or getattr(wrapper, "mpu", None) is not None
+        or type(engine).__name__ == "PipelineEngine",
+        "zero_hpz_partition_size": engine is not None and engine.zero_hpz_partition_size() > 1,
+        "compile with deepcompile": engine is not None and engine.is_deepcompile_enabled(),
+        "checkpoint.load_universal": engine is not None and engine.load_universal_checkpoint(),
+    }
+    if chosen := [name for name, is_set in settings.items() if is_set]:
+        raise RuntimeError(
+            f"gap_hf is not exact, or not tested, with this DeepSpeed setting: {'; '.join(chosen)}. Plain ZeRO 0 to 3, "
+            "in fp32, bf16 or fp16, with or without offload to the CPU, is. Drop the setting, or use another optim."
+        )
+
+
+class HalfPrecision(ParameterLayout):
+    """ZeRO 0 in bf16 or fp16: whole fp32 copies of the parameters on every rank."""
+
+    def __init__(self, optimizer: Optimizer, wrapper: Any) -> None:
+        super().__init__([{"params": group} for group in wrapper.fp32_groups])
+        self.copied = self.parameters
+        self.parameters = [list(group) for group in wrapper.fp16_groups]
+
+    def fits(self, param_groups: list[dict[str, Any]]) -> bool:
+        return all(g["params"] and g["params"][0] is mine[0] for g, mine in zip(param_groups, self.copied, strict=True))
+
+    def receive(self, param_groups: list[dict[str, Any]], by_parameter: bool = True) -> list[Part]:
+        for g, group in enumerate(param_groups):
+            refuse_dropped(g, group, len(self.numel[g]))
+        return super().receive(param_groups, by_parameter)
+
+
+class Slice(NamedTuple):
+    """``numel`` elements of parameter ``row`` of a group, from ``start`` on in a flat tensor, ``offset`` in itself."""
+
+    row: int
+    start: int
+    numel: int
+    offset: int
+
+
+@dataclass(eq=False)
+class Flat:
+    """A flat tensor in the place of parameters of group ``g``."""
+
+    g: int
+    key: Tensor
+    slices: list[Slice]
+
+
+class Zero(ShardedMixin):
+    """What the ZeRO stages share: flat tensors, of which one or more arrive per call."""
+
+    def __init__(self, optimizer: Optimizer, wrapper: Any) -> None:
+        self.optimizer, self.wrapper = optimizer, wrapper
+        self.group = wrapper.dp_process_group
+        if dist.get_world_size(self.group) != dist.get_world_size():
+            raise RuntimeError(
+                f"DeepSpeed's data-parallel group has {dist.get_world_size(self.group)} of {dist.get_world_size()} "
+                "ranks; gap_hf needs pure data parallelism under ZeRO"
+            )
+        self.parameters = self.read_parameters()
+        self.numel = [[self.whole_numel(p) for p in group] for group in self.parameters]
+        self.flats = self.read_flats()
+        self.device = self.flats[0].key.device
+        self.known = {id(flat.key): flat for flat in self.flats}
+        self.received: list[Flat] = []
+
+    @abstractmethod
+    def read_parameters(self) -> list[list[Tensor]]:
+        """The model's parameters, group by group, in the optimizer's order."""
+
+    @abstractmethod
+    def read_flats(self) -> list[Flat]:
+        """All flat tensors of this rank, in the order in which they arrive."""
+
+    def copy_back(self, flats: list[Flat]) -> None:
+        """Repeat DeepSpeed's copy of ``flats`` to the model."""
+
+    def whole_numel(self, p: Tensor) -> int:
+        """The element count of the whole parameter."""
+        return p.numel()
+
+    def fits(self, param_groups: list[dict[str, Any]]) -> bool:
+        return self.wrapper.optimizer is self.optimizer
+
+    def receive(self, param_groups: list[dict[str, Any]], by_parameter: bool = True) -> list[Part]:
+        parts = []
+        for group in param_groups:
+            for key in group["params"]:
+                flat = self.known.get(id(key))
+                if flat is None or flat in self.received:
+                    self.received = []
+                    raise RuntimeError(
+                        f"DeepSpeed handed step() {'an unknown flat tensor' if flat is None else 'a group twice'}; "
+                        "gap_hf reads its layout once, before the first step, and can't follow a change"
+                    )
+                self.received.append(flat)
+                refuse_dropped(flat.g, group, len(self.numel[flat.g]))
+                if key.grad is not None:
+                    check_plain(key, key.grad, f"the flat tensor of group {flat.g}")
+                cuts = flat.slices if by_parameter else [Slice(0, 0, key.numel(), 0)]
+                fragments = []
+                for cut in cuts:
+                    local = partial(torch.narrow, dim=0, start=cut.start, length=cut.numel)
+                    grad = None if key.grad is None else local(key.grad)
+                    fragments.append(Fragment(cut.row, key, local(key), grad, local))
+                parts.append(Part(flat.g, group, fragments))
+        return parts
+
+    def complete(self) -> bool:
+        return len(self.received) == len(self.flats)
+
+    def reduce(self, tables: list[Tensor], live: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        # DeepSpeed fills in zeros where a parameter took no part in the loss: all of them have a gradient, also those
+        # of which this rank holds nothing
+        return super().reduce(tables, [torch.ones_like(flags) for flags in live])
+
+    def publish(self) -> None:
+        received, self.received = self.received, []
+        self.copy_back(received[:-1])  # the last one is copied by DeepSpeed when this call returns
+
+    def covered(self) -> list[list[float]]:
+        counts = [[0.0] * len(group) for group in self.numel]
+        for flat in self.flats:
+            end = 0
+            for cut in sorted(flat.slices, key=lambda cut: cut.start):
+                if cut.start < end or cut.start + cut.numel > flat.key.numel():
+                    raise RuntimeError(
+                        f"DeepSpeed's map of group {flat.g} has parameters that overlap: {cut} begins before {end} or "
+                        f"ends behind {flat.key.numel()}. gap_hf was built against deepspeed 0.19.8; install that."
+                    )
+                end = cut.start + cut.numel
+                counts[flat.g][cut.row] += cut.numel
+        return counts
+
+    def describe(self) -> str:
+        return f"{type(self.wrapper).__name__} over {dist.get_world_size(self.group)} ranks"
+
+
+class Zero12(Zero):
+    """ZeRO 1 and 2: one flat tensor per group, of which rank r holds the r-th of equal stretches."""
+
+    def read_parameters(self) -> list[list[Tensor]]:
+        return [list(group) for group in self.wrapper.bit16_groups]
+
+    def read_flats(self) -> list[Flat]:
+        z = self.wrapper
+        flats = []
+        for g, key in enumerate(z.single_partition_of_fp32_groups):
+            # The order in memory: with round_robin_gradients another than the group's, and then _hp_mapping is wrong.
+            # Shapes from the metadata, as the parameters' own storage may be offloaded.
+            sizes = [meta.numel() for meta in z.round_robin_bit16_meta[g]]
+            index = {id(p): i for i, p in enumerate(self.parameters[g])}
+            order = [index[id(p)] for p in z.round_robin_bit16_groups[g]]
+            starts = z.round_robin_bit16_offsets[g]
+            begin = dist.get_rank(z.real_dp_process_group[g]) * z.partition_size[g]
+            flats.append(Flat(g, key, cut_out(order, starts, sizes, begin, z.partition_size[g])))
+        return flats
+
+    def copy_back(self, flats: list[Flat]) -> None:
+        z = self.wrapper
+        for flat in flats:
+            partitions = z.parallel_partitioned_bit16_groups[flat.g]
+            partitions[dist.get_rank(z.real_dp_process_group[flat.g])].data.copy_(flat.key.data)
+
+
+class Zero1BF16(Zero):
+    """ZeRO 1 in bf16 with fp32 gradient accumulation: like ``Zero12``, but all groups arrive in one call."""
+
+    def read_parameters(self) -> list[list[Tensor]]:
+        return [list(group) for group in self.wrapper.bf16_groups]
+
+    def read_flats(self) -> list[Flat]:
+        z = self.wrapper
+        flats = []
+        for g, key in enumerate(z.fp32_groups_flat_partition):
+            sizes = self.numel[g]
+            starts = [sum(sizes[:i]) for i in range(len(sizes))]
+            begin = dist.get_rank(z.real_dp_process_group[g]) * key.numel()
+            flats.append(Flat(g, key, cut_out(list(range(len(sizes))), starts, sizes, begin, key.numel())))
+        return flats
+
+
+class Zero3(Zero):
+    """ZeRO 3: every parameter is cut into equal pieces, one per rank; a flat tensor holds those of a sub-group."""
+
+    def read_parameters(self) -> list[list[Tensor]]:
+        z = self.wrapper
+        groups: list[list[Tensor]] = [[] for _ in self.optimizer.param_groups]
+        for sub_group, params in enumerate(z.fp16_groups):
+            groups[z.sub_group_to_group_id[sub_group]] += params
+        return groups
+
+    def whole_numel(self, p: Any) -> int:
+        return p.ds_numel  # its own shape is that of an empty tensor
+
+    def read_flats(self) -> list[Flat]:
+        z = self.wrapper
+        index = {id(p): i for group in self.parameters for i, p in enumerate(group)}
+        flats = []
+        for sub_group, (key, params) in enumerate(zip(z.fp32_partitioned_groups_flat, z.fp16_groups, strict=True)):
+            slices = []
+            for p in params:
+                _, start, length = z.grad_position[z.get_param_id(p)]
+                offset = p.ds_zero_partition_rank * length
+                numel = max(0, min(length, p.ds_numel - offset))  # the rest of the last pieces is padding
+                if numel:
+                    slices.append(Slice(index[id(p)], start, numel, offset))
+            flats.append(Flat(z.sub_group_to_group_id[sub_group], key, slices))
+        return flats
+
+    def copy_back(self, flats: list[Flat]) -> None:
+        positions = {id(key): i for i, key in enumerate(self.wrapper.fp32_partitioned_groups_flat)}
+        for flat in flats:
+            self.wrapper._reassign_or_swap_out_partitioned_parameters(positions[id(flat.key)])
+
+
+def cut_out(order: list[int], starts: list[int], sizes: list[int], begin: int, length: int) -> list[Slice]:
+    """The slices of the parameters ``order`` that lie in ``[begin, begin + length)`` of one flat tensor.
+
+    ``starts`` and ``sizes`` are the parameters' places in it.
+    """
+    slices = []
+    for index, start, size in zip(order, starts, sizes, strict=True):
+        first, last = max(begin, start), min(begin + length, start + size)
+        if first < last:
+            slices.append(Slice(index, first - begin, last - first, first - start))
+    return slices
+
+
+def refuse_dropped(g: int, group: dict[str, Any], kept: int) -> None:
+    """Raise if DeepSpeed left out some of a group's parameters: the choices would be listed under wrong names."""
+    if kept != group["count"]:
+        raise RuntimeError(
+            f"DeepSpeed optimizes {kept} of the {group['count']} parameters of group {g}: it drops frozen and empty "
+            "ones. Build the optimizer from those that require a gradient: "
+            "[p for p in model.parameters() if p.requires_grad]"
+        )

@@ -1,0 +1,59 @@
+"""DTensors: FSDP2 (``fully_shard``), HSDP, tensor parallel, and any mesh of these."""
+
+import math
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from .layout import ParameterLayout, ShardedMixin
+
+
+class Meshes(ShardedMixin, ParameterLayout):
+    """Parameters sharded over device meshes. A plain parameter among them counts as replicated on every rank.
+
+    Raises:
+        RuntimeError: a parameter is left partially reduced.
+    """
+
+    def __init__(self, param_groups: list[dict[str, Any]]) -> None:
+        for g, group in enumerate(param_groups):
+            for i, p in enumerate(group["params"]):
+                if isinstance(p, DTensor) and any(placement.is_partial() for placement in p.placements):
+                    raise RuntimeError(
+                        f"parameter {i} of group {g} has the placements {p.placements}: its value is not settled. "
+                        "gap_hf takes parameters that are sharded or replicated on each mesh dimension; call "
+                        "redistribute on it first."
+                    )
+        super().__init__(param_groups)
+
+    def local(self, tensor: Tensor) -> Tensor:
+        return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+    def local_grad(self, p: Tensor) -> Tensor | None:
+        grad = p.grad
+        if isinstance(p, DTensor) and isinstance(grad, DTensor) and grad.placements != p.placements:
+            # tensor parallel may leave a gradient Partial; torch.optim redistributes it inside its first operation
+            grad = grad.redistribute(placements=p.placements)
+        return None if grad is None else self.local(grad)
+
+    def copies(self, p: Tensor) -> int:
+        world = dist.get_world_size()
+        if not isinstance(p, DTensor):
+            return world
+        mesh = p.device_mesh
+        replicas = math.prod(mesh.size(d) for d, placement in enumerate(p.placements) if placement.is_replicate())
+        # ranks outside the mesh hold the same again: the data-parallel copies of a tensor-parallel mesh
+        return replicas * world // mesh.size()
+
+    def covered(self) -> list[list[float]]:
+        return [[self.local(p).numel() / self.copies(p) for p in group] for group in self.parameters]
+
+    def describe(self) -> str:
+        kinds = {
+            f"{p.placements} on a mesh of {tuple(p.device_mesh.shape)}" if isinstance(p, DTensor) else "plain"
+            for group in self.parameters
+            for p in group
+        }
+        return "DTensors: " + ", ".join(sorted(kinds))

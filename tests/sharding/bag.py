@@ -1,0 +1,131 @@
+"""A model whose gradients are what the test says, under any backend, and the options that each layout is tried with."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import gap_hf
+from gap_hf.optim.reference import ReferenceAdam, ReferenceSGDM
+
+SHAPES = [[(6, 5), (5,)], [(4, 3), (1,)], [(7, 2, 3), (2,)], [(3, 1)]]
+"""Block by block. Uneven on 2 and 4 ranks, and smaller than the number of ranks."""
+
+SWITCH = {"type": "switch", "hysteresis_threshold": 2}
+WISE = {"type": "switch_parameter_wise", "hysteresis_threshold": 2}
+CASES: dict[str, tuple[type, type, dict[str, Any]]] = {
+    "adamw-switch": (
+        gap_hf.GapAdamW,
+        ReferenceAdam,
+        {**SWITCH, "betas": [(0.5, 0.99), (0.9, 0.99), (0.99, 0.99)], "J_ema": 0.5},
+    ),
+    "adamw-wise": (gap_hf.GapAdamW, ReferenceAdam, {**WISE, "betas": [(0.8, 0.999), (0.99, 0.999)]}),
+    "adam-wise-two-beta2": (
+        gap_hf.Adam,
+        ReferenceAdam,
+        {
+            **WISE,
+            "betas": [(0.5, 0.99), (0.9, 0.999), (0.99, 0.99)],
+            "lr_modulation": True,
+            "second_order_momentum_reset_mode": "square",
+        },
+    ),
+    "sgdm-switch": (
+        gap_hf.SGDM,
+        ReferenceSGDM,
+        {**SWITCH, "momentum": [0.5, 0.9, 0.99], "lr_modulation": True, "dampening": 0.1},
+    ),
+    "sgdm-wise": (gap_hf.SGDM, ReferenceSGDM, {**WISE, "momentum": [0.9, 0.5], "nesterov": True}),
+    "adamw-default": (gap_hf.GapAdamW, torch.optim.AdamW, {"type": "default", "betas": (0.9, 0.99)}),
+}
+
+
+class Block(nn.Module):
+    """Parameters, and a loss whose gradient is given."""
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList(nn.Parameter(t.clone()) for t in tensors)
+
+    def forward(self, grads: list[Tensor | None]) -> Tensor:
+        terms = [(p * g.to(p)).sum() for p, g in zip(self.weights, grads, strict=True) if g is not None]
+        return sum(terms, torch.zeros((), dtype=self.weights[0].dtype))
+
+
+class Bag(nn.Module):
+    """Blocks of parameters. ``forward(grads)`` is a loss with exactly these gradients."""
+
+    def __init__(self, tensors: list[list[Tensor]]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(block) for block in tensors)
+
+    def forward(self, grads: list[Tensor | None]) -> Tensor:
+        rest, losses = list(grads), []
+        for block in self.blocks:
+            n = len(block.weights) if isinstance(block, Block) else len(block.module.weights)
+            losses.append(block(rest[:n]))
+            rest = rest[n:]
+        return torch.stack(losses).sum()
+
+
+def tensors(seed: int = 0, shapes: list[list[tuple[int, ...]]] | None = None) -> list[list[Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [[torch.randn(s, generator=generator) for s in block] for block in shapes or SHAPES]
+
+
+def gradients(flat: list[Tensor], steps: int, seed: int = 1, skip: bool = False) -> list[list[Tensor | None]]:
+    """``steps`` times one gradient per parameter: noise around a mean that turns around every 15 steps.
+
+    With ``skip`` the fourth parameter has none on every third step, and the third block none on every fifth.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    mean = [torch.randn(p.shape, generator=generator) for p in flat]
+    found: list[list[Tensor | None]] = []
+    for t in range(steps):
+        size = 1.0 if t // 15 % 2 == 0 else -0.4
+        row: list[Tensor | None] = [torch.randn(m.shape, generator=generator) * 0.5 + m * size for m in mean]
+        if skip and t % 3 == 2:
+            row[3] = None
+        if skip and t % 5 == 4:
+            row[4] = row[5] = None
+        found.append(row)
+    return found
+
+
+def groups(params: list[Tensor]) -> list[dict[str, Any]]:
+    """Decay for matrices only, as Trainer does, and another learning rate for the rest, as LoRA+ does."""
+    matrices = [p for i, p in enumerate(params) if is_matrix(i)]
+    others = [p for i, p in enumerate(params) if not is_matrix(i)]
+    return [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0, "lr": 0.02}]
+
+
+def is_matrix(index: int) -> bool:
+    """Whether parameter ``index`` of the bag has more than one dimension (backends may flatten it)."""
+    return index % 2 == 0
+
+
+def build(case: str, params: list[Tensor]) -> torch.optim.Optimizer:
+    cls, _, options = CASES[case]
+    return cls(groups(params), lr=0.01, **options)
+
+
+class Oracle:
+    """The reference twin on whole parameters, in this process alone."""
+
+    def __init__(self, case: str, flat: list[Tensor]) -> None:
+        cls, reference, options = CASES[case]
+        self.params = [p.detach().clone().float().requires_grad_() for p in flat]
+        options = dict(options)
+        if reference is torch.optim.AdamW:
+            del options["type"]
+        elif cls is gap_hf.GapAdamW:
+            options["decoupled_weight_decay"] = True
+        self.optimizer = reference(groups(self.params), lr=0.01, **options)
+
+    def step(self, grads: list[Tensor | None]) -> None:
+        for p, g in zip(self.params, grads, strict=True):
+            p.grad = None if g is None else g.float().clone()
+        self.optimizer.step()
+
+    def choices(self) -> list[Any]:
+        return [group.get("last_choice", 0) for group in self.optimizer.param_groups]

@@ -1,0 +1,104 @@
+"""The bag under DeepSpeed's real engine: ZeRO 0 to 3 in fp32, bf16 and fp16, with its main options."""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+import deepspeed
+import torch
+from deepspeed.accelerator import get_accelerator
+from deepspeed.utils import safe_get_full_fp32_param
+from torch import Tensor
+
+from .bag import Bag, build, is_matrix
+from .layouts import Wrapped
+
+
+class Zero(Wrapped):
+    """One ZeRO configuration."""
+
+    def __init__(
+        self,
+        case: str,
+        tensors: list[list[Tensor]],
+        stage: int = 0,
+        dtype: torch.dtype = torch.float32,
+        micro_steps: int = 1,
+        clip: float = 0.0,
+        **zero: Any,
+    ) -> None:
+        self.dtype, self.micro_steps, self.stage = dtype, micro_steps, stage
+        self.fills_in_zeros = "last" if stage == 3 else "all"
+        config: dict[str, Any] = {
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": micro_steps,
+            "gradient_clipping": clip,
+            "zero_optimization": {"stage": stage, **zero},
+            "steps_per_print": 10**9,
+        }
+        config |= zero.pop("top", {})
+        config["zero_optimization"].pop("top", None)
+        if dtype == torch.bfloat16:
+            config["bf16"] = {"enabled": True}
+        if dtype == torch.float16:
+            allow_float16()
+            config["fp16"] = {"enabled": True, "initial_scale_power": 4, "hysteresis": 1}
+        if "offload_optimizer" in zero:
+            config["zero_force_ds_cpu_optimizer"] = False
+        bag = Bag(tensors).to(dtype)
+        self.optimizer = build(case, list(bag.parameters()))
+        self.model, *_ = deepspeed.initialize(model=bag, optimizer=self.optimizer, config=config)
+
+    def step(self, grads: list[Tensor | None]) -> None:
+        for i in range(self.micro_steps):
+            # they average to the gradient: (g/2 + 3g/2) / 2
+            share = (2 * i + 1) / self.micro_steps
+            self.model.backward(self.model([None if g is None else g * share for g in grads]))
+            self.model.step()
+
+    def full(self) -> list[Tensor]:
+        if self.stage == 0 and self.dtype != torch.float32:  # the fp32 copies, as the optimizer groups them
+            matrices, others = (iter(group["params"]) for group in self.optimizer.param_groups)
+            return [next(matrices if is_matrix(i) else others).detach() for i in range(7)]
+        if self.stage == 0:
+            return [p.detach() for p in self.model.module.parameters()]
+        return [safe_get_full_fp32_param(p) for p in self.model.module.parameters()]
+
+
+def allow_float16() -> None:
+    """DeepSpeed refuses fp16 on the CPU, where PyTorch has long had it."""
+    accelerator = get_accelerator()
+    accelerator.is_fp16_supported = lambda: True
+    accelerator.supported_dtypes = lambda: [torch.float, torch.half, torch.bfloat16]
+
+
+OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
+LAYOUTS: dict[str, tuple[int, Callable[[str, list[list[Tensor]]], Wrapped]]] = {
+    "zero0": (2, partial(Zero, stage=0)),
+    "zero0-bf16": (2, partial(Zero, stage=0, dtype=torch.bfloat16)),
+    "zero1": (2, partial(Zero, stage=1)),
+    "zero1-bf16": (2, partial(Zero, stage=1, dtype=torch.bfloat16, top={"data_types": {"grad_accum_dtype": "bf16"}})),
+    "zero1-bf16-fp32": (
+        2,
+        partial(Zero, stage=1, dtype=torch.bfloat16, top={"data_types": {"grad_accum_dtype": "fp32"}}),
+    ),
+    "zero1-fp16": (2, partial(Zero, stage=1, dtype=torch.float16)),
+    "zero2": (2, partial(Zero, stage=2)),
+    "zero2-round-robin": (2, partial(Zero, stage=2, round_robin_gradients=True)),
+    "zero2-accumulate": (2, partial(Zero, stage=2, micro_steps=2)),
+    "zero2-offload": (2, partial(Zero, stage=2, **OFFLOAD)),
+    "zero2-bf16": (2, partial(Zero, stage=2, dtype=torch.bfloat16)),
+    "zero3": (2, partial(Zero, stage=3, stage3_param_persistence_threshold=0)),
+    "zero3-persistent": (2, partial(Zero, stage=3)),
+    "zero3-sub-groups": (2, partial(Zero, stage=3, sub_group_size=10, stage3_param_persistence_threshold=0)),
+    "zero3-accumulate": (2, partial(Zero, stage=3, micro_steps=2)),
+    "zero3-offload": (2, partial(Zero, stage=3, **OFFLOAD)),
+    "zero3-bf16": (2, partial(Zero, stage=3, dtype=torch.bfloat16)),
+    "zero3-fp16": (2, partial(Zero, stage=3, dtype=torch.float16)),
+    "zero1-on-4": (4, partial(Zero, stage=1)),
+    "zero2-on-4": (4, partial(Zero, stage=2, round_robin_gradients=True)),
+    "zero3-on-4": (4, partial(Zero, stage=3, sub_group_size=10)),
+}
