@@ -1,12 +1,20 @@
 """How parameters lie over processes: one adapter per backend, plain fragments and one reduction for the optimizer."""
 
+import logging
+
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from . import deepspeed
+from .launch import downgrade, lone_process, refuse_takeover
 from .layout import Layout
 from .single import Whole
+
+logger = logging.getLogger(__name__)
+
+register_optimizer_step_pre_hook(refuse_takeover)
 
 
 def is_fsdp1(p: Tensor) -> bool:
@@ -42,4 +50,8 @@ def find_layout(optimizer: Optimizer) -> Layout | None:
             "these parameters were partitioned by DeepSpeed ZeRO 3 (zero.Init or HfDeepSpeedConfig), but the optimizer "
             "is not wrapped by a DeepSpeed engine: pass it to accelerator.prepare or deepspeed.initialize"
         )
+    if engine is not None:  # ZeRO 0 in fp32 wraps nothing
+        deepspeed.refuse_settings(None, engine)
+    elif message := downgrade() or lone_process():
+        logger.warning(message)
     return Whole(optimizer.param_groups)

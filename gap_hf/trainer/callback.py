@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from torch.optim import Optimizer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..optim import GapOptimizer
+from .presets import PRESETS
 from .record import FILENAME, ChoiceWriter
 
 
@@ -26,6 +26,7 @@ class GapCallback(TrainerCallback):
     * ``gap/resets``: soft resets, counted per parameter (for ``'switch'`` per step),
 
     and, where more than one parameter group has parameters, the same under ``gap/group0/``, ``gap/group1/``, ...
+    (groups without parameters are not counted).
 
     Args:
         record: write the choices file (rank 0 only).
@@ -40,7 +41,12 @@ class GapCallback(TrainerCallback):
     ) -> None:
         self.tally = None
         optimizer = find_gap_optimizer(kwargs.get("optimizer"))
-        if optimizer is None or optimizer.type == "default":
+        if optimizer is None:
+            if getattr(args.optim, "value", args.optim) in PRESETS:
+                refuse_another_optimizer(args, kwargs.get("optimizer"))
+            return
+        optimizer.layout()  # a layout that can't be exact is refused before the first batch
+        if optimizer.type == "default":
             return
         # Trainer's own instance comes before the trackers, one that the user added after them: the first one works,
         # the others only hand it their options.
@@ -91,16 +97,27 @@ class Tally:
     def __init__(self, optimizer: GapOptimizer, names: list[list[str]], path: Path, start: int, record: bool) -> None:
         self.optimizer = optimizer
         self.record = record
-        self.names, self.path, self.start = names, path, start
+        self.path, self.start = path, start
+        # Trainer may make a group without parameters, which DeepSpeed drops: all layouts show the others only
+        self.kept = [g for g, group in enumerate(names) if group]
+        self.names = [names[g] for g in self.kept]
         self.writer: ChoiceWriter | None = None
         self.seen = optimizer.steps_taken
         self.previous = self.choices() if start else None  # a run's first step has none before it
-        self.labels = [optimizer.candidate_labels(group) for group in optimizer.param_groups]
+        self.labels = [optimizer.candidate_labels(group) for group in self.groups()]
         self.clear()
+
+    def groups(self) -> list[dict[str, Any]]:
+        """The groups that have parameters."""
+        return [self.optimizer.param_groups[g] for g in self.kept]
+
+    def last_resets(self) -> list[tuple[int, int]]:
+        """The optimizer's, with groups counted among those that have parameters."""
+        return [(self.kept.index(g), i) for g, i in self.optimizer.last_resets]
 
     def choices(self) -> list[list[int]]:
         """The current choice of every parameter, group by group."""
-        last = [(group["last_choice"], len(group["params"])) for group in self.optimizer.param_groups]
+        last = [(group["last_choice"], len(names)) for group, names in zip(self.groups(), self.names, strict=True)]
         return [[c] * n if isinstance(c, int) else list(c) for c, n in last]
 
     def clear(self) -> None:
@@ -118,7 +135,7 @@ class Tally:
         for g, (before, after) in enumerate(zip(self.previous or now, now, strict=True)):
             self.chosen[g].update(self.labels[g][c] for c in after)
             self.changed[g] += sum(a != b for a, b in zip(after, before, strict=True))
-        reset = [g for g, _ in self.optimizer.last_resets]
+        reset = [g for g, _ in self.last_resets()]
         for g in set(reset) if self.optimizer.type == "switch" else reset:
             self.resets[g] += 1
         self.previous = now
@@ -140,16 +157,16 @@ class Tally:
                 "groups": groups,
             }
             self.writer = ChoiceWriter(self.path, header)
-        resets = bool(optimizer.last_resets) if switch else [list(pair) for pair in optimizer.last_resets]
+        resets = bool(optimizer.last_resets) if switch else [list(pair) for pair in self.last_resets()]
         scores = optimizer.last_scores.tolist() if switch and optimizer.last_scores is not None else None
-        self.writer.write(step, [group["last_choice"] for group in optimizer.param_groups], resets, scores)
+        self.writer.write(step, [group["last_choice"] for group in self.groups()], resets, scores)
 
     def summary(self) -> dict[str, float]:
         """The logged values since the last call."""
-        filled = [g for g, chosen in enumerate(self.chosen) if chosen]
-        values = self.describe("gap/", filled) if filled else {}
-        if len(filled) > 1:
-            for g in filled:
+        groups = [g for g, chosen in enumerate(self.chosen) if chosen]
+        values = self.describe("gap/", groups) if groups else {}
+        if len(groups) > 1:
+            for g in groups:
                 values |= self.describe(f"gap/group{g}/", [g])
         self.clear()
         return values
@@ -179,10 +196,35 @@ def find_gap_optimizer(optimizer: Any) -> GapOptimizer | None:
     return optimizer if isinstance(optimizer, GapOptimizer) else None
 
 
-def parameter_names(optimizer: Optimizer, model: nn.Module) -> list[list[str]]:
-    """The model's names of the optimizer's parameters, group by group."""
-    names = {id(p): name for name, p in model.named_parameters()}
-    return [
-        [names.get(id(p), f"group{g}.parameter{i}") for i, p in enumerate(group["params"])]
-        for g, group in enumerate(optimizer.param_groups)
-    ]
+def refuse_another_optimizer(args: TrainingArguments, optimizer: Any) -> None:
+    """Raise: ``optim`` names a gap optimizer, and Trainer uses another."""
+    while hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    name = getattr(args.optim, "value", args.optim)
+    raise ValueError(
+        f"optim={name} was asked for, but {type(optimizer).__module__}.{type(optimizer).__qualname__} would train. "
+        'A DeepSpeed config with an "optimizer" block, Trainer(optimizers=...) and an overridden create_optimizer '
+        f"replace it: remove that, or {name} from optim."
+    )
+
+
+def parameter_names(optimizer: GapOptimizer, model: nn.Module) -> list[list[str]]:
+    """The model's names of the optimizer's parameters, group by group: the same in every layout.
+
+    Every rank must ask (see ``GapOptimizer.layout``).
+    """
+    names = {id(p): plain_name(name) for name, p in model.named_parameters()}
+    layout = optimizer.layout()
+    groups = layout.parameters if layout is not None else [group["params"] for group in optimizer.param_groups]
+    return [[names.get(id(p), f"group{g}.parameter{i}") for i, p in enumerate(group)] for g, group in enumerate(groups)]
+
+
+WRAPPERS = {"module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod"}
+"""Where DDP, FSDP1, activation checkpointing and torch.compile put the module that they wrap."""
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name without what wrappers added to it."""
+    head, *rest = name.split(".")
+    # DDP's wrapper is outermost; further inside, "module" may be the model's own word
+    return ".".join(part for part in ([] if head in WRAPPERS else [head]) + rest if part not in WRAPPERS - {"module"})

@@ -8,13 +8,14 @@ them.
 
 import importlib.metadata
 import logging
-import os
 import warnings
 from typing import Any
 
+from accelerate.state import AcceleratorState
 from packaging.version import Version
 
 from ..optim import GapOptimizer
+from ..sharding.launch import downgrade
 from . import optim_args
 from .presets import PRESETS
 
@@ -86,9 +87,11 @@ def optimizer_and_options(name: str, args: Any) -> tuple[type[GapOptimizer], dic
     """The optimizer class of a name and its options, out of ``TrainingArguments`` and its ``optim_args``.
 
     Raises:
-        ValueError: ``optim_args`` can't be read, or the launch shards parameters.
+        ValueError: ``optim_args`` can't be read, or the launch gave something else than what it was asked for.
     """
-    refuse_sharded_launch()
+    state = AcceleratorState._shared_state  # empty where nobody has built an Accelerator
+    if message := downgrade(state["distributed_type"].value if state else None):
+        raise ValueError(message)
     preset = PRESETS[name]
     options = preset.options | optim_args.parse(preset.optimizer, optim_args.split(args.optim_args))
     options["lr"] = args.learning_rate
@@ -117,13 +120,3 @@ def advise(name: str, args: Any, options: dict[str, Any]) -> None:
             f"{advised['weight_decay']}; this run uses the default {args.learning_rate}. "
             f"gap_hf.recommended({name!r}) gives all three as TrainingArguments."
         )
-
-
-def refuse_sharded_launch() -> None:
-    """Refuse FSDP and DeepSpeed before anything is built; both mark the environment of every process they start."""
-    for variable, backend in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")):
-        if os.environ.get(variable, "false").lower() in ("true", "1"):
-            raise ValueError(
-                f"this run uses {backend}, where gap_hf is not exact yet: it needs whole parameters to choose by. "
-                f"Launch under DDP or in one process (drop the {backend} setting), or use another optim."
-            )

@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import DTensor, Replicate
 
 import gap_hf
 
@@ -102,23 +100,10 @@ def test_a_scheduler_that_cycles_momentum_is_told_so():
 
 # ---------------------------------------------------------------- layouts in which the scores would be wrong
 def test_flattened_parameters_are_refused():
-    """What DeepSpeed ZeRO does to an optimizer: one flat partition in place of the group's parameters."""
+    """What a backend does that gap_hf does not know: one flat partition in place of the group's parameters."""
     optimizer = gap_hf.Adam([torch.zeros(3, requires_grad=True), torch.zeros(5, requires_grad=True)], type="switch")
     flat = torch.zeros(4, requires_grad=True)
     flat.grad = torch.ones(4)
     optimizer.param_groups[0]["params"] = [flat]
-    with pytest.raises(RuntimeError, match="replaced.*2 parameters with 8 elements and now holds 1 with 4"):
+    with pytest.raises(RuntimeError, match="replaced.*given 2 parameters and now holds 1"):
         optimizer.step()
-
-
-def test_dtensors_are_refused(tmp_path):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
-    try:
-        mesh = init_device_mesh("cpu", (1,))
-        p = torch.nn.Parameter(DTensor.from_local(torch.zeros(3), mesh, [Replicate()]))
-        p.grad = DTensor.from_local(torch.ones(3), mesh, [Replicate()])
-        optimizer = gap_hf.Adam([p], type="switch")
-        with pytest.raises(RuntimeError, match="DTensor with placements .* DDP"):
-            optimizer.step()
-    finally:
-        torch.distributed.destroy_process_group()

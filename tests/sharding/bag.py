@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 import gap_hf
 from gap_hf.optim.reference import ReferenceAdam, ReferenceSGDM
@@ -11,7 +12,7 @@ from gap_hf.optim.reference import ReferenceAdam, ReferenceSGDM
 SHAPES = [[(6, 5), (5,)], [(4, 3), (1,)], [(7, 2, 3), (2,)], [(3, 1)]]
 """Block by block. Uneven on 2 and 4 ranks, and smaller than the number of ranks."""
 
-SWITCH = {"type": "switch", "hysteresis_threshold": 2}
+SWITCH = {"type": "switch", "hysteresis_threshold": 1}
 WISE = {"type": "switch_parameter_wise", "hysteresis_threshold": 2}
 CASES: dict[str, tuple[type, type, dict[str, Any]]] = {
     "adamw-switch": (
@@ -48,8 +49,15 @@ class Block(nn.Module):
         self.weights = nn.ParameterList(nn.Parameter(t.clone()) for t in tensors)
 
     def forward(self, grads: list[Tensor | None]) -> Tensor:
-        terms = [(p * g.to(p)).sum() for p, g in zip(self.weights, grads, strict=True) if g is not None]
+        terms = [product(p, g) for p, g in zip(self.weights, grads, strict=True) if g is not None]
         return sum(terms, torch.zeros((), dtype=self.weights[0].dtype))
+
+
+def product(p: Tensor, grad: Tensor) -> Tensor:
+    """A term of the loss, of which ``grad`` is the gradient in ``p``."""
+    if isinstance(p, DTensor):
+        return (p * distribute_tensor(grad, p.device_mesh, p.placements)).sum().full_tensor()
+    return (p * grad.to(p)).sum()
 
 
 class Bag(nn.Module):
@@ -73,10 +81,10 @@ def tensors(seed: int = 0, shapes: list[list[tuple[int, ...]]] | None = None) ->
     return [[torch.randn(s, generator=generator) for s in block] for block in shapes or SHAPES]
 
 
-def gradients(flat: list[Tensor], steps: int, seed: int = 1, skip: bool = False) -> list[list[Tensor | None]]:
+def gradients(flat: list[Tensor], steps: int, seed: int = 1) -> list[list[Tensor | None]]:
     """``steps`` times one gradient per parameter: noise around a mean that turns around every 15 steps.
 
-    With ``skip`` the fourth parameter has none on every third step, and the third block none on every fifth.
+    The fourth parameter has none on every third step, and the third block none on every fifth.
     """
     generator = torch.Generator().manual_seed(seed)
     mean = [torch.randn(p.shape, generator=generator) for p in flat]
@@ -84,11 +92,8 @@ def gradients(flat: list[Tensor], steps: int, seed: int = 1, skip: bool = False)
     for t in range(steps):
         size = 1.0 if t // 15 % 2 == 0 else -0.4
         row: list[Tensor | None] = [torch.randn(m.shape, generator=generator) * 0.5 + m * size for m in mean]
-        if skip and t % 3 == 2:
-            row[3] = None
-        if skip and t % 5 == 4:
-            row[4] = row[5] = None
-        found.append(row)
+        missing = {3: t % 3 == 2, 4: t % 5 == 4, 5: t % 5 == 4}
+        found.append([None if missing.get(i) else g for i, g in enumerate(row)])
     return found
 
 

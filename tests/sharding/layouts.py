@@ -11,7 +11,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy, f
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from .bag import SHAPES, Bag, build
+from .bag import Bag, build
 
 
 class Wrapped:
@@ -23,6 +23,12 @@ class Wrapped:
     fills_in_zeros: str = ""
     """What the backend makes of a missing gradient: nothing, zeros if others in its 'block' have one, zeros in 'all'
     cases, or the 'last' one again."""
+
+    clip = 0.0
+    """Norm that the backend clips the gradients to; 0: it doesn't."""
+
+    skips_infinite = False
+    """Whether the backend leaves out a step whose gradients are not finite."""
 
     def __init__(self, case: str, tensors: list[list[Tensor]]) -> None:
         self.model: Any = self.wrap(Bag(tensors))
@@ -54,10 +60,9 @@ class FSDP1(Wrapped):
     fills_in_zeros = "block"
     strategy = ShardingStrategy.FULL_SHARD
     mesh: tuple[int, ...] | None = None
-    options: dict[str, Any] = {}
 
     def wrap(self, bag: Bag) -> nn.Module:
-        options = dict(self.options)
+        options: dict[str, Any] = {}
         if self.mesh is not None:
             options["device_mesh"] = init_device_mesh("cpu", self.mesh, mesh_dim_names=("replicate", "shard"))
         return FullyShardedDataParallel(
@@ -101,6 +106,20 @@ class FSDP2(Wrapped):
 class HSDP(FSDP2):
     def mesh(self) -> DeviceMesh:
         return init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard"))
+
+
+class FSDP2TensorParallel(FSDP2):
+    """``fully_shard`` over tensor-parallel parameters: strided shards where both cut the same dimension."""
+
+    def wrap(self, bag: Bag) -> nn.Module:
+        mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
+        kinds = iter([Shard(0), None, Shard(1), Replicate(), Shard(0), Shard(0), None])
+        for block in bag.blocks:
+            for i, (p, kind) in enumerate(zip(block.weights, kinds)):  # noqa: B905
+                if kind is not None:
+                    block.weights[i] = nn.Parameter(distribute_tensor(p.detach(), mesh["tp"], [kind]))
+            fully_shard(block, mesh=mesh["dp"])
+        return fully_shard(bag, mesh=mesh["dp"])
 
 
 class FSDP2LateSwap(FSDP2):
@@ -174,26 +193,36 @@ LAYOUTS: dict[str, tuple[int, Callable[[str, list[list[Tensor]]], Wrapped]]] = {
     "fsdp2": (2, FSDP2),
     "fsdp2-late-swap": (2, FSDP2LateSwap),
     "tensor-parallel": (2, TensorParallel),
+    "fsdp1-on-3": (3, FSDP1),
+    "fsdp2-on-3": (3, FSDP2),
     "fsdp1-on-4": (4, FSDP1),
     "fsdp1-hybrid": (4, FSDP1Hybrid),
     "fsdp2-on-4": (4, FSDP2),
     "hsdp": (4, HSDP),
+    "fsdp2-tensor-parallel": (4, FSDP2TensorParallel),
     "mixed-meshes": (4, MixedMeshes),
 }
 """Name -> (processes, how to wrap). Those of DeepSpeed are in ``zero.py``."""
 
 
-def filled(
-    where: str, last: list[Tensor | None], grads: list[Tensor | None], start: list[Tensor]
+def handed_on(
+    where: str, last: list[Tensor | None], grads: list[Tensor | None], start: list[list[Tensor]]
 ) -> list[Tensor | None]:
-    """``grads`` as the backend hands them on; ``last`` is what it handed on before."""
+    """``grads`` as a backend hands them on that ``fills_in_zeros``; ``last`` is what it handed on before."""
     found: list[Tensor | None] = []
-    for shapes in SHAPES:
+    for tensors in start:
         i = len(found)
-        block = grads[i : i + len(shapes)]
+        block = grads[i : i + len(tensors)]
         if where == "last":
             block = [old if g is None else g for g, old in zip(block, last[i:], strict=False)]
         if where in ("all", "last") or (where == "block" and any(g is not None for g in block)):
-            block = [torch.zeros_like(p) if g is None else g for g, p in zip(block, start[i:], strict=False)]
+            block = [torch.zeros_like(p) if g is None else g for g, p in zip(block, tensors, strict=True)]
         found += block
     return found
+
+
+def clipped(grads: list[Tensor | None], norm: float) -> list[Tensor | None]:
+    """``grads`` scaled down to ``norm`` if theirs is greater, as DeepSpeed does it."""
+    total = torch.stack([g.norm() for g in grads if g is not None]).norm()
+    factor = 1 / max((total + 1e-6) / norm, 1.0)
+    return [None if g is None else g * factor for g in grads]

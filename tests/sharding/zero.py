@@ -30,8 +30,9 @@ class Zero(Wrapped):
         clip: float = 0.0,
         **zero: Any,
     ) -> None:
-        self.dtype, self.micro_steps, self.stage = dtype, micro_steps, stage
-        self.fills_in_zeros = "last" if stage == 3 else "all"
+        self.dtype, self.micro_steps, self.stage, self.clip = dtype, micro_steps, stage, clip
+        self.skips_infinite = dtype == torch.float16
+        self.fills_in_zeros = "last" if stage == 3 or "offload_optimizer" in zero else "all"
         config: dict[str, Any] = {
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": micro_steps,
@@ -60,12 +61,19 @@ class Zero(Wrapped):
             self.model.step()
 
     def full(self) -> list[Tensor]:
-        if self.stage == 0 and self.dtype != torch.float32:  # the fp32 copies, as the optimizer groups them
+        params = list(self.model.module.parameters())
+        with deepspeed.zero.GatheredParameters(params):  # does nothing below ZeRO 3
+            model = [p.detach().clone() for p in params]
+        if self.dtype == torch.float32:
+            return model
+        if self.stage == 0:  # the fp32 copies, as the optimizer groups them
             matrices, others = (iter(group["params"]) for group in self.optimizer.param_groups)
-            return [next(matrices if is_matrix(i) else others).detach() for i in range(7)]
-        if self.stage == 0:
-            return [p.detach() for p in self.model.module.parameters()]
-        return [safe_get_full_fp32_param(p) for p in self.model.module.parameters()]
+            masters = [next(matrices if is_matrix(i) else others).detach() for i in range(len(params))]
+        else:
+            masters = [safe_get_full_fp32_param(p) for p in params]
+        for low, high in zip(model, masters, strict=True):  # what the optimizer holds has reached the model
+            torch.testing.assert_close(low, high.to(low.dtype), rtol=0, atol=0)
+        return masters
 
 
 def allow_float16() -> None:
@@ -89,15 +97,21 @@ LAYOUTS: dict[str, tuple[int, Callable[[str, list[list[Tensor]]], Wrapped]]] = {
     "zero2": (2, partial(Zero, stage=2)),
     "zero2-round-robin": (2, partial(Zero, stage=2, round_robin_gradients=True)),
     "zero2-accumulate": (2, partial(Zero, stage=2, micro_steps=2)),
+    "zero2-clip": (2, partial(Zero, stage=2, clip=1.0)),
+    "zero2-fp16": (2, partial(Zero, stage=2, dtype=torch.float16)),
     "zero2-offload": (2, partial(Zero, stage=2, **OFFLOAD)),
     "zero2-bf16": (2, partial(Zero, stage=2, dtype=torch.bfloat16)),
     "zero3": (2, partial(Zero, stage=3, stage3_param_persistence_threshold=0)),
     "zero3-persistent": (2, partial(Zero, stage=3)),
     "zero3-sub-groups": (2, partial(Zero, stage=3, sub_group_size=10, stage3_param_persistence_threshold=0)),
     "zero3-accumulate": (2, partial(Zero, stage=3, micro_steps=2)),
+    "zero3-clip": (2, partial(Zero, stage=3, clip=1.0, sub_group_size=10)),
     "zero3-offload": (2, partial(Zero, stage=3, **OFFLOAD)),
+    "zero3-offload-both": (2, partial(Zero, stage=3, **OFFLOAD, offload_param={"device": "cpu"})),
     "zero3-bf16": (2, partial(Zero, stage=3, dtype=torch.bfloat16)),
     "zero3-fp16": (2, partial(Zero, stage=3, dtype=torch.float16)),
+    "zero2-on-3": (3, partial(Zero, stage=2)),
+    "zero3-on-3": (3, partial(Zero, stage=3, sub_group_size=20, stage3_param_persistence_threshold=0)),
     "zero1-on-4": (4, partial(Zero, stage=1)),
     "zero2-on-4": (4, partial(Zero, stage=2, round_robin_gradients=True)),
     "zero3-on-4": (4, partial(Zero, stage=3, sub_group_size=10)),

@@ -285,22 +285,3 @@ def test_supported_versions(monkeypatch, recwarn, version, good):
     monkeypatch.setattr(importlib.metadata, "version", lambda name: version if name == "transformers" else real(name))
     assert gap_hf.register() is good
     assert [version in str(w.message) for w in recwarn] == ([] if good else [True])
-
-
-# ---------------------------------------------------------------- sharded launches
-@pytest.mark.parametrize("backend", ["FSDP", "DEEPSPEED"])
-def test_sharded_launch_is_refused(tmp_path, monkeypatch, backend):
-    """``accelerate launch --use_fsdp`` and ``--use_deepspeed`` mark every process by such a variable."""
-    args = arguments(tmp_path)
-    monkeypatch.setenv(f"ACCELERATE_USE_{backend}", "true")
-    with pytest.raises(ValueError, match=f"(?i)this run uses {backend}, .*drop the {backend} setting") as error:
-        Trainer.get_optimizer_cls_and_kwargs(args)
-    assert "Launch under DDP" in str(error.value)
-    monkeypatch.setenv(f"ACCELERATE_USE_{backend}", "false")
-    assert Trainer.get_optimizer_cls_and_kwargs(args)[0] is gap_hf.GapAdamW
-
-
-def test_other_optimizers_are_not_refused(tmp_path, monkeypatch):
-    args = arguments(tmp_path, optim="adamw_torch")
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    assert Trainer.get_optimizer_cls_and_kwargs(args)[0] is torch.optim.AdamW

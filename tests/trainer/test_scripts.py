@@ -100,15 +100,14 @@ def test_only_rank_0_writes(tmp_path):
     assert read_choices(tmp_path / "rank0").steps.tolist() == [1, 2, 3, 4]
 
 
-def test_fsdp_launch_is_refused(tmp_path):
-    """A real one: nothing is trained, and every process says why."""
+def test_fsdp_that_became_ddp_is_refused(tmp_path):
+    """accelerate drops FSDP under --use_cpu: nothing is trained, and every process says why."""
     flags = f"--output_dir {tmp_path} --use_cpu --optim gap_adamw --max_steps 4 --save_strategy no --report_to none"
-    launch = "--use_fsdp --fsdp_version 2 --fsdp_auto_wrap_policy NO_WRAP --num_processes 2"
     script = [SCRIPTS / "rank_dirs.py", *flags.split()]
-    done = run([*LAUNCH[:3], *launch.split(), "-m", "gap_hf", *script])
+    done = run([*LAUNCH, "-m", "gap_hf", *script], ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
     assert done.returncode == 1
-    assert "ValueError: this run uses FSDP, where gap_hf is not exact yet" in done.stderr
-    assert "Launch under DDP or in one process (drop the FSDP setting)" in done.stderr
+    assert "ValueError: FSDP was asked for, but every process holds whole parameters" in done.stderr
+    assert "falls back to DDP without a word: use accelerators, or distributed_type: MULTI_CPU" in done.stderr
     assert not [*tmp_path.rglob("state.json"), *tmp_path.rglob(FILENAME)]
 
 

@@ -1,0 +1,78 @@
+"""What the launcher was asked for and did not give: a run that is not the one its user thinks it is."""
+
+import os
+from typing import Any
+
+import torch.distributed as dist
+from torch.optim import Optimizer
+
+LAUNCHED_BY_ENVIRONMENT = ("RANK", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+
+
+def asked(backend: str) -> bool:
+    """Whether ``accelerate launch`` (or TrainingArguments) was asked for ``"FSDP"`` or ``"DEEPSPEED"``."""
+    return os.environ.get(f"ACCELERATE_USE_{backend}", "false").lower() in ("true", "1")
+
+
+def downgrade(backend: str | None = None) -> str | None:
+    """Say what was asked for but is not there, and what to set.
+
+    Args:
+        backend: what shards the parameters, ``"FSDP"`` or ``"DEEPSPEED"``; None where nothing does.
+
+    Returns:
+        The message; None where the launch gave what it was asked for, as far as can be seen.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    together = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if processes > 1 and together == 1:
+        return (
+            f"{processes} processes were launched, but they don't know of each other: each trains alone, on all of "
+            "the data. Let accelerate or TrainingArguments set up torch.distributed before the optimizer steps "
+            "(DeepSpeed on CPUs: TrainingArguments(ddp_backend='gloo'))."
+        )
+    if together > 1 and asked("FSDP") and backend != "FSDP":
+        return (
+            "FSDP was asked for, but every process holds whole parameters. On CPUs (--use_cpu) accelerate falls back "
+            "to DDP without a word: use accelerators, or distributed_type: MULTI_CPU if DDP is what you want. In a "
+            "loop of your own, pass model and optimizer to accelerator.prepare together."
+        )
+    if together > 1 and asked("DEEPSPEED") and backend != "DEEPSPEED":
+        return (
+            "DeepSpeed was asked for, but its engine does not hold this optimizer. accelerate ignores DeepSpeed with "
+            "--use_cpu (drop it; DS_ACCELERATOR=cpu is DeepSpeed's own way). In a loop of your own, pass model and "
+            "optimizer to accelerator.prepare together."
+        )
+    return None
+
+
+def lone_process() -> str | None:
+    """Say that one process runs where ``accelerate launch`` was probably asked for several; None otherwise.
+
+    ``accelerate launch --cpu --num_processes 2`` starts one, and leaves only the address of a leader that nobody needs
+    (``accelerate/utils/launch.py``, ``prepare_simple_launcher_cmd_env``). The address may be there for other reasons:
+    this is a suspicion.
+    """
+    by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ
+    if by_accelerate and not any(name in os.environ for name in LAUNCHED_BY_ENVIRONMENT):
+        return (
+            "accelerate launch seems to have been asked for several processes, but started this one alone. Add "
+            "--multi_gpu (on CPUs: --multi_gpu --use_cpu), or set distributed_type: MULTI_GPU (MULTI_CPU) in its "
+            "config file; --num_processes 1 if one is what you want."
+        )
+    return None
+
+
+def refuse_takeover(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    """A hook on every optimizer's step: raise if another optimizer was given a gap optimizer's groups.
+
+    accelerate does so under DeepSpeed's optimizer offload (``map_pytorch_optim_to_deepspeed``), and then trains with
+    DeepSpeedCPUAdam without a word.
+    """
+    if "negative_steps" in optimizer.param_groups[0] and not hasattr(optimizer, "steps_taken"):
+        raise RuntimeError(
+            f"the gap optimizer was replaced by {type(optimizer).__module__}.{type(optimizer).__qualname__}, which "
+            "took over its parameter groups. Under optimizer offload accelerate does this unless the DeepSpeed config "
+            'says "zero_force_ds_cpu_optimizer": false. gap_hf sets that where the Accelerator exists before the '
+            "optimizer is built: build it first, or set it."
+        )
