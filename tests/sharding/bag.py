@@ -1,6 +1,7 @@
 """A model whose gradients are what the test says, under any backend, and the options that each layout is tried with."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,16 +13,38 @@ from gap_hf.optim.reference import ReferenceAdam, ReferenceSGDM
 SHAPES = [[(6, 5), (5,)], [(4, 3), (1,)], [(7, 2, 3), (2,)], [(3, 1)]]
 """Block by block. Uneven on 2 and 4 ranks, and smaller than the number of ranks."""
 
+
+def groups(params: list[Tensor]) -> list[dict[str, Any]]:
+    """Decay for matrices only, as Trainer does, and another learning rate for the rest, as LoRA+ does."""
+    matrices = [p for i, p in enumerate(params) if is_matrix(i)]
+    others = [p for i, p in enumerate(params) if not is_matrix(i)]
+    return [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0, "lr": 0.02}]
+
+
+def is_matrix(index: int) -> bool:
+    """Whether parameter ``index`` of the bag has more than one dimension (backends may flatten it)."""
+    return index % 2 == 0
+
+
+class Case(NamedTuple):
+    """An optimizer, its reference twin, and the options of both."""
+
+    optimizer: type
+    reference: type
+    options: dict[str, Any]
+    groups: Callable[[list[Tensor]], list[dict[str, Any]]] = groups
+
+
 SWITCH = {"type": "switch", "hysteresis_threshold": 1}
 WISE = {"type": "switch_parameter_wise", "hysteresis_threshold": 2}
-CASES: dict[str, tuple[type, type, dict[str, Any]]] = {
-    "adamw-switch": (
+CASES: dict[str, Case] = {
+    "adamw-switch": Case(
         gap_hf.GapAdamW,
         ReferenceAdam,
         {**SWITCH, "betas": [(0.5, 0.99), (0.9, 0.99), (0.99, 0.99)], "J_ema": 0.5},
     ),
-    "adamw-wise": (gap_hf.GapAdamW, ReferenceAdam, {**WISE, "betas": [(0.8, 0.999), (0.99, 0.999)]}),
-    "adam-wise-two-beta2": (
+    "adamw-wise": Case(gap_hf.GapAdamW, ReferenceAdam, {**WISE, "betas": [(0.8, 0.999), (0.99, 0.999)]}),
+    "adam-wise-two-beta2": Case(
         gap_hf.Adam,
         ReferenceAdam,
         {
@@ -31,13 +54,13 @@ CASES: dict[str, tuple[type, type, dict[str, Any]]] = {
             "second_order_momentum_reset_mode": "square",
         },
     ),
-    "sgdm-switch": (
+    "sgdm-switch": Case(
         gap_hf.SGDM,
         ReferenceSGDM,
         {**SWITCH, "momentum": [0.5, 0.9, 0.99], "lr_modulation": True, "dampening": 0.1},
     ),
-    "sgdm-wise": (gap_hf.SGDM, ReferenceSGDM, {**WISE, "momentum": [0.9, 0.5], "nesterov": True}),
-    "adamw-default": (gap_hf.GapAdamW, torch.optim.AdamW, {"type": "default", "betas": (0.9, 0.99)}),
+    "sgdm-wise": Case(gap_hf.SGDM, ReferenceSGDM, {**WISE, "momentum": [0.9, 0.5], "nesterov": True}),
+    "adamw-default": Case(gap_hf.GapAdamW, torch.optim.AdamW, {"type": "default", "betas": (0.9, 0.99)}),
 }
 
 
@@ -97,35 +120,21 @@ def gradients(flat: list[Tensor], steps: int, seed: int = 1) -> list[list[Tensor
     return found
 
 
-def groups(params: list[Tensor]) -> list[dict[str, Any]]:
-    """Decay for matrices only, as Trainer does, and another learning rate for the rest, as LoRA+ does."""
-    matrices = [p for i, p in enumerate(params) if is_matrix(i)]
-    others = [p for i, p in enumerate(params) if not is_matrix(i)]
-    return [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0, "lr": 0.02}]
-
-
-def is_matrix(index: int) -> bool:
-    """Whether parameter ``index`` of the bag has more than one dimension (backends may flatten it)."""
-    return index % 2 == 0
-
-
-def build(case: str, params: list[Tensor]) -> torch.optim.Optimizer:
-    cls, _, options = CASES[case]
-    return cls(groups(params), lr=0.01, **options)
+def build(case: Case, params: list[Tensor]) -> torch.optim.Optimizer:
+    return case.optimizer(case.groups(params), lr=0.01, **case.options)
 
 
 class Oracle:
     """The reference twin on whole parameters, in this process alone."""
 
-    def __init__(self, case: str, flat: list[Tensor]) -> None:
-        cls, reference, options = CASES[case]
+    def __init__(self, case: Case, flat: list[Tensor]) -> None:
         self.params = [p.detach().clone().float().requires_grad_() for p in flat]
-        options = dict(options)
-        if reference is torch.optim.AdamW:
+        options = dict(case.options)
+        if case.reference is torch.optim.AdamW:
             del options["type"]
-        elif cls is gap_hf.GapAdamW:
+        elif case.optimizer is gap_hf.GapAdamW:
             options["decoupled_weight_decay"] = True
-        self.optimizer = reference(groups(self.params), lr=0.01, **options)
+        self.optimizer = case.reference(case.groups(self.params), lr=0.01, **options)
 
     def step(self, grads: list[Tensor | None]) -> None:
         for p, g in zip(self.params, grads, strict=True):

@@ -11,7 +11,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy, f
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from .bag import Bag, build
+from .bag import Bag, Case, build
 
 
 class Wrapped:
@@ -30,7 +30,7 @@ class Wrapped:
     skips_infinite = False
     """Whether the backend leaves out a step whose gradients are not finite."""
 
-    def __init__(self, case: str, tensors: list[list[Tensor]]) -> None:
+    def __init__(self, case: Case, tensors: list[list[Tensor]]) -> None:
         self.model: Any = self.wrap(Bag(tensors))
         self.optimizer = build(case, list(self.model.parameters()))
 
@@ -125,7 +125,7 @@ class FSDP2TensorParallel(FSDP2):
 class FSDP2LateSwap(FSDP2):
     """The optimizer is built first, on whole parameters, and handed the sharded ones later: accelerate's order."""
 
-    def __init__(self, case: str, tensors: list[list[Tensor]]) -> None:
+    def __init__(self, case: Case, tensors: list[list[Tensor]]) -> None:
         bag = Bag(tensors)
         names = {id(p): name for name, p in bag.named_parameters()}
         self.optimizer = build(case, list(bag.parameters()))
@@ -139,7 +139,7 @@ class FSDP2LateSwap(FSDP2):
 class Given(Wrapped):
     """Parameters laid out by hand, which are given their gradients directly."""
 
-    def __init__(self, case: str, tensors: list[list[Tensor]]) -> None:
+    def __init__(self, case: Case, tensors: list[list[Tensor]]) -> None:
         flat = [t for block in tensors for t in block]
         self.params = [nn.Parameter(self.distribute(i, t)) for i, t in enumerate(flat)]
         self.optimizer = build(case, self.params)
@@ -169,7 +169,7 @@ class TensorParallel(Given):
 class MixedMeshes(Given):
     """FSDP2 x tensor parallel as it looks: 2-D meshes, and 1-D ones for what tensor parallel leaves alone."""
 
-    def __init__(self, case: str, tensors: list[list[Tensor]]) -> None:
+    def __init__(self, case: Case, tensors: list[list[Tensor]]) -> None:
         self.mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
         super().__init__(case, tensors)
 
@@ -184,7 +184,7 @@ class MixedMeshes(Given):
         return distribute_tensor(tensor, mesh, placements[1])
 
 
-LAYOUTS: dict[str, tuple[int, Callable[[str, list[list[Tensor]]], Wrapped]]] = {
+LAYOUTS: dict[str, tuple[int, Callable[[Case, list[list[Tensor]]], Wrapped]]] = {
     "single": (1, Single),
     "ddp": (2, DDP),
     "fsdp1": (2, FSDP1),

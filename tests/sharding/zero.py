@@ -13,7 +13,7 @@ from deepspeed.accelerator import get_accelerator
 from deepspeed.utils import safe_get_full_fp32_param
 from torch import Tensor
 
-from .bag import Bag, build, is_matrix
+from .bag import Bag, Case, build, is_matrix
 from .layouts import Wrapped
 
 
@@ -22,7 +22,7 @@ class Zero(Wrapped):
 
     def __init__(
         self,
-        case: str,
+        case: Case,
         tensors: list[list[Tensor]],
         stage: int = 0,
         dtype: torch.dtype = torch.float32,
@@ -84,7 +84,7 @@ def allow_float16() -> None:
 
 
 OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
-LAYOUTS: dict[str, tuple[int, Callable[[str, list[list[Tensor]]], Wrapped]]] = {
+LAYOUTS: dict[str, tuple[int, Callable[[Case, list[list[Tensor]]], Wrapped]]] = {
     "zero0": (2, partial(Zero, stage=0)),
     "zero0-bf16": (2, partial(Zero, stage=0, dtype=torch.bfloat16)),
     "zero1": (2, partial(Zero, stage=1)),
