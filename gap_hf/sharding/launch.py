@@ -69,7 +69,9 @@ def refuse_takeover(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     accelerate does so under DeepSpeed's optimizer offload (``map_pytorch_optim_to_deepspeed``), and then trains with
     DeepSpeedCPUAdam without a word.
     """
-    if "negative_steps" in optimizer.param_groups[0] and not hasattr(optimizer, "steps_taken"):
+    if "negative_steps" not in optimizer.param_groups[0] or hasattr(optimizer, "steps_taken"):
+        return
+    if not any(hasattr(inner, "steps_taken") for inner in vars(optimizer).values()):  # not a wrapper around one
         raise RuntimeError(
             f"the gap optimizer was replaced by {type(optimizer).__module__}.{type(optimizer).__qualname__}, which "
             "took over its parameter groups. Under optimizer offload accelerate does this unless the DeepSpeed config "

@@ -1,6 +1,7 @@
 """The vocabulary between a backend and the algorithm: fragments of parameters, and one reduction per step."""
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -188,19 +189,23 @@ class ShardedMixin(Layout):
                 "and are not supported)."
             )
         mine = torch.tensor([n for group in self.covered() for n in group], dtype=torch.float64, device=self.device)
-        covered = self.all_reduce(mine, dist.ReduceOp.SUM).round().long().tolist()
+        covered = self.all_reduce(mine, dist.ReduceOp.SUM).tolist()
         names = [(g, i) for g, group in enumerate(self.numel) for i in range(len(group))]
         for (g, i), found, expected in zip(names, covered, (n for group in self.numel for n in group), strict=True):
-            if found != expected:
+            if abs(found - expected) > 0.5:
+                amount = "overlap with others" if math.isinf(found) else f"make {found:g}"
                 raise RuntimeError(
-                    f"parameter {i} of group {g} has {expected} elements, but its fragments on all ranks make "
-                    f"{found}: gap_hf does not read this layout rightly ({self.describe()}) and would choose by wrong "
-                    "scores. Please report it with the versions of torch, accelerate and deepspeed."
+                    f"parameter {i} of group {g} has {expected} elements, but its fragments on all ranks {amount}: "
+                    f"gap_hf does not read this layout rightly ({self.describe()}) and would choose by wrong scores. "
+                    "Please report it with the versions of torch, accelerate and deepspeed."
                 )
 
     @abstractmethod
     def covered(self) -> list[list[float]]:
-        """For every parameter the number of its elements on this rank, divided by the ranks that hold the same."""
+        """For every parameter the number of its elements on this rank, divided by the ranks that hold the same.
+
+        Infinity for one that shares elements with another parameter.
+        """
 
     @abstractmethod
     def describe(self) -> str:

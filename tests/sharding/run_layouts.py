@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .bag import CASES, Case, Oracle, gradients, tensors
+from .counting import count
 from .layouts import Wrapped, clipped, handed_on
 
 STEPS = 60
@@ -49,14 +50,18 @@ def compare(wrapped: Wrapped, case: Case, blocks: list[list[Tensor]], steps: int
             wrong.append([t, mine, oracle.choices()])
         seen |= {c for group in mine for c in (group if isinstance(group, list) else [group])}
         resets += bool(wrapped.optimizer.last_resets)
-    pairs = zip(wrapped.full(), oracle.params, strict=True)
+    with torch.no_grad():
+        pairs = zip(wrapped.full(), oracle.params, strict=True)
+        distance = max(float((p.reshape(-1) - q.reshape(-1)).abs().max()) for p, q in pairs)
+    missed = steps - wrapped.skips_infinite - wrapped.optimizer.steps_taken
     return {
         "wrong": wrong[:3],
         "chosen": sorted(seen),
         "resets": resets,
-        "missed_steps": steps - wrapped.skips_infinite - wrapped.optimizer.steps_taken,
+        "missed_steps": missed,
+        "counts": count(wrapped, grads),
         "layout": type(wrapped.optimizer.layout()).__name__,
-        "distance": max(float((p.reshape(-1) - q.detach().reshape(-1)).abs().max()) for p, q in pairs),
+        "distance": distance,
     }
 
 

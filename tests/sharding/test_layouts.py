@@ -51,6 +51,28 @@ def test_choices_and_parameters_are_the_twins(results, backend, world, name):
             )
 
 
+def sums_per_parameter(options: dict) -> int:
+    """K, and with Adam one more for each distinct beta2."""
+    if "momentum" in options:
+        return len(options["momentum"])
+    return len(options["betas"]) + len({beta2 for _, beta2 in options["betas"]})
+
+
+@pytest.mark.parametrize(("backend", "world", "name"), sorted(LAYOUTS))
+def test_one_collective_and_no_waiting(results, backend, world, name):
+    """One all-reduce of the partial sums per step where ranks hold different elements, else none."""
+    for key, found in results(backend, world)[0].items():
+        layout, case = key.split("/")
+        if layout != name:
+            continue
+        options = CASES[case].options
+        sums = 0 if options["type"] == "default" else sums_per_parameter(options)
+        elements = 7 * sums + (found["layout"] == "FlatShards")  # which packs the presence of gradients into a word
+        reduces = found["layout"] not in ("Whole", "HalfPrecision") and options["type"] != "default"
+        assert found["counts"]["collectives"] == ([["allreduce_", elements]] if reduces else []), key
+        assert found["counts"]["waits_in_reduction"] == 0, key
+
+
 def test_each_layout_is_read_by_its_adapter(results):
     """Not, say, FSDP2 by the one for whole parameters."""
     adapters = {
