@@ -4,12 +4,13 @@ Importing this package adds ``gap_adamw``, ``gap_adam``, ``gap_sgdm`` and the pr
 ``GapCallback`` to its default callbacks (it acts only where a gap optimizer is in use).
 """
 
+from .inspection import consolidated_state_dict
 from .optim import SGDM, Adam, GapAdamW
 from .trainer.callback import GapCallback
 from .trainer.presets import recommended
 from .trainer.registry import register
 
 __version__ = "0.1.0"
-__all__ = ["SGDM", "Adam", "GapAdamW", "GapCallback", "recommended", "register"]
+__all__ = ["SGDM", "Adam", "GapAdamW", "GapCallback", "consolidated_state_dict", "recommended", "register"]
 
 register()

@@ -98,16 +98,10 @@ class Adam(GapOptimizer):
         mode = group["second_order_momentum_reset_mode"]
         check_option("second_order_momentum_reset_mode", mode, mode in RESET_MODES, f"one of {', '.join(RESET_MODES)}")
 
-    def _make_state(self, group: dict[str, Any], key: Tensor) -> dict[str, Any]:
-        state = self.state[key]
-        if not state:
-            pairs = self.candidates(group)
-            state["step"] = torch.tensor(0.0, dtype=torch.float32)
-            names = [f"exp_avg_{j}" for j in range(len(pairs))]
-            names += [f"exp_avg_sq_{u}" for u in range(len(distinct_beta2(pairs)))]
-            for name in names:
-                state[name] = torch.zeros_like(key, memory_format=torch.preserve_format)
-        return state
+    def buffers(self, group: dict[str, Any]) -> list[str]:
+        pairs = self.candidates(group)
+        first = [f"exp_avg_{j}" for j in range(len(pairs))]
+        return first + [f"exp_avg_sq_{u}" for u in range(len(distinct_beta2(pairs)))]
 
     def _torch_step(self, group: dict[str, Any], fragments: list[Fragment]) -> None:
         states = [self._make_state(group, f.key) for f in fragments]

@@ -90,8 +90,8 @@ class GapOptimizer(Optimizer, ABC):
         """Check the family's own options. Raises ValueError."""
 
     @abstractmethod
-    def _make_state(self, group: dict[str, Any], key: Tensor) -> dict[str, Any]:
-        """``self.state[key]``, made with zero buffers and ``step`` 0 (both kept) if there is none."""
+    def buffers(self, group: dict[str, Any]) -> list[str]:
+        """The names of a parameter's buffers in ``group``, each of the parameter's shape."""
 
     @abstractmethod
     def _torch_step(self, group: dict[str, Any], fragments: list[Fragment]) -> None:
@@ -261,13 +261,23 @@ class GapOptimizer(Optimizer, ABC):
         if not layout.loads_by_stepping or self.state or any(float(part.group["lr"]) for part in parts):
             return False
         grads = [f.grad for part in parts for f in part.fragments if f.grad is not None]
-        if layout.any(any(bool(grad.any()) for grad in grads)):
+        nonzero = torch.tensor(float(any(bool(grad.any()) for grad in grads)), device=layout.device)
+        if layout.maximum(nonzero):
             return False
         for part in parts:
             for f in part.fragments:
                 if f.grad is not None:
                     self._make_state(part.group, f.key)
         return True
+
+    def _make_state(self, group: dict[str, Any], key: Tensor) -> dict[str, Any]:
+        """``self.state[key]``, made with zero buffers and ``step`` 0 (both kept) if there is none."""
+        state, names = self.state[key], self.buffers(group)
+        if not state and names:
+            state["step"] = torch.tensor(0.0, dtype=torch.float32)
+            for name in names:
+                state[name] = torch.zeros_like(key, memory_format=torch.preserve_format)
+        return state
 
     def _observe(self, part: Part) -> Observed:
         """Update the moments of the fragments that have a gradient, and take their partial sums."""

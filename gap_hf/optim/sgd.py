@@ -87,16 +87,11 @@ class SGDM(GapOptimizer):
             )
         check_option("dampening", group["dampening"], isinstance(group["dampening"], (int, float)), "a number")
 
-    def _make_state(self, group: dict[str, Any], key: Tensor) -> dict[str, Any]:
-        if group["type"] == "default" and not any(self.candidates(group)):
-            return {}
-        state = self.state[key]
-        if not state:
-            # the first gradient enters a buffer without dampening: a count tells which is the first
-            state["step"] = torch.tensor(0.0, dtype=torch.float32)
-            for j in range(len(self.candidates(group))):
-                state[f"momentum_buffer_{j}"] = torch.zeros_like(key, memory_format=torch.preserve_format)
-        return state
+    def buffers(self, group: dict[str, Any]) -> list[str]:
+        momenta = self.candidates(group)
+        if group["type"] == "default" and not any(momenta):
+            return []
+        return [f"momentum_buffer_{j}" for j in range(len(momenta))]
 
     def _torch_step(self, group: dict[str, Any], fragments: list[Fragment]) -> None:
         (momentum,) = self.candidates(group)

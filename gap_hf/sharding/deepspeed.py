@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .layout import Fragment, Layout, ParameterLayout, Part, ShardedMixin, check_plain
+from .layout import Fragment, Layout, ParameterLayout, Part, Piece, ShardedMixin, check_plain
 from .live import instances
 
 
@@ -137,11 +137,10 @@ class HalfPrecision(ParameterLayout):
 
     def __init__(self, optimizer: Optimizer, wrapper: Any) -> None:
         super().__init__([{"params": group} for group in wrapper.fp32_groups])
-        self.copied = self.parameters
         self.parameters = [list(group) for group in wrapper.fp16_groups]
 
     def fits(self, param_groups: list[dict[str, Any]]) -> bool:
-        return all(g["params"] and g["params"][0] is mine[0] for g, mine in zip(param_groups, self.copied, strict=True))
+        return all(g["params"] and g["params"][0] is mine[0] for g, mine in zip(param_groups, self.filed, strict=True))
 
     def receive(self, param_groups: list[dict[str, Any]], by_parameter: bool = True) -> list[Part]:
         for g, group in enumerate(param_groups):
@@ -156,6 +155,10 @@ class Slice(NamedTuple):
     start: int
     numel: int
     offset: int
+
+    def narrow(self) -> Callable[[Tensor], Tensor]:
+        """Cuts the slice out of a tensor that is laid out like the flat one."""
+        return partial(torch.narrow, dim=0, start=self.start, length=self.numel)
 
 
 @dataclass(eq=False)
@@ -179,7 +182,7 @@ class Zero(ShardedMixin):
                 "ranks; gap_hf needs pure data parallelism under ZeRO"
             )
         self.parameters = self.read_parameters()
-        self.numel = [[self.whole_numel(p) for p in group] for group in self.parameters]
+        self.shapes = [[self.whole_shape(p) for p in group] for group in self.parameters]
         self.flats = self.read_flats()
         self.device = self.flats[0].key.device
         self.known = {id(flat.key): flat for flat in self.flats}
@@ -196,9 +199,9 @@ class Zero(ShardedMixin):
     def copy_back(self, flats: list[Flat]) -> None:
         """Repeat DeepSpeed's copy of ``flats`` to the model."""
 
-    def whole_numel(self, p: Tensor) -> int:
-        """The element count of the whole parameter."""
-        return p.numel()
+    def whole_shape(self, p: Tensor) -> torch.Size:
+        """The shape of the whole parameter."""
+        return p.shape
 
     def fits(self, param_groups: list[dict[str, Any]]) -> bool:
         return self.wrapper.optimizer is self.optimizer
@@ -221,7 +224,7 @@ class Zero(ShardedMixin):
                 cuts = flat.slices if by_parameter else [Slice(0, 0, key.numel(), 0)]
                 fragments = []
                 for cut in cuts:
-                    local = partial(torch.narrow, dim=0, start=cut.start, length=cut.numel)
+                    local = cut.narrow()
                     grad = None if key.grad is None else local(key.grad)
                     fragments.append(Fragment(cut.row, key, local(key), grad, local))
                 parts.append(Part(flat.g, group, fragments))
@@ -238,6 +241,18 @@ class Zero(ShardedMixin):
     def publish(self) -> None:
         received, self.received = self.received, []
         self.copy_back(received[:-1])  # the last one is copied by DeepSpeed when this call returns
+
+    def keys(self, g: int, i: int) -> list[Tensor]:
+        # also of those that hold nothing of it: DeepSpeed gives every group or sub-group one on every rank
+        return [flat.key for flat in self.flats if flat.g == g]
+
+    def pieces(self, g: int, i: int) -> list[Piece]:
+        return [
+            Piece(flat.key, cut.narrow(), cut.offset)
+            for flat in self.flats
+            for cut in flat.slices
+            if (flat.g, cut.row) == (g, i)
+        ]
 
     def covered(self) -> list[list[float]]:
         counts = [[0.0] * len(group) for group in self.numel]
@@ -308,8 +323,8 @@ class Zero3(Zero):
             groups[z.sub_group_to_group_id[sub_group]] += params
         return groups
 
-    def whole_numel(self, p: Any) -> int:
-        return p.ds_numel  # its own shape is that of an empty tensor
+    def whole_shape(self, p: Any) -> torch.Size:
+        return p.ds_shape  # its own is that of an empty tensor
 
     def read_flats(self) -> list[Flat]:
         z = self.wrapper

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from .layout import ParameterLayout, ShardedMixin
+from .layout import ParameterLayout, ShardedMixin, State
 
 
 class Meshes(ShardedMixin, ParameterLayout):
@@ -46,6 +46,10 @@ class Meshes(ShardedMixin, ParameterLayout):
         replicas = math.prod(mesh.size(d) for d, placement in enumerate(p.placements) if placement.is_replicate())
         # ranks outside the mesh hold the same again: the data-parallel copies of a tensor-parallel mesh
         return replicas * world // mesh.size()
+
+    def whole(self, g: int, i: int, state: State, name: str) -> Tensor:
+        found = state[self.filed[g][i]][name]
+        return found.full_tensor() if isinstance(found, DTensor) else found
 
     def covered(self) -> list[list[float]]:
         return [[self.local(p).numel() / self.copies(p) for p in group] for group in self.parameters]

@@ -11,8 +11,13 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.fsdp._flat_param import FlatParamHandle, HandleShardingStrategy
 
-from .layout import ParameterLayout, ShardedMixin
+from .layout import ParameterLayout, Piece, ShardedMixin
 from .live import instances
+
+
+def unsharded(handle: FlatParamHandle) -> bool:
+    """Whether every rank holds the whole flat parameter."""
+    return handle._sharding_strategy == HandleShardingStrategy.NO_SHARD
 
 
 class FlatShards(ShardedMixin, ParameterLayout):
@@ -47,27 +52,36 @@ class FlatShards(ShardedMixin, ParameterLayout):
         super().__init__(param_groups)
         self._owned = torch.tensor([self.owns(p) for group in self.parameters for p in group], dtype=torch.bool)
 
-    def whole_numel(self, p: Tensor) -> int:
+    def whole_shape(self, p: Tensor) -> torch.Size:
         handle, i = self.home[id(p)]
-        return handle.flat_param._numels[i]
+        return handle.flat_param._shapes[i]
 
     def copies(self, p: Tensor) -> int:
         handle, _ = self.home[id(p)]
-        if handle._sharding_strategy == HandleShardingStrategy.NO_SHARD:
+        if unsharded(handle):
             return dist.get_world_size()
         return dist.get_world_size() // dist.get_world_size(handle.process_group)
 
     def owns(self, p: Tensor) -> bool:
         """Whether this rank holds the first element of ``p``, in the first replica."""
         handle, i = self.home[id(p)]
-        if handle._sharding_strategy == HandleShardingStrategy.NO_SHARD:
-            return dist.get_rank() == 0
+        if 0 not in self.holders(handle):
+            return False
         info = handle.flat_param._shard_param_infos[i]
-        return (
-            info.in_shard
-            and info.intra_param_start_idx == 0
-            and 0 in dist.get_process_group_ranks(handle.process_group)
-        )
+        return unsharded(handle) or (info.in_shard and info.intra_param_start_idx == 0)
+
+    @staticmethod
+    def holders(handle: FlatParamHandle) -> list[int]:
+        """The ranks that hold one copy of the flat parameter between them, this one among them."""
+        return [dist.get_rank()] if unsharded(handle) else dist.get_process_group_ranks(handle.process_group)
+
+    def pieces(self, g: int, i: int) -> list[Piece]:
+        p = self.filed[g][i]
+        handle, index = self.home[id(p)]
+        if not p.numel() or 0 not in self.holders(handle):
+            return []
+        info = handle.flat_param._shard_param_infos[index]
+        return [Piece(p, self.local, 0 if unsharded(handle) else info.intra_param_start_idx or 0)]
 
     def owned(self) -> Tensor:
         return self._owned

@@ -3,8 +3,9 @@
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -33,6 +34,24 @@ class Fragment:
     copies: int = 1
 
 
+State = Mapping[Tensor, dict[str, Tensor]]
+"""``optimizer.state``."""
+
+
+class Piece(NamedTuple):
+    """A stretch of a parameter on this rank.
+
+    Attributes:
+        key: the tensor under which its buffers are filed.
+        local: cuts it out of such a buffer.
+        offset: its first element's place in the flattened parameter.
+    """
+
+    key: Tensor
+    local: Callable[[Tensor], Tensor]
+    offset: int
+
+
 class Part(NamedTuple):
     """What one call of ``step`` was handed of one group."""
 
@@ -46,13 +65,18 @@ class Layout(ABC):
 
     Attributes:
         parameters: the tensors that the module registered, group by group: the same rows on every rank.
-        numel: the element counts of these whole parameters, wherever their elements lie.
+        shapes: those of the whole parameters, wherever their elements lie.
         device: where scores are added up.
     """
 
     parameters: list[list[Tensor]]
-    numel: list[list[int]]
+    shapes: list[list[torch.Size]]
     device: torch.device
+
+    @cached_property
+    def numel(self) -> list[list[int]]:
+        """The element counts of the whole parameters."""
+        return [[shape.numel() for shape in group] for group in self.shapes]
 
     @abstractmethod
     def fits(self, param_groups: list[dict[str, Any]]) -> bool:
@@ -99,9 +123,24 @@ class Layout(ABC):
         """
         return tables, live
 
-    def any(self, flag: bool) -> bool:
-        """Whether ``flag`` is set on any rank."""
-        return flag
+    def maximum(self, values: Tensor) -> Tensor:
+        """The maximum of ``values`` over the ranks that hold different elements."""
+        return values
+
+    @abstractmethod
+    def keys(self, g: int, i: int) -> list[Tensor]:
+        """The tensors under which ``optimizer.state`` files what this rank holds of parameter ``i`` of group ``g``."""
+
+    @abstractmethod
+    def whole(self, g: int, i: int, state: State, name: str) -> Tensor:
+        """The buffer ``name`` of parameter ``i`` of group ``g``, in the parameter's shape. Every rank must ask.
+
+        Args:
+            g: the group.
+            i: the parameter's place in it.
+            state: the optimizer's, in which ``keys(g, i)`` are found.
+            name: of the buffer.
+        """
 
 
 class ParameterLayout(Layout):
@@ -110,13 +149,13 @@ class ParameterLayout(Layout):
     loads_by_stepping = True
 
     def __init__(self, param_groups: list[dict[str, Any]]) -> None:
-        self.parameters = [list(group["params"]) for group in param_groups]
-        self.numel = [[self.whole_numel(p) for p in group] for group in self.parameters]
+        self.parameters = self.filed = [list(group["params"]) for group in param_groups]
+        self.shapes = [[self.whole_shape(p) for p in group] for group in self.parameters]
         self.device = next((self.local(p).device for group in self.parameters for p in group), torch.device("cpu"))
 
-    def whole_numel(self, p: Tensor) -> int:
-        """The element count of the whole parameter."""
-        return p.numel()
+    def whole_shape(self, p: Tensor) -> torch.Size:
+        """The shape of the whole parameter."""
+        return p.shape
 
     def local(self, tensor: Tensor) -> Tensor:
         """This rank's plain part of a parameter, gradient or buffer."""
@@ -129,6 +168,12 @@ class ParameterLayout(Layout):
     def copies(self, p: Tensor) -> int:
         """How many ranks hold this very part."""
         return 1
+
+    def keys(self, g: int, i: int) -> list[Tensor]:
+        return [self.filed[g][i]]
+
+    def whole(self, g: int, i: int, state: State, name: str) -> Tensor:
+        return state[self.filed[g][i]][name]
 
     def fits(self, param_groups: list[dict[str, Any]]) -> bool:
         return [len(group["params"]) for group in param_groups] == [len(group) for group in self.parameters] and all(
@@ -177,7 +222,7 @@ class ShardedMixin(Layout):
     def verify(self) -> None:
         # The optimizer's lists come from the same script on every rank; where they do not agree, the reduction would
         # add apples to pears, or never return.
-        description = repr((type(self).__name__, self.numel, self.describe()))
+        description = repr((type(self).__name__, self.shapes, self.describe()))
         digest = int.from_bytes(hashlib.sha256(description.encode()).digest()[:6], "big")
         both_ends = self.all_reduce(torch.tensor([digest, -digest], device=self.device), dist.ReduceOp.MAX).tolist()
         if both_ends != [digest, -digest]:
@@ -224,8 +269,21 @@ class ShardedMixin(Layout):
         dist.all_reduce(moved, op, group=self.group)
         return moved.to(tensor.device)
 
-    def any(self, flag: bool) -> bool:
-        return bool(self.all_reduce(torch.tensor(float(flag), device=self.device), dist.ReduceOp.MAX))
+    def maximum(self, values: Tensor) -> Tensor:
+        return self.all_reduce(values, dist.ReduceOp.MAX)
+
+    def pieces(self, g: int, i: int) -> list[Piece]:
+        """The stretches of parameter ``i`` of group ``g`` that this rank holds and no rank before it."""
+        raise NotImplementedError
+
+    def whole(self, g: int, i: int, state: State, name: str) -> Tensor:
+        found = [(state[piece.key][name], piece) for piece in self.pieces(g, i)]
+        like = found[0][0] if found else self.keys(g, i)[0]
+        whole = torch.zeros(self.numel[g][i], dtype=like.dtype, device=like.device)
+        for stored, piece in found:
+            part = piece.local(stored).flatten()
+            whole[piece.offset : piece.offset + len(part)] = part
+        return self.all_reduce(whole, dist.ReduceOp.SUM).view(self.shapes[g][i])
 
     def reduce(self, tables: list[Tensor], live: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         numbers = [table.flatten() for table in tables]

@@ -4,9 +4,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ..inspection import find_gap_optimizer, parameter_names
 from ..optim import GapOptimizer
 from .presets import PRESETS
 from .record import FILENAME, ChoiceWriter
@@ -189,13 +189,6 @@ class Tally:
             self.writer.close()
 
 
-def find_gap_optimizer(optimizer: Any) -> GapOptimizer | None:
-    """The gap optimizer inside Accelerate's wrapper, or None if it is another optimizer."""
-    while not isinstance(optimizer, GapOptimizer) and hasattr(optimizer, "optimizer"):
-        optimizer = optimizer.optimizer
-    return optimizer if isinstance(optimizer, GapOptimizer) else None
-
-
 def refuse_another_optimizer(args: TrainingArguments, optimizer: Any) -> None:
     """Raise: ``optim`` names a gap optimizer, and Trainer uses another."""
     while hasattr(optimizer, "optimizer"):
@@ -206,25 +199,3 @@ def refuse_another_optimizer(args: TrainingArguments, optimizer: Any) -> None:
         'A DeepSpeed config with an "optimizer" block, Trainer(optimizers=...) and an overridden create_optimizer '
         f"replace it: remove that, or {name} from optim."
     )
-
-
-def parameter_names(optimizer: GapOptimizer, model: nn.Module) -> list[list[str]]:
-    """The model's names of the optimizer's parameters, group by group: the same in every layout.
-
-    Every rank must ask (see ``GapOptimizer.layout``).
-    """
-    names = {id(p): plain_name(name) for name, p in model.named_parameters()}
-    layout = optimizer.layout()
-    groups = layout.parameters if layout is not None else [group["params"] for group in optimizer.param_groups]
-    return [[names.get(id(p), f"group{g}.parameter{i}") for i, p in enumerate(group)] for g, group in enumerate(groups)]
-
-
-WRAPPERS = {"module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod"}
-"""Where DDP, FSDP1, activation checkpointing and torch.compile put the module that they wrap."""
-
-
-def plain_name(name: str) -> str:
-    """A parameter's name without what wrappers added to it."""
-    head, *rest = name.split(".")
-    # DDP's wrapper is outermost; further inside, "module" may be the model's own word
-    return ".".join(part for part in ([] if head in WRAPPERS else [head]) + rest if part not in WRAPPERS - {"module"})

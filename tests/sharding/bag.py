@@ -125,9 +125,12 @@ def build(case: Case, params: list[Tensor]) -> torch.optim.Optimizer:
 
 
 class Oracle:
-    """The reference twin on whole parameters, in this process alone."""
+    """The reference twin on whole parameters, in this process alone.
 
-    def __init__(self, case: Case, flat: list[Tensor]) -> None:
+    ``and_alone``: beside it our own optimizer, whose buffers have the names that can be compared.
+    """
+
+    def __init__(self, case: Case, flat: list[Tensor], and_alone: bool = False) -> None:
         self.params = [p.detach().clone().float().requires_grad_() for p in flat]
         options = dict(case.options)
         if case.reference is torch.optim.AdamW:
@@ -136,10 +139,17 @@ class Oracle:
             options["decoupled_weight_decay"] = True
         self.optimizer = case.reference(case.groups(self.params), lr=0.01, **options)
 
+        self.pairs: list[tuple[Any, torch.optim.Optimizer]] = [(self.params, self.optimizer)]
+        if and_alone:
+            self.bag = Bag([[p.detach() for p in self.params]])
+            self.alone = build(case, list(self.bag.parameters()))
+            self.pairs.append((list(self.bag.parameters()), self.alone))
+
     def step(self, grads: list[Tensor | None]) -> None:
-        for p, g in zip(self.params, grads, strict=True):
-            p.grad = None if g is None else g.float().clone()
-        self.optimizer.step()
+        for params, optimizer in self.pairs:
+            for p, g in zip(params, grads, strict=True):
+                p.grad = None if g is None else g.float().clone()
+            optimizer.step()
 
     def choices(self) -> list[Any]:
         return [group.get("last_choice", 0) for group in self.optimizer.param_groups]

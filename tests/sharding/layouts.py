@@ -1,5 +1,6 @@
 """Every layout: how its bag is wrapped, fed with gradients, and read back."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -140,8 +141,9 @@ class Given(Wrapped):
     """Parameters laid out by hand, which are given their gradients directly."""
 
     def __init__(self, case: Case, tensors: list[list[Tensor]]) -> None:
-        flat = [t for block in tensors for t in block]
-        self.params = [nn.Parameter(self.distribute(i, t)) for i, t in enumerate(flat)]
+        numbers = itertools.count()
+        self.model = Bag([[self.distribute(next(numbers), t) for t in block] for block in tensors])
+        self.params = list(self.model.parameters())
         self.optimizer = build(case, self.params)
 
     def distribute(self, i: int, tensor: Tensor) -> Tensor:

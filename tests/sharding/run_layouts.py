@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+import gap_hf
+
 from .bag import CASES, Case, Oracle, gradients, tensors
 from .counting import count
 from .layouts import Wrapped, clipped, handed_on
@@ -34,7 +36,9 @@ def compare(wrapped: Wrapped, case: Case, blocks: list[list[Tensor]], steps: int
     """Step both; say where choices differ, how far apart the parameters ended, and what was chosen."""
     blocks = [[t.to(wrapped.dtype) for t in block] for block in blocks]
     start = [t for block in blocks for t in block]
-    oracle = Oracle(case, start)
+    names = [f"blocks.{b}.weights.{i}" for b, block in enumerate(blocks) for i in range(len(block))]
+    gathers = case is CASES["adam-wise-two-beta2"] or case is CASES["sgdm-wise"]
+    oracle = Oracle(case, start, and_alone=gathers)
     wrong, seen, resets = [], set(), 0
     last: list[Any] = [None] * len(start)
     for t, row in enumerate(gradients(start, steps)):
@@ -59,10 +63,33 @@ def compare(wrapped: Wrapped, case: Case, blocks: list[list[Tensor]], steps: int
         "chosen": sorted(seen),
         "resets": resets,
         "missed_steps": missed,
+        "state_distance": compare_state(wrapped, oracle, names) if gathers else 0.0,
         "counts": count(wrapped, grads),
         "layout": type(wrapped.optimizer.layout()).__name__,
         "distance": distance,
     }
+
+
+def compare_state(wrapped: Wrapped, oracle: Oracle, names: list[str]) -> float:
+    """How far the gathered state is from that of the same optimizer on whole parameters; 0 except on rank 0."""
+    gathered = gap_hf.consolidated_state_dict(wrapped.optimizer, wrapped.model)
+    if dist.get_rank():
+        assert gathered == {}
+        return 0.0
+    expected = gap_hf.consolidated_state_dict(oracle.alone, oracle.bag)
+    numbers = {name: f"blocks.0.weights.{i}" for i, name in enumerate(names)}
+    assert [[numbers[n] for n in g["params"]] for g in gathered["param_groups"]] == [
+        g["params"] for g in expected["param_groups"]
+    ]
+    distances = []
+    for name, state in gathered["state"].items():
+        other = expected["state"].pop(numbers[name])
+        assert state.keys() == other.keys()
+        for key, value in state.items():
+            assert value.shape == other[key].shape
+            distances.append(float((value - other[key]).abs().max()))
+    assert not expected["state"], "some are missing"
+    return max(distances)
 
 
 def main(backend: str, out: Path) -> None:

@@ -46,6 +46,7 @@ def test_choices_and_parameters_are_the_twins(results, backend, world, name):
             assert result["wrong"] == [], f"{key}: (step, chosen, by the twin)"
             assert result["missed_steps"] == 0
             assert result["distance"] < 1e-5, key
+            assert result["state_distance"] < 1e-5, key
             assert CASES[key.split("/")[1]].options["type"] == "default" or len(result["chosen"]) > 1, (
                 f"{key} never changed"
             )

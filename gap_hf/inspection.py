@@ -1,0 +1,81 @@
+"""Look into a gap optimizer, the same under every layout: find it, name its parameters, gather its state."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from .optim import GapOptimizer
+
+
+def find_gap_optimizer(optimizer: Any) -> GapOptimizer | None:
+    """The gap optimizer inside Accelerate's and DeepSpeed's wrappers, or None if it is another optimizer."""
+    while not isinstance(optimizer, GapOptimizer) and hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    return optimizer if isinstance(optimizer, GapOptimizer) else None
+
+
+def parameter_names(optimizer: GapOptimizer, model: nn.Module) -> list[list[str]]:
+    """The model's names of the optimizer's parameters, group by group: the same in every layout.
+
+    Every rank must ask (see ``GapOptimizer.layout``).
+    """
+    names = {id(p): plain_name(name) for name, p in model.named_parameters()}
+    layout = optimizer.layout()
+    groups = layout.parameters if layout is not None else [group["params"] for group in optimizer.param_groups]
+    return [[names.get(id(p), f"group{g}.parameter{i}") for i, p in enumerate(group)] for g, group in enumerate(groups)]
+
+
+WRAPPERS = {"_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod"}
+"""Where FSDP1, activation checkpointing and torch.compile put the module that they wrap, at any depth."""
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name without what wrappers added to it."""
+    # DDP's and DeepSpeed's wrapper is outermost; further inside, "module" may be the model's own word
+    return ".".join(part for part in name.removeprefix("module.").split(".") if part not in WRAPPERS)
+
+
+@torch.no_grad()
+def consolidated_state_dict(optimizer: Any, model: nn.Module) -> dict[str, Any]:
+    """The optimizer's state for whole parameters and by their names, gathered from all ranks, for inspection.
+
+    Every rank must call it. Saving and resuming is the backend's business (``docs/how-to/checkpoints.md``).
+
+    Args:
+        optimizer: a gap optimizer, or what Accelerate or DeepSpeed made of it.
+        model: its model, wrapped or not.
+
+    Returns:
+        On rank 0 ``{"state": {name: {"step": ..., "exp_avg_0": ..., ...}}, "param_groups": [...]}`` like
+        ``torch.optim``'s, with names in the place of parameter numbers; the tensors lie on the CPU and have the
+        parameter's shape. On the other ranks an empty dictionary.
+
+    Raises:
+        TypeError: there is no gap optimizer inside ``optimizer``.
+    """
+    gap = find_gap_optimizer(optimizer)
+    if gap is None:
+        raise TypeError(f"{type(optimizer).__qualname__} is, or holds, no gap optimizer")
+    layout = gap.layout()
+    if layout is None:
+        raise RuntimeError("the optimizer is still being wrapped")
+    first = not dist.is_initialized() or dist.get_rank() == 0
+    state: dict[str, dict[str, Tensor]] = {}
+    groups = []
+    for g, (group, names) in enumerate(zip(gap.param_groups, parameter_names(gap, model), strict=True)):
+        local = [[gap.state[key] for key in layout.keys(g, i) if key in gap.state] for i in range(len(names))]
+        taken = [max((float(found["step"]) for found in pieces if "step" in found), default=-1.0) for pieces in local]
+        steps = layout.maximum(torch.tensor(taken, device=layout.device)).tolist()
+        for i, (name, step) in enumerate(zip(names, steps, strict=True)):
+            if step < 0:  # it never had a gradient
+                continue
+            whole = {}
+            for buffer in gap.buffers(group):
+                gathered = layout.whole(g, i, gap.state, buffer)
+                if first:  # one at a time, so that no rank holds them all on its device
+                    whole[buffer] = gathered.detach().cpu().clone()
+            state[name] = {"step": torch.tensor(step), **whole}
+        groups.append({**group, "params": names})
+    return {"state": state, "param_groups": groups} if first else {}
