@@ -195,8 +195,6 @@ LAYOUTS: dict[str, tuple[int, Callable[[Case, list[list[Tensor]]], Wrapped]]] = 
     "fsdp2": (2, FSDP2),
     "fsdp2-late-swap": (2, FSDP2LateSwap),
     "tensor-parallel": (2, TensorParallel),
-    "fsdp1-on-3": (3, FSDP1),
-    "fsdp2-on-3": (3, FSDP2),
     "fsdp1-on-4": (4, FSDP1),
     "fsdp1-hybrid": (4, FSDP1Hybrid),
     "fsdp2-on-4": (4, FSDP2),

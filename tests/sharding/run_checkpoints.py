@@ -27,8 +27,12 @@ from .zero import Zero
 
 STEPS, SAVED = 24, 13
 SOME_CASES = ("adamw-switch", "adam-wise-two-beta2", "sgdm-wise")
-ZEROS = ["zero0", "zero0-bf16", "zero1", "zero1-bf16-fp32", "zero2", "zero2-offload", "zero3-sub-groups", "zero3-fp16"]
-SAVES = {2: ["ddp", "fsdp1", "fsdp2", *ZEROS], 4: ["fsdp1-on-4", "fsdp2-on-4", "hsdp", "fsdp2-tensor-parallel"]}
+ZEROS = ["zero0", "zero0-bf16", "zero1", "zero1-bf16-fp32", "zero2", "zero2-offload"]
+ZEROS += ["zero3-sub-groups", "zero3-offload"]
+SAVES = {
+    2: ["ddp", "fsdp1", "fsdp2", "tensor-parallel", *ZEROS],
+    4: ["fsdp1-on-4", "fsdp2-on-4", "hsdp", "fsdp2-tensor-parallel"],
+}
 LOADS = {
     1: {
         "fsdp1-on-4": "single",

@@ -1,4 +1,4 @@
-"""Under every layout, on real processes: the choices of the reference twin on whole parameters, over 60 steps."""
+"""Under every layout, on real processes: the choices of the reference twin on whole parameters, over 50 steps."""
 
 import functools
 import json
@@ -39,7 +39,7 @@ def results(tmp_path_factory):
 def test_choices_and_parameters_are_the_twins(results, backend, world, name):
     ranks = results(backend, world)
     cases = {key: [rank[key] for rank in ranks] for key in ranks[0] if key.split("/")[0] == name}
-    assert len(cases) >= 3
+    assert len(cases) >= 2
     for key, found in cases.items():
         for result in found:
             assert "error" not in result, f"{key}: {result['error']}"

@@ -7,7 +7,7 @@ import pytest
 
 from ..tiny import run
 
-SEEDS = 36
+SEEDS = 24
 
 
 @pytest.mark.timeout(600)

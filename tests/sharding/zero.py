@@ -110,9 +110,4 @@ LAYOUTS: dict[str, tuple[int, Callable[[Case, list[list[Tensor]]], Wrapped]]] = 
     "zero3-offload-both": (2, partial(Zero, stage=3, **OFFLOAD, offload_param={"device": "cpu"})),
     "zero3-bf16": (2, partial(Zero, stage=3, dtype=torch.bfloat16)),
     "zero3-fp16": (2, partial(Zero, stage=3, dtype=torch.float16)),
-    "zero2-on-3": (3, partial(Zero, stage=2)),
-    "zero3-on-3": (3, partial(Zero, stage=3, sub_group_size=20, stage3_param_persistence_threshold=0)),
-    "zero1-on-4": (4, partial(Zero, stage=1)),
-    "zero2-on-4": (4, partial(Zero, stage=2, round_robin_gradients=True)),
-    "zero3-on-4": (4, partial(Zero, stage=3, sub_group_size=10)),
 }

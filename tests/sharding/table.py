@@ -1,0 +1,88 @@
+"""The table of docs/layouts.md, from what the tests run: python -m tests.sharding.table"""
+
+import re
+from pathlib import Path
+
+from . import layouts, zero
+from .run_checkpoints import LOADS, REFUSED, SAVES
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "layouts.md"
+BEGIN, END = "<!-- the table: python -m tests.sharding.table -->\n", "<!-- end of the table -->\n"
+
+ROWS = {
+    "one process": (["single"], "torch"),
+    "DDP": (["ddp"], "torch"),
+    "FSDP1, `use_orig_params=True`": (
+        ["fsdp1", "fsdp1-grad-op", "fsdp1-no-shard", "fsdp1-on-4", "fsdp1-hybrid"],
+        "torch",
+    ),
+    "FSDP2 (`fully_shard`)": (["fsdp2", "fsdp2-late-swap", "fsdp2-on-4"], "torch"),
+    "HSDP (FSDP2 on a 2-D mesh)": (["hsdp"], "torch"),
+    "tensor parallel": (["tensor-parallel"], "torch"),
+    "FSDP2 x tensor parallel": (["fsdp2-tensor-parallel", "mixed-meshes"], "torch"),
+    "ZeRO 0": (["zero0", "zero0-bf16"], "torch, deepspeed"),
+    "ZeRO 1": (["zero1", "zero1-bf16", "zero1-bf16-fp32", "zero1-fp16"], "torch, deepspeed"),
+    "ZeRO 2": (
+        ["zero2", "zero2-round-robin", "zero2-accumulate", "zero2-clip", "zero2-bf16", "zero2-fp16"],
+        "torch, deepspeed",
+    ),
+    "ZeRO 2, optimizer on the CPU": (["zero2-offload"], "torch, deepspeed"),
+    "ZeRO 3": (
+        ["zero3", "zero3-persistent", "zero3-sub-groups", "zero3-accumulate", "zero3-clip", "zero3-bf16", "zero3-fp16"],
+        "torch, deepspeed",
+    ),
+    "ZeRO 3, optimizer (and parameters) on the CPU": (["zero3-offload", "zero3-offload-both"], "torch, deepspeed"),
+}
+"""What users call it -> the tested layouts, and the packages that it depends on."""
+
+RESUMED_BY_TRAINER = {"single", "hsdp"}
+"""Layouts that are resumed on as many processes in ``tests/trainer/test_resume.py`` and ``test_trainer.py`` only."""
+
+
+def resume(names: list[str]) -> str:
+    """Whether any of them is saved and loaded on as many processes."""
+    same = any(n in SAVES[w] and LOADS.get(w, {}).get(n) == n for w in SAVES for n in names)
+    return "bitwise" if same or set(names) & RESUMED_BY_TRAINER else ""
+
+
+def reshard(names: list[str]) -> str:
+    """The numbers of processes that they are loaded on, other than those that saved."""
+    pairs = [(a, b) for a in sorted(SAVES, reverse=True) for b in sorted(LOADS, reverse=True) if a != b]
+    ways = [f"{a} → {b}" for a, b in pairs if any(n in SAVES[a] and n in LOADS[b] for n in names)]
+    if not ways and any(n in plan for plan in REFUSED.values() for n in names):
+        return "refused by DeepSpeed"
+    return ", ".join(ways)
+
+
+def how(names: list[str]) -> str:
+    worlds = {**layouts.LAYOUTS, **zero.LAYOUTS}
+    return ", ".join(f"{name} ({worlds[name][0]})" for name in names)
+
+
+def version(package: str) -> str:
+    if package == "torch":  # which is installed before the others
+        found = re.search(r"^TORCH\s*\?= torch==(\S+)", (ROOT / "Makefile").read_text(), re.M)
+    else:
+        found = re.search(rf"^{package}==(\S+)", (ROOT / "constraints.txt").read_text(), re.M)
+    assert found
+    return f"{package} {found.group(1)}"
+
+
+def table() -> str:
+    lines = ["| layout | choices | resume | reshard | tested as (processes) | with |", "|---|---|---|---|---|---|"]
+    for title, (names, packages) in ROWS.items():
+        versions = ", ".join(map(version, packages.split(", ")))
+        lines.append(f"| {title} | exact | {resume(names)} | {reshard(names)} | {how(names)} | {versions} |")
+    return "\n".join(lines) + "\n"
+
+
+def write() -> None:
+    """Put the table into the page."""
+    text = PAGE.read_text()
+    before, rest = text.split(BEGIN)
+    PAGE.write_text(before + BEGIN + "\n" + table() + "\n" + END + rest.split(END)[1])
+
+
+if __name__ == "__main__":
+    write()
