@@ -1,12 +1,14 @@
 """A tiny Llama, something for it to learn, and a Trainer around them."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
@@ -14,6 +16,11 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "tests" / "scripts"
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "recipes/configs/ddp_cpu.yaml"]
 """Starts two processes."""
+
+needs_compiler = pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "c++")) is None,
+    reason="DeepSpeed builds its communication on CPUs with a C++ compiler at first use",
+)
 
 
 def tiny_model(vocab: int = 32) -> LlamaForCausalLM:
@@ -62,7 +69,9 @@ def tiny_trainer(output_dir: Path, callbacks: list[Any] | None = None, seed: int
 
 def start(command: list[Any], cwd: Path = ROOT, **environment: str) -> subprocess.Popen:
     """Start a command in a process group of its own."""
-    offline = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    # beside the interpreter lies ninja, which DeepSpeed's build looks for
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    offline = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PATH": path}
     return subprocess.Popen(
         [str(part) for part in command],
         cwd=cwd,

@@ -5,9 +5,10 @@ import sys
 
 import pytest
 
-from ..tiny import run
+from ..tiny import needs_compiler, run
 from .run_checkpoints import LOADS, REFUSED, SAVES, SOME_CASES
 
+pytestmark = needs_compiler
 PLANS = {("save", world): list(names) for world, names in SAVES.items()}
 PLANS |= {("load", world): list(names) for world, names in LOADS.items()}
 

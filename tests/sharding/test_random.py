@@ -5,9 +5,11 @@ import sys
 
 import pytest
 
-from ..tiny import run
+from ..tiny import needs_compiler, run
 
 SEEDS = 24
+
+pytestmark = needs_compiler
 
 
 @pytest.mark.timeout(600)

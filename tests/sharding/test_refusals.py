@@ -12,7 +12,7 @@ import gap_hf
 from gap_hf.sharding import deepspeed
 from gap_hf.sharding.launch import lone_process
 
-from ..tiny import run
+from ..tiny import needs_compiler, run
 from .refusals import REFUSALS
 
 SAYS = {
@@ -45,6 +45,7 @@ def messages(tmp_path_factory):
     return [json.loads((out / f"rank{rank}.json").read_text()) for rank in range(2)]
 
 
+@needs_compiler
 @pytest.mark.parametrize("name", REFUSALS)
 def test_refused_on_every_rank(messages, name):
     for said in messages:

@@ -300,3 +300,16 @@ def test_frozen_parameters_are_not_listed(tmp_path):
     assert list(chain(*(group["parameters"] for group in header["groups"]))) == [
         f"model.layers.{layer}.self_attn.q_proj.weight" for layer in range(2)
     ]
+
+
+def test_another_optimizer_in_its_place_is_refused(tmp_path):
+    """Trainer(optimizers=...) overrides optim without a word."""
+    model = tiny_model()
+    trainer = Trainer(
+        model=model,
+        args=arguments(tmp_path, optim="gap_adamw"),
+        train_dataset=tiny_data(),
+        optimizers=(torch.optim.SGD(model.parameters(), lr=0.1), None),
+    )
+    with pytest.raises(ValueError, match="optim=gap_adamw was asked for, but torch.optim.sgd.SGD would train"):
+        trainer.train()

@@ -100,6 +100,16 @@ def test_only_rank_0_writes(tmp_path):
     assert read_choices(tmp_path / "rank0").steps.tolist() == [1, 2, 3, 4]
 
 
+def test_one_process_where_two_were_asked_for(tmp_path):
+    """accelerate starts a single process for --cpu --num_processes 2."""
+    flags = f"--output_dir {tmp_path} --use_cpu --optim gap_adamw --max_steps 2 --save_strategy no --report_to none"
+    script = [SCRIPTS / "rank_dirs.py", *flags.split()]
+    done = run([*LAUNCH[:3], "--cpu", "--num_processes", "2", "--num_machines", "1", "-m", "gap_hf", *script])
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [path.parent.name for path in tmp_path.rglob("state.json")] == ["rank0"]
+    assert "asked for several processes, but started this one alone. Add --multi_gpu" in done.stderr
+
+
 def test_fsdp_that_became_ddp_is_refused(tmp_path):
     """accelerate drops FSDP under --use_cpu: nothing is trained, and every process says why."""
     flags = f"--output_dir {tmp_path} --use_cpu --optim gap_adamw --max_steps 4 --save_strategy no --report_to none"
