@@ -1,6 +1,7 @@
 """How parameters lie over processes: one adapter per backend, plain fragments and one reduction for the optimizer."""
 
 import logging
+import sys
 
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -10,6 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from . import deepspeed
 from .launch import downgrade, lone_process, refuse_takeover
 from .layout import Layout
+from .live import instances
 from .single import Whole
 
 logger = logging.getLogger(__name__)
@@ -22,6 +24,16 @@ def is_fsdp1(p: Tensor) -> bool:
     return getattr(p, "_fsdp_flattened", False) or getattr(p, "_is_flat_param", False)
 
 
+def refuse_torch_zero(optimizer: Optimizer) -> None:
+    """Raise RuntimeError inside ``ZeroRedundancyOptimizer``, which gives every rank other parameters."""
+    module = sys.modules.get("torch.distributed.optim.zero_redundancy_optimizer")
+    if module is not None and any(vars(z).get("optim") is optimizer for z in instances(module.ZeroRedundancyOptimizer)):
+        raise RuntimeError(
+            "torch's ZeroRedundancyOptimizer gives each rank some of the parameters and can't add up their scores; "
+            "use FSDP2 or DeepSpeed ZeRO, which gap_hf knows"
+        )
+
+
 def find_layout(optimizer: Optimizer) -> Layout | None:
     """How the parameters of ``optimizer`` lie over processes at this moment.
 
@@ -31,6 +43,7 @@ def find_layout(optimizer: Optimizer) -> Layout | None:
     Raises:
         RuntimeError: a layout that gap_hf is not exact in, or does not know.
     """
+    refuse_torch_zero(optimizer)
     wrapper, engine = deepspeed.find(optimizer)
     if wrapper is not None:
         if deepspeed.is_being_built(wrapper, engine):

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.testing._internal.two_tensor import TwoTensor
 
@@ -89,6 +90,13 @@ def another_order_on_each_rank() -> None:
     mesh = init_device_mesh("cpu", (2,))
     params = [distribute_tensor(torch.ones(n), mesh, [Replicate()]) for n in (4, 6)]
     step_given(params if dist.get_rank() == 0 else params[::-1])
+
+
+def torch_zero() -> None:
+    bag = Bag(tensors())
+    for p, g in zip(bag.parameters(), FLAT, strict=True):
+        p.grad = g.clone()
+    ZeroRedundancyOptimizer(bag.parameters(), optimizer_class=CASE.optimizer, **CASE.options).step()
 
 
 # ---------------------------------------------------------------- DeepSpeed

@@ -23,6 +23,7 @@ SAYS = {
     "sharded_tensor_subclass": "is a .*TwoTensor, a tensor subclass that gap_hf does not know",
     "a_mesh_of_some_ranks": "parameter 0 of group 0 has 4 elements, but its fragments on all ranks make 2",
     "another_order_on_each_rank": "the ranks hand gap_hf different parameters, or the same ones in another order",
+    "torch_zero": "ZeroRedundancyOptimizer gives each rank some of the parameters",
     "renamed_attribute": "can't read the parameter layout of deepspeed .*no attribute 'partition_size'",
     "overlapping_map": "parameter 1 of group 0 has 12 elements, but its fragments on all ranks overlap with others",
     "map_with_a_hole": "can't read the parameter layout of deepspeed",
