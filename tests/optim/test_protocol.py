@@ -95,9 +95,15 @@ def test_another_optimizers_state_is_refused():
 
 
 def test_another_models_state_is_refused():
-    saved = gap_hf.GapAdamW([torch.zeros(3, requires_grad=True)]).state_dict()
-    with pytest.raises(ValueError, match="another model"):
+    w = torch.zeros(3, requires_grad=True)
+    w.grad = torch.ones(3)
+    optimizer = gap_hf.GapAdamW([w])
+    optimizer.step()
+    saved = optimizer.state_dict()
+    with pytest.raises(ValueError, match=r"another model.*exp_avg_0 of parameter 0 has the shape \(3,\), .* \(4,\)"):
         gap_hf.GapAdamW([torch.zeros(4, requires_grad=True)]).load_state_dict(saved)
+    with pytest.raises(ValueError, match=r"groups hold \[1\] parameters, this optimizer's \[2\]"):
+        gap_hf.GapAdamW([torch.zeros(3, requires_grad=True) for _ in range(2)]).load_state_dict(saved)
 
 
 def test_loading_other_candidates_says_so(caplog):
