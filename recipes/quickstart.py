@@ -1,10 +1,11 @@
 """Fine-tune a causal language model with LoRA and a GAP optimizer, through the ordinary Trainer.
 
     python recipes/quickstart.py                                                     # one process
-    accelerate launch --config_file recipes/configs/ddp_cpu.yaml recipes/quickstart.py --expect_world_size 2
+    accelerate launch --config_file recipes/configs/ddp.yaml recipes/quickstart.py --expect_world_size 2
     python recipes/quickstart.py --optim adamw_torch_fused --output_dir runs/adamw   # the same with AdamW
 
-Every TrainingArguments flag works. Without --model and --data the recipe needs no network: see offline.py.
+recipes/configs/ has a file for every layout (FSDP, ZeRO, ...), and every TrainingArguments flag works.
+Without --model and --data the recipe needs no network: see offline.py.
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +16,8 @@ import torch
 from accelerate import PartialState
 from datasets import load_dataset
 from offline import Row, docstrings, smollm2
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -25,6 +27,7 @@ from transformers import (
     Trainer,
     TrainingArguments,
 )
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 # importing gap_hf is what makes --optim gap_adamw known to Trainer
 from gap_hf.report.plot import plot_run, shares
@@ -41,6 +44,7 @@ DEFAULTS = {
     "logging_steps": 5,
     "per_device_train_batch_size": 8,
     "per_device_eval_batch_size": 8,
+    "eval_on_start": True,
     "report_to": "none",
     "use_cpu": not torch.accelerator.is_available(),  # several processes do not hear it from accelerate
 }
@@ -60,10 +64,12 @@ class ScriptArguments:
         None,
         "a .jsonl file or hub dataset with text columns prompt and completion; default: the docstrings from offline.py",
     )
-    dtype: str = option("bfloat16", "of the frozen weights: bfloat16, float32, ...")
+    dtype: str = option(
+        "bfloat16", "of the model's weights: bfloat16, float32, ... (PEFT keeps the adapter in float32)"
+    )
     max_length: int = option(96, "in tokens; longer rows are dropped")
     eval_rows: int = option(48, "rows to evaluate on (of --data: the last ones)")
-    lora_rank: int = option(8, "rank of the adapter")
+    lora_rank: int = option(8, "rank of the adapter; 0: no adapter, train all weights (with --dtype float32)")
     lora_targets: str | None = option(None, "all-linear, or a pattern of layer names; default: PEFT's choice")
     expect_world_size: int | None = option(None, "stop unless so many processes train together")
 
@@ -99,14 +105,21 @@ def tokenize(rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length: in
 @torch.no_grad()
 def complete(model: Any, tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
     """What the model writes after `prompt`, always taking the likeliest token."""
-    model.eval()
-    inputs = tokenizer(prompt, return_tensors="pt").to(next(model.parameters()).device)
+    inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
     output = model.generate(**inputs, max_new_tokens=24, do_sample=False, pad_token_id=tokenizer.pad_token_id)
     return tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
 
 
+def save_adapter(trainer: Trainer) -> None:
+    """Write the weights that save_model() misses under FSDP1: peft 0.21 looks for them by its wrappers' names."""
+    whole = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if trainer.args.process_index == 0:
+        weights = {name.replace(".default.", "."): w.contiguous() for name, w in whole.items() if "lora_" in name}
+        save_file(weights, Path(trainer.args.output_dir) / "adapter_model.safetensors")
+
+
 def main() -> None:
-    """Load, show, train, show again, save, load what was saved."""
+    """Load, train, save, load what was saved, show."""
     parser = HfArgumentParser((ScriptArguments, TrainingArguments))
     parser.set_defaults(**DEFAULTS)
     script, args = parser.parse_args_into_dataclasses()
@@ -126,55 +139,46 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(path)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     torch.manual_seed(args.seed)  # before the adapter's first weights are drawn
-    base = AutoModelForCausalLM.from_pretrained(path, dtype=script.dtype)
-    model = get_peft_model(
-        base,
-        LoraConfig(
-            task_type="CAUSAL_LM",
-            r=script.lora_rank,
-            lora_alpha=2 * script.lora_rank,
-            target_modules=script.lora_targets,
-        ),
-    )
-
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=script.dtype)
+    if (rank := script.lora_rank) > 0:
+        lora = LoraConfig(task_type="CAUSAL_LM", r=rank, lora_alpha=2 * rank, target_modules=script.lora_targets)
+        model = get_peft_model(model, lora)
     train_rows, eval_rows = load_rows(script)
     train_set, eval_set = (tokenize(rows, tokenizer, script.max_length) for rows in (train_rows, eval_rows))
-    say(
-        f"{len(train_set)} rows to train on, {len(eval_set)} to evaluate on; "
-        f"{model.num_parameters(only_trainable=True):,} parameters to train"
-    )
-    trainer = Trainer(
-        model=model,
-        args=args,
-        train_dataset=train_set,
-        eval_dataset=eval_set,
-        data_collator=DataCollatorForSeq2Seq(tokenizer),
-        processing_class=tokenizer,
-    )
-    sample = min(eval_rows, key=lambda row: len(row["prompt"]))
-    before = trainer.evaluate()["eval_loss"]
-    say(f"evaluation loss before training: {before:.3f}")
-    written_before = complete(model, tokenizer, sample["prompt"]) if first else ""
+    numbers = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters() if p.requires_grad)  # as ZeRO 3 counts
+    say(f"{len(train_set)} rows to train on, {len(eval_set)} to evaluate on; {numbers:,} parameters to train")
+    collator = DataCollatorForSeq2Seq(tokenizer)
+    trainer = Trainer(model, args, collator, train_set, eval_set, processing_class=tokenizer)
+    fsdp = getattr(trainer.accelerator.state, "fsdp_plugin", None)
+    peft_loses_it = fsdp is not None and fsdp.fsdp_version == 1 and rank > 0
+    if peft_loses_it and args.resume_from_checkpoint:
+        raise SystemExit("Under FSDP1 peft 0.21 leaves the adapter out of checkpoints: resume under FSDP2 instead.")
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     metrics = trainer.evaluate()
-    trainer.save_metrics("eval", {"eval_loss_before": before, **metrics})
+    losses = [log["eval_loss"] for log in trainer.state.log_history if "eval_loss" in log]
+    trainer.save_metrics("eval", {"eval_loss_before": losses[0], **metrics})
     trainer.save_state()
+    if fsdp is not None:  # save_model() writes nothing from sharded state dicts
+        fsdp.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model()
+    if peft_loses_it:
+        save_adapter(trainer)
     # a process that leaves the group while another still uses it can abort that one
     PartialState().wait_for_everyone()
     PartialState().destroy_process_group()
     if not first:
         return
 
-    base = AutoModelForCausalLM.from_pretrained(path, dtype=script.dtype)
-    reloaded = PeftModel.from_pretrained(base, args.output_dir)  # what a user of the adapter would do
+    # the trained model may lie in pieces on all processes: load it as its user would
+    unset_hf_deepspeed_config()  # which has from_pretrained() cut up this one, too
+    sample = min(eval_rows, key=lambda row: len(row["prompt"]))
     print(f"\nheld-out prompt:\n{sample['prompt']}\n")
     print("reference:        ", sample["completion"].strip())
-    print("before training:  ", written_before)
-    print("after training:   ", complete(model, tokenizer, sample["prompt"]))
-    print("adapter reloaded: ", complete(reloaded, tokenizer, sample["prompt"]))
-    print(f"\nevaluation loss:   {before:.3f} before training, {metrics['eval_loss']:.3f} after")
-    print(f"adapter:           {args.output_dir}")
+    for when, source in (("before training:  ", path), ("after training:   ", args.output_dir)):
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=script.dtype).to(args.device)
+        print(when, complete(model, tokenizer, sample["prompt"]))
+    print(f"\nevaluation loss:   {losses[0]:.3f} before training, {losses[-1]:.3f} after")
+    print(f"saved in:          {args.output_dir}")
     optimizer = find_gap_optimizer(trainer.optimizer)
     if optimizer is not None and optimizer.type != "default":
         for candidate, share in shares(read_choices(args.output_dir)).items():

@@ -1,5 +1,6 @@
 """A tiny Llama, something for it to learn, and a Trainer around them."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -84,7 +85,11 @@ def start(command: list[Any], cwd: Path = ROOT, **environment: str) -> subproces
 
 
 def stop(process: subprocess.Popen) -> None:
-    """SIGKILL it and everything it started."""
+    """End it and everything it started."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)  # torchrun's workers are in groups of their own: it ends them
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=40)
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
     process.communicate()

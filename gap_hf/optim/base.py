@@ -394,6 +394,11 @@ class GapOptimizer(Optimizer, ABC):
         Raises:
             ValueError: the state is another optimizer's or another model's.
         """
+        # torch's loading of full state dicts under FSDP2 loses empty lists, which a group without parameters has
+        # (distributed/_state_dict_utils.py flattens and rebuilds them)
+        nothing: dict[str, Any] = {"last_choice": [], "negative_steps": []}
+        groups = [saved if saved["params"] else {**nothing, **saved} for saved in state_dict["param_groups"]]
+        state_dict = {**state_dict, "param_groups": groups}
         # torch's __setstate__ adds "differentiable" to the defaults, but never to the groups
         expected = (set(self.defaults) - {"differentiable"}) | {"last_choice", "negative_steps", "count"}
         for saved in state_dict["param_groups"]:

@@ -7,7 +7,7 @@ import pytest
 
 from ..tiny import needs_compiler, run
 
-SEEDS = 24
+SEEDS = 18
 
 pytestmark = needs_compiler
 

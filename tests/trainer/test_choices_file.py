@@ -233,6 +233,8 @@ def test_killed_run(tmp_path):
             assert process.poll() is None, process.communicate()[1][-3000:]
             assert time.monotonic() < deadline, "no steps came"
             time.sleep(0.05)
+        process.kill()
+        process.wait()
     finally:
         stop(process)
     choices = read_choices(path)
