@@ -26,9 +26,7 @@ STEPS = 50
 ALL_CASES = {"single", "ddp", "fsdp1", "fsdp2", "tensor-parallel", "zero0", "zero1", "zero2", "zero3"}
 """The layouts that are tried with every case; their variants make do with some."""
 
-SOME = ("adamw-switch", "adam-wise-two-beta2", "sgdm-wise")
-FEW = SOME[:2]
-"""With 4 processes."""
+SOME = ("adamw-switch", "adam-wise-two-beta2")
 
 INFINITE = 21
 """The step that gets an infinite gradient where the backend skips such steps; one in which none is missing."""
@@ -101,7 +99,7 @@ def main(backend: str, out: Path) -> None:
     for name, (world, wrap) in importlib.import_module(f".{backend}", __package__).LAYOUTS.items():
         if world != dist.get_world_size():
             continue
-        for case in CASES if name in ALL_CASES else SOME if world < 4 else FEW:
+        for case in CASES if name in ALL_CASES else SOME:
             try:
                 results[f"{name}/{case}"] = compare(wrap(CASES[case], tensors()), CASES[case], tensors())
             except Exception:
