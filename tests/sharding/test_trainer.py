@@ -153,7 +153,7 @@ def test_chooses_like_ddp(train, case):
     assert_same_training(Trained.load(train(case)), Trained.load(train(case.ddp())))
 
 
-# DDP is resumed in tests/trainer, the other ZeRO stages by the same means in test_checkpoints.py: launches take their time
+# DDP is resumed in tests/trainer, the others of ZeRO by the same means in test_checkpoints.py; launches take their time
 @pytest.mark.parametrize("case", [param for param in EACH if param.id not in ("zero1", "zero3_offload")])
 def test_resumed_run_is_bitwise_the_same(train, case):
     whole, resumed = Trained.load(train(case)), Trained.load(train(case, train(case)))
