@@ -1,5 +1,6 @@
 """Look into a gap optimizer, the same under every layout: find it, name its parameters, gather its state."""
 
+from itertools import chain
 from typing import Any
 
 import torch
@@ -72,7 +73,7 @@ def consolidated_state_dict(optimizer: Any, model: nn.Module) -> dict[str, Any]:
             if step < 0:  # it never had a gradient
                 continue
             whole = {}
-            for buffer in gap.buffers(group):
+            for buffer in chain(*gap.buffers(group)):
                 gathered = layout.whole(g, i, gap.state, buffer)
                 if first:  # one at a time, so that no rank holds them all on its device
                     whole[buffer] = gathered.detach().cpu().clone()

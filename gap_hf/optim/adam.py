@@ -3,13 +3,12 @@
 import math
 from typing import Any
 
-import torch
-from torch import Tensor
 from torch.optim.adam import adam
 from torch.optim.adamw import adamw
 
-from ..sharding.layout import Fragment
-from .base import GapOptimizer, check_option
+from ..sharding.layout import Part
+from .base import GapOptimizer, check_option, modulation
+from .kernels import Rule
 
 Betas = tuple[float, float]
 RESET_MODES = ("none", "same", "square")
@@ -67,6 +66,10 @@ class Adam(GapOptimizer):
         hysteresis_threshold: int = 10,
         second_order_momentum_reset_mode: str = "none",
         J_ema: float = 0.0,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool = False,
+        state_dtype: str | None = None,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -80,6 +83,10 @@ class Adam(GapOptimizer):
             "hysteresis_threshold": hysteresis_threshold,
             "second_order_momentum_reset_mode": second_order_momentum_reset_mode,
             "J_ema": J_ema,
+            "foreach": foreach,
+            "fused": fused,
+            "capturable": capturable,
+            "state_dtype": state_dtype,
         }
         super().__init__(params, defaults)
 
@@ -98,22 +105,23 @@ class Adam(GapOptimizer):
         mode = group["second_order_momentum_reset_mode"]
         check_option("second_order_momentum_reset_mode", mode, mode in RESET_MODES, f"one of {', '.join(RESET_MODES)}")
 
-    def buffers(self, group: dict[str, Any]) -> list[str]:
+    def buffers(self, group: dict[str, Any]) -> tuple[list[str], list[str]]:
         pairs = self.candidates(group)
         first = [f"exp_avg_{j}" for j in range(len(pairs))]
-        return first + [f"exp_avg_sq_{u}" for u in range(len(distinct_beta2(pairs)))]
+        return first, [f"exp_avg_sq_{u}" for u in range(len(distinct_beta2(pairs)))]
 
-    def _torch_step(self, group: dict[str, Any], fragments: list[Fragment]) -> None:
-        states = [self._make_state(group, f.key) for f in fragments]
+    def _torch_step(self, part: Part) -> None:
+        group = part.group
+        states = [self.make_state(group, key) for key in part.keys]
         ((beta1, beta2),) = self.candidates(group)
         function = adamw if group["decoupled_weight_decay"] else adam
         function(
-            [f.value for f in fragments],
-            [f.grad for f in fragments if f.grad is not None],
-            [f.local(s["exp_avg_0"]) for f, s in zip(fragments, states, strict=True)],
-            [f.local(s["exp_avg_sq_0"]) for f, s in zip(fragments, states, strict=True)],
+            part.values,
+            part.gradients(),
+            part.local([state["exp_avg_0"] for state in states]),
+            part.local([state["exp_avg_sq_0"] for state in states]),
             [],
-            [s["step"] for s in states],
+            [state["step"] for state in states],
             amsgrad=False,
             beta1=beta1,
             beta2=beta2,
@@ -121,64 +129,32 @@ class Adam(GapOptimizer):
             weight_decay=group["weight_decay"],
             eps=group["eps"],
             maximize=False,
+            foreach=group["foreach"],
+            fused=group["fused"],
+            capturable=group["capturable"],
         )
 
-    def _sums(self, group: dict[str, Any]) -> int:
-        pairs = self.candidates(group)
-        return len(pairs) + len(distinct_beta2(pairs))
-
-    def _observe_and_score(self, group: dict[str, Any], f: Fragment, grad: Tensor) -> list[Tensor]:
-        """Update the moments; return sum(g r m_j) for each j, then sum(r) for each distinct beta2, as float64."""
-        state = self.state[f.key]
+    def rule(self, group: dict[str, Any]) -> Rule:
         pairs = self.candidates(group)
         second = distinct_beta2(pairs)
-        weighted, totals = {}, []
-        for u, beta2 in enumerate(second):
-            v = f.local(state[f"exp_avg_sq_{u}"]).mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-            # bfloat16 and float16 buffers are scored in float32, from the values as they are stored
-            v = v.to(torch.promote_types(v.dtype, torch.float32))
-            r = v.div(1 - beta2 ** state["step"].item()).sqrt_().add_(group["eps"]).reciprocal_()
-            totals.append(r.sum(dtype=torch.float64))
-            weighted[beta2] = r.mul_(grad)
-        dots = []
-        for j, (beta1, beta2) in enumerate(pairs):
-            m = f.local(state[f"exp_avg_{j}"]).lerp_(grad, 1 - beta1)
-            dots.append((weighted[beta2] * m).sum(dtype=torch.float64))
-        return dots + totals
-
-    def _scores(self, group: dict[str, Any], sums: Tensor, numel: Tensor) -> Tensor:
-        pairs = self.candidates(group)
-        second = distinct_beta2(pairs)
-        dots, totals = sums[:, : len(pairs)], sums[:, len(pairs) :]
-        numel = numel.unsqueeze(1)
-        W = totals[:, [second.index(beta2) for _, beta2 in pairs]] / numel
-        # sqrt(1 - b1^2) of the filter's norm, over the 1 - b1 that undoes the dampening of the moving average
-        gain = dots.new_tensor([math.sqrt(1 - beta1**2) / (1 - beta1) for beta1, _ in pairs])
-        return torch.where(numel > 0, gain * dots / W.sqrt(), 0.0)
-
-    def _apply(self, group: dict[str, Any], f: Fragment, grad: Tensor, choice: int) -> None:
-        state = self.state[f.key]
-        pairs = self.candidates(group)
-        beta1, beta2 = pairs[choice]
-        t = state["step"].item()
-        lr = float(group["lr"])
-        if group["weight_decay"] and group["decoupled_weight_decay"]:
-            f.value.mul_(1 - lr * group["weight_decay"])
-        step_size = lr / (1 - beta1**t)
-        if group["lr_modulation"]:
-            step_size *= power(beta1) / power(pairs[0][0])
-        v = f.local(state[f"exp_avg_sq_{distinct_beta2(pairs).index(beta2)}"])
-        denom = v.sqrt().div_((1 - beta2**t) ** 0.5).add_(group["eps"])
-        f.value.addcdiv_(f.local(state[f"exp_avg_{choice}"]), denom, value=-step_size)
-
-    def _soft_reset(self, group: dict[str, Any], f: Fragment) -> None:
+        decoupled = group["decoupled_weight_decay"]
         factor = group["soft_reset"]
-        second_factor = {"none": 1.0, "same": factor, "square": factor**2}[group["second_order_momentum_reset_mode"]]
-        for name, buffer in self.state[f.key].items():
-            if name.startswith("exp_avg_sq_"):
-                f.local(buffer).mul_(second_factor)
-            elif name.startswith("exp_avg_"):
-                f.local(buffer).mul_(factor)
+        return Rule(
+            family="adam",
+            betas=tuple(beta1 for beta1, _ in pairs),
+            betas2=tuple(second),
+            second=tuple(second.index(beta2) for _, beta2 in pairs),
+            # sqrt(1 - b1^2) of the filter's norm, over the 1 - b1 that undoes the dampening of the moving average
+            gains=tuple(math.sqrt(1 - beta1**2) / (1 - beta1) for beta1, _ in pairs),
+            modulation=modulation(group, [power(beta1) for beta1, _ in pairs]),
+            lr=group["lr"],
+            eps=group["eps"],
+            decay=group["weight_decay"] if decoupled else 0.0,
+            l2=0.0 if decoupled else group["weight_decay"],
+            soft_reset=factor,
+            second_reset={"none": 1.0, "same": factor, "square": factor**2}[group["second_order_momentum_reset_mode"]],
+            stochastic=group["state_dtype"] == "bfloat16",
+        )
 
 
 class GapAdamW(Adam):
@@ -198,6 +174,10 @@ class GapAdamW(Adam):
         hysteresis_threshold: int = 10,
         second_order_momentum_reset_mode: str = "none",
         J_ema: float = 0.0,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool = False,
+        state_dtype: str | None = None,
     ) -> None:
         super().__init__(
             params,
@@ -212,6 +192,10 @@ class GapAdamW(Adam):
             hysteresis_threshold,
             second_order_momentum_reset_mode,
             J_ema,
+            foreach,
+            fused,
+            capturable,
+            state_dtype,
         )
 
 

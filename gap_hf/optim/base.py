@@ -1,8 +1,8 @@
 """What every GAP optimizer shares: groups, state, and the five words of a step.
 
 *observe* the gradient, *score* the candidates, *reduce* the partial sums, *choose*, *apply*. A family
-(``gap_hf.optim.adam``, ``gap_hf.optim.sgd``) says what its buffers, its partial sums and its update are; how
-parameters are laid out over processes is ``gap_hf.sharding``'s business.
+(``gap_hf.optim.adam``, ``gap_hf.optim.sgd``) says what its buffers and its numbers are; ``gap_hf.optim.kernels`` does
+the arithmetic; how parameters are laid out over processes is ``gap_hf.sharding``'s business.
 
 Per-parameter state holds only parameter-shaped and 0-dim tensors, and everything else is plain numbers and flat lists
 in ``param_groups``: the one layout that every backend's checkpoints carry unharmed.
@@ -19,25 +19,40 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..sharding import deepspeed, find_layout, is_fsdp1
-from ..sharding.layout import Fragment, Layout, Part
-from .choice import best_candidate, count_negative
+from ..sharding.layout import Layout, Part
+from .groups import Group, held
+from .kernels import Rule, eight_bit, pick
+from .kernels.deal import Dealer
+from .step import Step
 
 logger = logging.getLogger(__name__)
 
 TYPES = ("default", "switch", "switch_parameter_wise")
 
 
-Groups = dict[int, dict[str, Any]]
-"""Parameter groups by number."""
+STATE_DTYPES = (None, "float32", "bfloat16", "8bit")
 
 
-class Observed(NamedTuple):
-    """What observing one part gave: its fragments with a gradient, what entered the filter, and their partial sums."""
+class Decision(NamedTuple):
+    """What one step decided, as tensors where they were computed. Its methods wait for the device.
 
-    part: Part
-    live: list[Fragment]
-    grads: list[Tensor]
-    sums: list[Tensor]
+    Attributes:
+        choices: for each group, ``(P,)`` int64 for ``'switch_parameter_wise'``, else 0-dim.
+        resets: pairs of a group's number and which of its parameters were reset, ``(P,)`` bool.
+        scores: ``(K,)`` float64 raw scores of ``'switch'``.
+    """
+
+    choices: list[Tensor]
+    resets: tuple[tuple[int, Tensor], ...]
+    scores: Tensor | None
+
+    def last_choice(self) -> list[Any]:
+        """Each group's ``last_choice``."""
+        return [choice.tolist() for choice in self.choices]
+
+    def reset_parameters(self) -> tuple[tuple[int, int], ...]:
+        """(group, index) of the parameters whose buffers were reset."""
+        return tuple(sorted((g, i) for g, resets in self.resets for i, due in enumerate(resets.tolist()) if due))
 
 
 class GapOptimizer(Optimizer, ABC):
@@ -60,21 +75,22 @@ class GapOptimizer(Optimizer, ABC):
     last_scores: Tensor | None = None
     """Raw J of the last ``'switch'`` step, ``(K,)`` float64; ``None`` for the other types."""
 
-    last_resets: tuple[tuple[int, int], ...] = ()
-    """(group, index) of the parameters whose buffers the last step reset."""
-
     callback: Any = None
     """The callback that watches this optimizer, if any."""
 
-    _layout: Layout | None = None
-    """How the parameters lie over processes; found at the first step, and again when they were replaced."""
-
-    _observed: tuple[Observed, ...] = ()
-    """What earlier calls of this step observed, where the backend calls ``step`` once per group."""
+    _resets: tuple[tuple[int, Tensor], ...] = ()
+    """For each group, which parameters the last step reset, ``(P,)`` bool."""
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
+        self._forget()
         super().__init__(params, defaults)
         deepspeed.prepare(type(self))
+
+    def _forget(self) -> None:
+        """Drop what was found out about the parameters, and a step that has begun."""
+        self._layout: Layout | None = None  # how the parameters lie over processes; found at the first step
+        self.dealers: dict[tuple[int, int], Dealer] = {}
+        self._step = Step(self)
 
     # ------------------------------------------------------------------ what a family adds
     @abstractmethod
@@ -90,38 +106,35 @@ class GapOptimizer(Optimizer, ABC):
         """Check the family's own options. Raises ValueError."""
 
     @abstractmethod
-    def buffers(self, group: dict[str, Any]) -> list[str]:
-        """The names of a parameter's buffers in ``group``, each of the parameter's shape."""
+    def buffers(self, group: dict[str, Any]) -> tuple[list[str], list[str]]:
+        """The names of a parameter's first and second moments in ``group``, each of the parameter's shape."""
 
     @abstractmethod
-    def _torch_step(self, group: dict[str, Any], fragments: list[Fragment]) -> None:
-        """The whole step of ``type='default'``, by torch's own function."""
+    def rule(self, group: dict[str, Any]) -> Rule:
+        """The numbers of ``group``'s update."""
 
     @abstractmethod
-    def _sums(self, group: dict[str, Any]) -> int:
-        """S, the number of partial sums per parameter."""
-
-    @abstractmethod
-    def _observe_and_score(self, group: dict[str, Any], fragment: Fragment, grad: Tensor) -> list[Tensor]:
-        """Update the K buffers by ``grad``; return this fragment's S partial sums, 0-dim float64."""
-
-    @abstractmethod
-    def _scores(self, group: dict[str, Any], sums: Tensor, numel: Tensor) -> Tensor:
-        """``(P, K)`` scores J from the ``(P, S)`` sums over whole parameters of ``numel`` ``(P,)`` elements."""
-
-    @abstractmethod
-    def _apply(self, group: dict[str, Any], fragment: Fragment, grad: Tensor, choice: int) -> None:
-        """Decay, then step by candidate ``choice``."""
-
-    @abstractmethod
-    def _soft_reset(self, group: dict[str, Any], fragment: Fragment) -> None:
-        """Scale the fragment's buffers."""
+    def _torch_step(self, part: Part) -> None:
+        """The whole step of ``type='default'``, by torch's own function; every fragment has a gradient."""
 
     # ------------------------------------------------------------------ groups
     @property
     def type(self) -> str:
         """``'default'``, ``'switch'`` or ``'switch_parameter_wise'``: the same in all groups."""
         return self.param_groups[0]["type"]
+
+    @property
+    def last_resets(self) -> tuple[tuple[int, int], ...]:
+        """(group, index) of the parameters whose buffers the last step reset. Waits for the device."""
+        return self.decision().reset_parameters()
+
+    def decision(self) -> "Decision":
+        """What the last step decided, without waiting for the device."""
+        device = self._layout.device if self._layout is not None else torch.device("cpu")
+        choices = [held(group, "last_choice", device) for group in self.param_groups]
+        if any(group["capturable"] for group in self.param_groups):  # replayed graphs write into them
+            choices = [choice.clone() for choice in choices]
+        return Decision(choices, self._resets, self.last_scores)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, as ``torch.optim.Optimizer.add_param_group``.
@@ -136,7 +149,7 @@ class GapOptimizer(Optimizer, ABC):
         if first is not None:
             self._validate_together([first, merged])
         super().add_param_group(param_group)
-        group = self.param_groups[-1]
+        group = self.param_groups[-1] = Group(self.param_groups[-1])
         for p in group["params"]:
             if p.is_complex():
                 self.param_groups.pop()
@@ -171,6 +184,21 @@ class GapOptimizer(Optimizer, ABC):
                 f"J_ema={group['J_ema']} averages the global score, which type='switch_parameter_wise' does not have; "
                 "set J_ema=0 or type='switch'"
             )
+        if group["foreach"] and group["fused"]:
+            raise ValueError("foreach=True and fused=True exclude each other; give one of them, or neither")
+        state_dtype = group["state_dtype"]
+        expected = ", ".join(map(repr, STATE_DTYPES))
+        check_option("state_dtype", state_dtype, state_dtype in STATE_DTYPES, f"one of {expected}")
+        if state_dtype == "8bit":
+            eight_bit.tensor_class()
+            for flag in ("foreach", "fused", "capturable"):
+                if group[flag]:
+                    raise ValueError(f"state_dtype='8bit' is done tensor by tensor; leave {flag}=True out")
+        if state_dtype and group["type"] == "default":
+            raise ValueError(
+                f"state_dtype={state_dtype!r} is not for type='default', which is torch.optim's own step and keeps its "
+                "state in the parameter's dtype"
+            )
         candidates = self.candidates(group)
         if group["type"] == "default" and len(candidates) > 1:
             raise ValueError(
@@ -200,6 +228,15 @@ class GapOptimizer(Optimizer, ABC):
                     )
 
     # ------------------------------------------------------------------ the step
+    @staticmethod
+    def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
+        """torch's wrapper around ``step``, as it is under ``torch.compile``, which has nothing to gain on the kernels.
+
+        Tracing it, Dynamo would take the optimizer for one of torch's and rewrite its groups
+        (``torch/_dynamo/variables/optimizer.py``).
+        """
+        return torch.compiler.disable(Optimizer.profile_hook_step(func))
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step.
@@ -213,7 +250,8 @@ class GapOptimizer(Optimizer, ABC):
             What ``closure`` returned, else ``None``.
 
         Raises:
-            RuntimeError: a gradient is sparse, or the layout of the parameters is one that gap_hf is not exact in.
+            RuntimeError: a gradient is sparse, or the layout of the parameters is one that gap_hf is not exact in, or
+                a CUDA graph captures a step without ``capturable=True``.
         """
         loss = None
         if closure is not None:
@@ -222,19 +260,21 @@ class GapOptimizer(Optimizer, ABC):
         layout = self.layout()
         if layout is None:
             return loss
+        refuse_capture(layout.device, self.param_groups)
         parts = layout.receive(self.param_groups, by_parameter=self.type != "default")
         if self._only_makes_state(layout, parts):
             return loss
         if self.type == "default":
             for part in parts:
-                self._torch_step(part.group, [f for f in part.fragments if f.grad is not None])
+                self._torch_step(part.with_grad())
         else:
-            self._observed += tuple(self._observe(part) for part in parts)
+            for part in parts:
+                self._step.observe(layout, part)
         if not layout.complete():
             return loss
-        observed, self._observed = self._observed, ()
         if self.type != "default":
-            self._choose_and_apply(layout, observed)
+            self._step.finish(layout)
+            self._resets, self._step = tuple(self._step.resets), Step(self)
         layout.publish()
         self.steps_taken += 1
         return loss
@@ -248,9 +288,19 @@ class GapOptimizer(Optimizer, ABC):
         if self._layout is None or not self._layout.fits(self.param_groups):
             layout = find_layout(self)
             if layout is not None:
+                self._refuse_8bit(layout)
                 layout.verify()
-            self._layout, self._observed = layout, ()
+            self._forget()
+            self._layout = layout
         return self._layout
+
+    def _refuse_8bit(self, layout: Layout) -> None:
+        """Raise where parameters are in pieces: their 8-bit blocks would be other elements than a single process's."""
+        if layout.reduces and any(group["state_dtype"] == "8bit" for group in self.param_groups):
+            raise RuntimeError(
+                "state_dtype='8bit' needs whole parameters (one process, DDP, DeepSpeed ZeRO 0): in a sharded one the "
+                "blocks that share a scale would hold other elements. Use state_dtype='bfloat16', which is exact there."
+            )
 
     def _only_makes_state(self, layout: Layout, parts: list[Part]) -> bool:
         """Whether this call is no step but torch's way to have the state allocated before loading one.
@@ -260,116 +310,41 @@ class GapOptimizer(Optimizer, ABC):
         """
         if not layout.loads_by_stepping or self.state or any(float(part.group["lr"]) for part in parts):
             return False
-        grads = [f.grad for part in parts for f in part.fragments if f.grad is not None]
+        grads = [grad for part in parts for grad in part.grads if grad is not None]
         nonzero = torch.tensor(float(any(bool(grad.any()) for grad in grads)), device=layout.device)
         if layout.maximum(nonzero):
             return False
         for part in parts:
-            for f in part.fragments:
-                if f.grad is not None:
-                    self._make_state(part.group, f.key)
+            for key in part.with_grad().keys:
+                self.make_state(part.group, key)
         return True
 
-    def _make_state(self, group: dict[str, Any], key: Tensor) -> dict[str, Any]:
+    def make_state(self, group: dict[str, Any], key: Tensor) -> dict[str, Any]:
         """``self.state[key]``, made with zero buffers and ``step`` 0 (both kept) if there is none."""
-        state, names = self.state[key], self.buffers(group)
-        if not state and names:
-            state["step"] = torch.tensor(0.0, dtype=torch.float32)
-            for name in names:
-                state[name] = torch.zeros_like(key, memory_format=torch.preserve_format)
+        state = self.state[key]
+        if not state:
+            first, second = self.buffers(group)
+            if first:
+                state["step"] = torch.zeros((), dtype=torch.float32, device=self._step_device(group, key))
+            for names, dtype in zip((first, second), state_dtypes(group, key), strict=True):
+                for name in names:
+                    if dtype is None:
+                        state[name] = eight_bit.zeros_like(key)
+                    else:
+                        state[name] = torch.zeros_like(key, dtype=dtype, memory_format=torch.preserve_format)
         return state
 
-    def _observe(self, part: Part) -> Observed:
-        """Update the moments of the fragments that have a gradient, and take their partial sums."""
-        live, grads = [], []
-        for f in part.fragments:
-            if f.grad is not None:
-                live.append(f)
-                grads.append(filtered(part.group, f.value, f.grad))
-        # several fragments may share one flat tensor, which has one count of steps
-        for key in {id(f.key): f.key for f in live}.values():
-            self._make_state(part.group, key)["step"] += 1
-        sums = [torch.stack(self._observe_and_score(part.group, f, g)) for f, g in zip(live, grads, strict=True)]
-        return Observed(part, live, grads, sums)
-
-    def _choose_and_apply(self, layout: Layout, observed: tuple[Observed, ...]) -> None:
-        """Reduce the partial sums, choose, apply, and reset where hysteresis asks for it."""
-        groups = {o.part.g: o.part.group for o in observed}
-        partial: list[Tensor] = []
-        seen: list[Tensor] = []
-        for g, group in groups.items():
-            table = torch.zeros(len(layout.numel[g]), self._sums(group), dtype=torch.float64, device=layout.device)
-            has_grad = torch.zeros(len(layout.numel[g]), dtype=torch.bool, device=layout.device)
-            for o in observed:
-                if o.part.g == g and o.live:
-                    rows = torch.tensor([f.index for f in o.live], device=layout.device)
-                    shares = [s.to(layout.device) / f.copies for f, s in zip(o.live, o.sums, strict=True)]
-                    table.index_add_(0, rows, torch.stack(shares))
-                    has_grad[rows] = True
-            partial.append(table)
-            seen.append(has_grad)
-        tables, live = layout.reduce(partial, seen)
-        scores = []
-        for (g, group), sums, has_grad in zip(groups.items(), tables, live, strict=True):
-            numel = torch.tensor(layout.numel[g], dtype=torch.float64, device=layout.device)
-            scores.append(torch.where(has_grad.unsqueeze(1), self._scores(group, sums, numel), 0.0))
-        choose = self._choose_for_all if self.type == "switch" else self._choose_per_parameter
-        choices, resets = choose(groups, scores, live)
-        for o in observed:
-            for f, grad in zip(o.live, o.grads, strict=True):
-                self._apply(o.part.group, f, grad, choices[o.part.g][f.index])
-        for o in observed:
-            for f in o.part.fragments:
-                if (o.part.g, f.index) in resets and f.key in self.state:
-                    self._soft_reset(o.part.group, f)
-        self.last_resets = tuple(sorted(resets))
-
-    def _choose_for_all(
-        self, groups: Groups, scores: list[Tensor], live: list[Tensor]
-    ) -> tuple[dict[int, list[int]], set[tuple[int, int]]]:
-        """One index for every parameter, from the ``(P, K)`` scores of each group, summed over all of them."""
-        J, any_live = torch.cat(scores).sum(dim=0), torch.cat(live).any()
-        first = next(iter(groups.values()))
-        previous = torch.tensor(first["last_choice"], device=J.device)
-        J_bar = torch.tensor(first["J_bar"], dtype=torch.float64, device=J.device)
-        count = torch.tensor(first["negative_steps"], device=J.device)
-        # A score that is not finite would stay in the average for ever: such a step leaves average and choice as is.
-        # So does one without any gradient.
-        counts = J.isfinite().all() & any_live
-        J_bar = torch.where(counts, first["J_ema"] * J_bar + (1 - first["J_ema"]) * J, J_bar)
-        choice = torch.where(counts, best_candidate(J_bar, previous), previous)
-        counted, reset = count_negative(J, choice, count, first["hysteresis_threshold"])
-        numbers = torch.stack([choice, torch.where(counts, counted, count), reset & counts]).double()
-        # everything comes to the host at once
-        index, negative_steps, is_reset, *averages = torch.cat([numbers, J_bar]).tolist()
-        for group in groups.values():
-            group.update(last_choice=int(index), negative_steps=int(negative_steps), J_bar=list(averages))
-        self.last_scores = J
-        rows = [(g, i) for g, has_grad in zip(groups, live, strict=True) for i in range(len(has_grad))]
-        choices = {g: [int(index)] * len(has_grad) for g, has_grad in zip(groups, live, strict=True)}
-        return choices, set(rows if is_reset else ())
-
-    def _choose_per_parameter(
-        self, groups: Groups, scores: list[Tensor], live: list[Tensor]
-    ) -> tuple[dict[int, list[int]], set[tuple[int, int]]]:
-        """One index per parameter that has a gradient, from its group's ``(P, K)`` scores; the others keep theirs."""
-        results = []
-        for group, J, has_grad in zip(groups.values(), scores, live, strict=True):
-            previous = torch.tensor(group["last_choice"], dtype=torch.long, device=J.device)
-            count = torch.tensor(group["negative_steps"], dtype=torch.long, device=J.device)
-            choice = torch.where(has_grad, best_candidate(J, previous), previous)
-            counted, reset = count_negative(J, choice, count, group["hysteresis_threshold"])
-            results.append(torch.stack([choice, torch.where(has_grad, counted, count), reset & has_grad], dim=1))
-        rows = iter(torch.cat(results).tolist())  # everything comes to the host at once
-        choices: dict[int, list[int]] = {}
-        resets: set[tuple[int, int]] = set()
-        for (g, group), has_grad in zip(groups.items(), live, strict=True):
-            mine = [next(rows) for _ in has_grad]
-            # new lists: a state_dict taken earlier keeps its own
-            choices[g] = group["last_choice"] = [choice for choice, _, _ in mine]
-            group["negative_steps"] = [count for _, count, _ in mine]
-            resets |= {(g, i) for i, (_, _, reset) in enumerate(mine) if reset}
-        return choices, resets
+    def _step_device(self, group: dict[str, Any], key: Tensor) -> torch.device:
+        """Where the count of steps of ``key`` lives: with the buffers only where the kernel reads it there."""
+        if group["type"] == "default":
+            on_device = group["capturable"] or bool(group["fused"])
+        else:
+            first, second = state_dtypes(group, key)
+            if first is None:
+                return torch.device("cpu")
+            dtypes = (key.dtype, key.dtype, first, second)
+            on_device = pick(group["foreach"], group["fused"], key.device.type, dtypes).on_device
+        return key.device if on_device else torch.device("cpu")
 
     # ------------------------------------------------------------------ saved state
     def state_dict(self) -> dict[str, Any]:
@@ -382,8 +357,13 @@ class GapOptimizer(Optimizer, ABC):
             for group in self.param_groups:
                 for p in group["params"]:
                     if p.requires_grad and p.numel():
-                        self._make_state(group, p)
+                        self.make_state(group, p)
         return super().state_dict()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.param_groups = [group if isinstance(group, Group) else Group(group) for group in self.param_groups]
+        self._forget()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what ``state_dict`` gave, as ``torch.optim.Optimizer.load_state_dict``.
@@ -410,11 +390,25 @@ class GapOptimizer(Optimizer, ABC):
         self._refuse_another_models_state(state_dict)
         before = [(group["type"], self.candidate_labels(group)) for group in self.param_groups]
         super().load_state_dict(state_dict)
+        self._restore_dtypes(state_dict)
         after = [(group["type"], self.candidate_labels(group)) for group in self.param_groups]
         if before != after:
             logger.warning(
                 "the loaded state replaces the optimizer's type and candidates: %s becomes %s", before, after
             )
+
+    def _restore_dtypes(self, state_dict: dict[str, Any]) -> None:
+        """Undo torch's casting of state to the parameter's dtype, and put the counts where the kernels read them."""
+        for saved, group in zip(state_dict["param_groups"], self.param_groups, strict=True):
+            for index, p in zip(saved["params"], group["params"], strict=False):
+                state = self.state.get(p)
+                if not state:
+                    continue
+                state["step"] = state["step"].to(self._step_device(group, p))
+                for names, dtype in zip(self.buffers(group), state_dtypes(group, p), strict=True):
+                    for name in names:
+                        if state[name].dtype != dtype:  # torch has cast it; 8-bit state shows itself as float32
+                            state[name] = state_dict["state"][index][name].to(p.device, dtype or torch.float32)
 
     def _refuse_another_models_state(self, state_dict: dict[str, Any]) -> None:
         mine = [group["count"] for group in self.param_groups]
@@ -432,11 +426,25 @@ class GapOptimizer(Optimizer, ABC):
                         )
 
 
-def filtered(group: dict[str, Any], value: Tensor, grad: Tensor) -> Tensor:
-    """The gradient that enters the filter: with the L2 term where the decay is not decoupled."""
-    if group["weight_decay"] and not group.get("decoupled_weight_decay", False):
-        return grad.add(value, alpha=group["weight_decay"])
-    return grad
+def refuse_capture(device: torch.device, param_groups: list[dict[str, Any]]) -> None:
+    """Raise RuntimeError where a CUDA graph captures the step without the options for it."""
+    if all(group["capturable"] for group in param_groups):
+        return
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError("a CUDA graph captures this step; build the optimizer with capturable=True for that")
+
+
+def state_dtypes(group: dict[str, Any], key: Tensor) -> tuple[torch.dtype | None, torch.dtype]:
+    """The dtypes of the first and second moments of ``key``; None stands for 8 bits."""
+    if group["state_dtype"] is None:
+        return key.dtype, key.dtype
+    first = {"float32": torch.float32, "bfloat16": torch.bfloat16, "8bit": None}
+    return first[group["state_dtype"]], torch.float32
+
+
+def modulation(group: dict[str, Any], powers: list[float]) -> tuple[float, ...]:
+    """Each candidate's factor on the learning rate: nu_j / nu_0 where ``lr_modulation`` is on."""
+    return tuple(power / powers[0] if group["lr_modulation"] else 1.0 for power in powers)
 
 
 def check_option(name: str, value: Any, good: bool, expected: str) -> None:

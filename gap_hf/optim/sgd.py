@@ -3,12 +3,12 @@
 import math
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim.sgd import sgd
 
-from ..sharding.layout import Fragment
-from .base import GapOptimizer, check_option
+from ..sharding.layout import Part
+from .base import GapOptimizer, check_option, modulation
+from .kernels import Rule
 
 
 class SGDM(GapOptimizer):
@@ -56,6 +56,10 @@ class SGDM(GapOptimizer):
         soft_reset: float = 0.5,
         hysteresis_threshold: int = 5,
         J_ema: float = 0.0,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool = False,
+        state_dtype: str | None = None,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -68,6 +72,10 @@ class SGDM(GapOptimizer):
             "soft_reset": soft_reset,
             "hysteresis_threshold": hysteresis_threshold,
             "J_ema": J_ema,
+            "foreach": foreach,
+            "fused": fused,
+            "capturable": capturable,
+            "state_dtype": state_dtype,
         }
         super().__init__(params, defaults)
 
@@ -87,22 +95,25 @@ class SGDM(GapOptimizer):
             )
         check_option("dampening", group["dampening"], isinstance(group["dampening"], (int, float)), "a number")
 
-    def buffers(self, group: dict[str, Any]) -> list[str]:
+    def buffers(self, group: dict[str, Any]) -> tuple[list[str], list[str]]:
         momenta = self.candidates(group)
         if group["type"] == "default" and not any(momenta):
-            return []
-        return [f"momentum_buffer_{j}" for j in range(len(momenta))]
+            return [], []
+        return [f"momentum_buffer_{j}" for j in range(len(momenta))], []
 
-    def _torch_step(self, group: dict[str, Any], fragments: list[Fragment]) -> None:
+    def _torch_step(self, part: Part) -> None:
+        group = part.group
         (momentum,) = self.candidates(group)
-        states = [self._make_state(group, f.key) for f in fragments]
-        # None stands for a buffer that has seen no gradient
-        buffers = [
-            f.local(s["momentum_buffer_0"]) if s and s["step"] else None for f, s in zip(fragments, states, strict=True)
-        ]
+        states = [self.make_state(group, key) for key in part.keys]
+        mine: list[Tensor] = []
+        buffers: list[Tensor | None] = [None] * len(states)
+        if momentum:
+            mine = part.local([state["momentum_buffer_0"] for state in states])
+            # None stands for a buffer that has seen no gradient
+            buffers = [b if state["step"] else None for b, state in zip(mine, states, strict=True)]
         sgd(
-            [f.value for f in fragments],
-            [f.grad for f in fragments if f.grad is not None],
+            part.values,
+            part.gradients(),
             buffers,
             weight_decay=group["weight_decay"],
             momentum=momentum,
@@ -110,47 +121,31 @@ class SGDM(GapOptimizer):
             dampening=group["dampening"],
             nesterov=group["nesterov"],
             maximize=False,
+            foreach=group["foreach"],
+            fused=group["fused"],
         )
-        for f, buffer, state in zip(fragments, buffers, states, strict=True):
-            if state:
-                if not state["step"] and buffer is not None:  # torch has made it
-                    f.local(state["momentum_buffer_0"]).copy_(buffer)
-                state["step"] += 1
+        for stored, buffer, state in zip(mine, buffers, states, strict=False):
+            if not state["step"] and buffer is not None:  # torch has made it
+                stored.copy_(buffer)
+            state["step"] += 1
 
-    def _sums(self, group: dict[str, Any]) -> int:
-        return len(self.candidates(group))
-
-    def _observe_and_score(self, group: dict[str, Any], f: Fragment, grad: Tensor) -> list[Tensor]:
-        """Update the buffers; return sum(g buf_j) for each j, as float64."""
-        state = self.state[f.key]
-        wide = grad.to(torch.promote_types(grad.dtype, torch.float32))
-        dots = []
-        for j, momentum in enumerate(self.candidates(group)):
-            buffer = f.local(state[f"momentum_buffer_{j}"])
-            if state["step"] == 1:
-                buffer.copy_(grad)
-            else:
-                buffer.mul_(momentum).add_(grad, alpha=1 - group["dampening"])
-            dots.append((wide * buffer).sum(dtype=torch.float64))
-        return dots
-
-    def _scores(self, group: dict[str, Any], sums: Tensor, numel: Tensor) -> Tensor:
-        return sums * sums.new_tensor([power(m) for m in self.candidates(group)])
-
-    def _apply(self, group: dict[str, Any], f: Fragment, grad: Tensor, choice: int) -> None:
+    def rule(self, group: dict[str, Any]) -> Rule:
         momenta = self.candidates(group)
-        update = f.local(self.state[f.key][f"momentum_buffer_{choice}"])
-        if group["nesterov"]:
-            update = grad.add(update, alpha=momenta[choice])
-        step_size = float(group["lr"])
-        if group["lr_modulation"]:
-            step_size *= power(momenta[choice]) / power(momenta[0])
-        f.value.add_(update, alpha=-step_size)
-
-    def _soft_reset(self, group: dict[str, Any], f: Fragment) -> None:
-        for name, buffer in self.state[f.key].items():
-            if name.startswith("momentum_buffer_"):
-                f.local(buffer).mul_(group["soft_reset"])
+        powers = [power(m) for m in momenta]
+        return Rule(
+            family="sgdm",
+            betas=tuple(momenta),
+            betas2=(),
+            second=(),
+            gains=tuple(powers),
+            modulation=modulation(group, powers),
+            lr=group["lr"],
+            l2=group["weight_decay"],
+            dampening=group["dampening"],
+            nesterov=group["nesterov"],
+            soft_reset=group["soft_reset"],
+            stochastic=group["state_dtype"] == "bfloat16",
+        )
 
 
 def parse_momentum(momentum: Any) -> list[float]:

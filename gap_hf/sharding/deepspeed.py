@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .layout import Fragment, Layout, ParameterLayout, Part, Piece, ShardedMixin, check_plain
+from .layout import Layout, ParameterLayout, Part, Piece, ShardedMixin, check_plain
 from .live import instances
 
 
@@ -219,15 +219,13 @@ class Zero(ShardedMixin):
                     )
                 self.received.append(flat)
                 refuse_dropped(flat.g, group, len(self.numel[flat.g]))
-                if key.grad is not None:
-                    check_plain(key, key.grad, f"the flat tensor of group {flat.g}")
-                cuts = flat.slices if by_parameter else [Slice(0, 0, key.numel(), 0)]
-                fragments = []
-                for cut in cuts:
-                    local = cut.narrow()
-                    grad = None if key.grad is None else local(key.grad)
-                    fragments.append(Fragment(cut.row, key, local(key), grad, local))
-                parts.append(Part(flat.g, group, fragments))
+                check_plain([key], [key.grad], f"the flat tensor of group {flat.g}")
+                slices = flat.slices if by_parameter else [Slice(0, 0, key.numel(), 0)]
+                cuts, N = [piece.narrow() for piece in slices], len(slices)
+                values = [cut(key) for cut in cuts]
+                grads = [None if key.grad is None else cut(key.grad) for cut in cuts]
+                rows = tuple(piece.row for piece in slices)
+                parts.append(Part(flat.g, group, rows, [key] * N, values, grads, cuts, (1,) * N))
         return parts
 
     def complete(self) -> bool:

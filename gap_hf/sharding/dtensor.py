@@ -28,15 +28,20 @@ class Meshes(ShardedMixin, ParameterLayout):
                     )
         super().__init__(param_groups)
 
-    def local(self, tensor: Tensor) -> Tensor:
+    @staticmethod
+    def cut(tensor: Tensor) -> Tensor:
         return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
+    def grads(self, keys: list[Tensor]) -> list[Tensor | None]:
+        return [self.local_grad(p) for p in keys]
+
     def local_grad(self, p: Tensor) -> Tensor | None:
+        """This rank's plain part of the gradient of ``p``."""
         grad = p.grad
         if isinstance(p, DTensor) and isinstance(grad, DTensor) and grad.placements != p.placements:
             # tensor parallel may leave a gradient Partial; torch.optim redistributes it inside its first operation
             grad = grad.redistribute(placements=p.placements)
-        return None if grad is None else self.local(grad)
+        return None if grad is None else self.cut(grad)
 
     def copies(self, p: Tensor) -> int:
         world = dist.get_world_size()
@@ -52,7 +57,7 @@ class Meshes(ShardedMixin, ParameterLayout):
         return found.full_tensor() if isinstance(found, DTensor) else found
 
     def covered(self) -> list[list[float]]:
-        return [[self.local(p).numel() / self.copies(p) for p in group] for group in self.parameters]
+        return [[self.cut(p).numel() / self.copies(p) for p in group] for group in self.parameters]
 
     def describe(self) -> str:
         kinds = {

@@ -50,7 +50,8 @@ class FlatShards(ShardedMixin, ParameterLayout):
                     )
         self.home = {id(p): found[id(p)] for group in param_groups for p in group["params"]}
         super().__init__(param_groups)
-        self._owned = torch.tensor([self.owns(p) for group in self.parameters for p in group], dtype=torch.bool)
+        owned = [self.owns(p) for group in self.parameters for p in group]
+        self._owned = torch.tensor(owned, dtype=torch.bool, device=self.device)
 
     def whole_shape(self, p: Tensor) -> torch.Size:
         handle, i = self.home[id(p)]
@@ -81,7 +82,7 @@ class FlatShards(ShardedMixin, ParameterLayout):
         if not p.numel() or 0 not in self.holders(handle):
             return []
         info = handle.flat_param._shard_param_infos[index]
-        return [Piece(p, self.local, 0 if unsharded(handle) else info.intra_param_start_idx or 0)]
+        return [Piece(p, torch.Tensor.detach, 0 if unsharded(handle) else info.intra_param_start_idx or 0)]
 
     def owned(self) -> Tensor:
         return self._owned

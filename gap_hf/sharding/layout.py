@@ -3,35 +3,67 @@
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from operator import attrgetter
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 
-@dataclass(frozen=True)
-class Fragment:
-    """The part of one parameter that lives on this rank, as plain local tensors.
+@dataclass(slots=True, eq=False)
+class Part:
+    """What one call of ``step`` was handed of one group: N fragments, as plain local tensors, column by column.
+
+    A fragment is the part of one parameter that lives on this rank.
 
     Attributes:
-        index: the parameter's place in its group.
-        key: the tensor under which ``optimizer.state`` files the buffers.
-        value: the elements themselves.
-        grad: their gradient, of ``value``'s shape; None where the parameter took no part in the loss.
-        local: cuts this fragment out of a tensor that is laid out like ``key``, as a view.
+        g: the group's number.
+        group: the parameter group.
+        rows: each fragment's parameter, by its place in the group.
+        keys: the tensors under which ``optimizer.state`` files the buffers.
+        values: the elements themselves.
+        grads: their gradients, of the values' shapes; None where the parameter took no part in the loss.
+        cuts: for each fragment a function that cuts it out of a tensor which is laid out like its key, as a view; None
+            where a fragment is all of it.
         copies: how many ranks hold this very fragment.
     """
 
-    index: int
-    key: Tensor
-    value: Tensor
-    grad: Tensor | None
-    local: Callable[[Tensor], Tensor]
-    copies: int = 1
+    g: int
+    group: dict[str, Any]
+    rows: tuple[int, ...]
+    keys: list[Tensor]
+    values: list[Tensor]
+    grads: list[Tensor | None]
+    cuts: Sequence[Callable[[Tensor], Tensor]] | None
+    copies: tuple[int, ...]
+
+    def select(self, chosen: Sequence[int]) -> "Part":
+        """The fragments ``chosen``, by their places in the columns."""
+        if len(chosen) == len(self.rows):
+            return self
+        keys, values = ([column[i] for i in chosen] for column in (self.keys, self.values))
+        grads = [self.grads[i] for i in chosen]
+        cuts = None if self.cuts is None else [self.cuts[i] for i in chosen]
+        rows, copies = (tuple(column[i] for i in chosen) for column in (self.rows, self.copies))
+        return Part(self.g, self.group, rows, keys, values, grads, cuts, copies)
+
+    def with_grad(self) -> "Part":
+        """The fragments that have a gradient."""
+        if all(grad is not None for grad in self.grads):
+            return self
+        return self.select([i for i, grad in enumerate(self.grads) if grad is not None])
+
+    def gradients(self) -> list[Tensor]:
+        """``grads``, where every fragment has one."""
+        return cast(list[Tensor], self.grads)
+
+    def local(self, tensors: list[Tensor]) -> list[Tensor]:
+        """The fragments of ``tensors``, which are laid out like the keys."""
+        return tensors if self.cuts is None else [cut(t) for cut, t in zip(self.cuts, tensors, strict=True)]
 
 
 State = Mapping[Tensor, dict[str, Tensor]]
@@ -50,14 +82,6 @@ class Piece(NamedTuple):
     key: Tensor
     local: Callable[[Tensor], Tensor]
     offset: int
-
-
-class Part(NamedTuple):
-    """What one call of ``step`` was handed of one group."""
-
-    g: int
-    group: dict[str, Any]
-    fragments: list[Fragment]
 
 
 class Layout(ABC):
@@ -100,6 +124,9 @@ class Layout(ABC):
 
     def publish(self) -> None:  # noqa: B027
         """Hand the new values back to the backend, where it has already copied the old ones."""
+
+    reduces = False
+    """Whether ranks hold different elements, so that ``reduce`` adds something up."""
 
     loads_by_stepping = False
     """Whether torch's checkpoints, which allocate the state by a step of zeros, can be loaded in this layout."""
@@ -151,19 +178,18 @@ class ParameterLayout(Layout):
     def __init__(self, param_groups: list[dict[str, Any]]) -> None:
         self.parameters = self.filed = [list(group["params"]) for group in param_groups]
         self.shapes = [[self.whole_shape(p) for p in group] for group in self.parameters]
-        self.device = next((self.local(p).device for group in self.parameters for p in group), torch.device("cpu"))
+        self.device = next((p.device for group in self.parameters for p in group), torch.device("cpu"))
 
     def whole_shape(self, p: Tensor) -> torch.Size:
         """The shape of the whole parameter."""
         return p.shape
 
-    def local(self, tensor: Tensor) -> Tensor:
-        """This rank's plain part of a parameter, gradient or buffer."""
-        return tensor
+    cut: Callable[[Tensor], Tensor] | None = None
+    """Gives this rank's plain part of a parameter or buffer; None where it is the tensor itself."""
 
-    def local_grad(self, p: Tensor) -> Tensor | None:
-        """This rank's plain part of the gradient."""
-        return None if p.grad is None else self.local(p.grad)
+    def grads(self, keys: list[Tensor]) -> list[Tensor | None]:
+        """This rank's plain parts of the gradients."""
+        return [p.grad for p in keys]
 
     def copies(self, p: Tensor) -> int:
         """How many ranks hold this very part."""
@@ -182,36 +208,53 @@ class ParameterLayout(Layout):
             for p, mine in zip(group["params"], known, strict=True)
         )
 
+    @cached_property
+    def counted_copies(self) -> list[tuple[int, ...]]:
+        """``copies`` of all parameters, group by group."""
+        return [tuple(self.copies(p) for p in group) for group in self.parameters]
+
     def receive(self, param_groups: list[dict[str, Any]], by_parameter: bool = True) -> list[Part]:
         parts = []
         for g, group in enumerate(param_groups):
-            part = Part(g, group, [])
-            for i, p in enumerate(group["params"]):
-                value, grad = self.local(p), self.local_grad(p)
-                if grad is not None:
-                    check_plain(value, grad, f"parameter {i} of group {g}")
-                part.fragments.append(Fragment(i, p, value, grad, self.local, self.copies(p)))
-            parts.append(part)
+            keys = group["params"]
+            values, cuts = keys, None
+            if self.cut is not None:
+                values, cuts = [self.cut(p) for p in keys], [self.cut] * len(keys)
+            grads = self.grads(keys)
+            check_plain(values, grads, f"parameter {{}} of group {g}")
+            parts.append(Part(g, group, tuple(range(len(keys))), keys, values, grads, cuts, self.counted_copies[g]))
         return parts
 
 
-def check_plain(value: Tensor, grad: Tensor, where: str) -> None:
-    """Raise RuntimeError unless ``value`` and ``grad`` are ordinary dense tensors."""
-    if grad.layout != torch.strided:
-        raise RuntimeError(
-            f"the gradient of {where} is sparse, which gap_hf does not support; build the layer with sparse=False"
-        )
-    for name, tensor in (("", value), ("the gradient of ", grad)):
-        if type(tensor) not in (Tensor, nn.Parameter, nn.Buffer):
+PLAIN = {Tensor, nn.Parameter, nn.Buffer}
+layout_of = attrgetter("layout")
+
+
+def check_plain(values: list[Tensor], grads: list[Tensor | None], name: str) -> None:
+    """Raise RuntimeError, with ``name`` formatted by the place, unless values and gradients are ordinary and dense."""
+    there = [grad for grad in grads if grad is not None]
+    types = {*map(type, values), *map(type, there)}
+    if types <= PLAIN and {torch.strided}.issuperset(map(layout_of, there)):
+        return
+    for i, (value, grad) in enumerate(zip(values, grads, strict=True)):
+        where = name.format(i)
+        if grad is not None and grad.layout != torch.strided:
             raise RuntimeError(
-                f"{name}{where} is a {type(tensor).__module__}.{type(tensor).__qualname__}, a tensor subclass that "
-                "gap_hf does not know. It takes plain tensors, DTensors of plain tensors, and what FSDP1 and DeepSpeed "
-                "ZeRO make of them."
+                f"the gradient of {where} is sparse, which gap_hf does not support; build the layer with sparse=False"
             )
+        for part, tensor in (("", value), ("the gradient of ", grad)):
+            if tensor is not None and type(tensor) not in PLAIN:
+                raise RuntimeError(
+                    f"{part}{where} is a {type(tensor).__module__}.{type(tensor).__qualname__}, a tensor subclass that "
+                    "gap_hf does not know. It takes plain tensors, DTensors of plain tensors, and what FSDP1 and "
+                    "DeepSpeed ZeRO make of them."
+                )
 
 
 class ShardedMixin(Layout):
     """The reduction of all layouts in which ranks hold different elements: one all-reduce per step."""
+
+    reduces = True
 
     group: dist.ProcessGroup | None = None
     """The ranks that hold the model between them; None is the default group, all ranks."""
@@ -288,7 +331,7 @@ class ShardedMixin(Layout):
     def reduce(self, tables: list[Tensor], live: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         numbers = [table.flatten() for table in tables]
         if self.presence_is_local:
-            numbers.append(pack(torch.cat(live) & self.owned().to(self.device)))
+            numbers.append(pack(torch.cat(live) & self.owned()))
         reduced = self.all_reduce(torch.cat(numbers), dist.ReduceOp.SUM).split([len(n) for n in numbers])
         sums = [r.view(table.shape) for r, table in zip(reduced, tables, strict=False)]
         if self.presence_is_local:

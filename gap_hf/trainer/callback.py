@@ -8,6 +8,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ..inspection import find_gap_optimizer, parameter_names
 from ..optim import GapOptimizer
+from ..optim.base import Decision
 from .presets import PRESETS
 from .record import FILENAME, ChoiceWriter
 
@@ -63,6 +64,10 @@ class GapCallback(TrainerCallback):
         if self.tally is not None:
             self.tally.add(state.global_step)
 
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.tally is not None:
+            self.tally.settle()  # a checkpoint has a choices file up to its step
+
     def on_log(
         self,
         args: TrainingArguments,
@@ -91,8 +96,16 @@ class DefaultGapCallback(GapCallback):
     """What Trainer gets by itself; its own class, so that adding a ``GapCallback`` is not taken for a duplicate."""
 
 
+WAITING = 100
+"""Steps whose choices may wait on an accelerator to be brought to the host."""
+
+
 class Tally:
-    """Counts choices between two logs, and hands each step to the choices file."""
+    """Counts choices between two logs, and hands each step to the choices file.
+
+    On an accelerator the choices stay there until they are logged or saved: to fetch them at every step would make the
+    host wait for the device at every step.
+    """
 
     def __init__(self, optimizer: GapOptimizer, names: list[list[str]], path: Path, start: int, record: bool) -> None:
         self.optimizer = optimizer
@@ -103,7 +116,9 @@ class Tally:
         self.names = [names[g] for g in self.kept]
         self.writer: ChoiceWriter | None = None
         self.seen = optimizer.steps_taken
-        self.previous = self.choices() if start else None  # a run's first step has none before it
+        self.waiting: list[tuple[int, Decision]] = []
+        # a run's first step has none before it
+        self.previous = self.choices(optimizer.decision()) if start else None
         self.labels = [optimizer.candidate_labels(group) for group in self.groups()]
         self.clear()
 
@@ -111,14 +126,11 @@ class Tally:
         """The groups that have parameters."""
         return [self.optimizer.param_groups[g] for g in self.kept]
 
-    def last_resets(self) -> list[tuple[int, int]]:
-        """The optimizer's, with groups counted among those that have parameters."""
-        return [(self.kept.index(g), i) for g, i in self.optimizer.last_resets]
-
-    def choices(self) -> list[list[int]]:
-        """The current choice of every parameter, group by group."""
-        last = [(group["last_choice"], len(names)) for group, names in zip(self.groups(), self.names, strict=True)]
-        return [[c] * n if isinstance(c, int) else list(c) for c, n in last]
+    def choices(self, decision: Decision) -> list[list[int]]:
+        """The choice of every parameter, group by group."""
+        last = decision.last_choice()
+        chosen = [(last[g], len(names)) for g, names in zip(self.kept, self.names, strict=True)]
+        return [[c] * n if isinstance(c, int) else c for c, n in chosen]
 
     def clear(self) -> None:
         groups = range(len(self.names))
@@ -131,20 +143,34 @@ class Tally:
         if self.optimizer.steps_taken == self.seen:
             return
         self.seen = self.optimizer.steps_taken
-        now = self.choices()
+        decision = self.optimizer.decision()
+        self.waiting.append((step, decision))
+        on_host = all(choice.device.type == "cpu" for choice in decision.choices)
+        if on_host or len(self.waiting) >= WAITING:
+            self.settle()
+
+    def settle(self) -> None:
+        """Count and write the steps that wait."""
+        waiting, self.waiting = self.waiting, []
+        for step, decision in waiting:
+            self.count(step, decision)
+
+    def count(self, step: int, decision: Decision) -> None:
+        now = self.choices(decision)
         for g, (before, after) in enumerate(zip(self.previous or now, now, strict=True)):
             self.chosen[g].update(self.labels[g][c] for c in after)
             self.changed[g] += sum(a != b for a, b in zip(after, before, strict=True))
-        reset = [g for g, _ in self.last_resets()]
+        # groups counted among those that have parameters
+        resets = [(self.kept.index(g), i) for g, i in decision.reset_parameters()]
+        reset = [g for g, _ in resets]
         for g in set(reset) if self.optimizer.type == "switch" else reset:
             self.resets[g] += 1
         self.previous = now
         if self.record:
-            self.write(step)
+            self.write(step, decision, resets)
 
-    def write(self, step: int) -> None:
-        optimizer = self.optimizer
-        switch = optimizer.type == "switch"
+    def write(self, step: int, decision: Decision, resets: list[tuple[int, int]]) -> None:
+        switch = self.optimizer.type == "switch"
         if self.writer is None:
             groups = [
                 {"candidates": labels, "parameters": names}
@@ -152,17 +178,19 @@ class Tally:
             ]
             header = {
                 "start": self.start,
-                "type": optimizer.type,
-                "candidate": optimizer.candidate_name,
+                "type": self.optimizer.type,
+                "candidate": self.optimizer.candidate_name,
                 "groups": groups,
             }
             self.writer = ChoiceWriter(self.path, header)
-        resets = bool(optimizer.last_resets) if switch else [list(pair) for pair in self.last_resets()]
-        scores = optimizer.last_scores.tolist() if switch and optimizer.last_scores is not None else None
-        self.writer.write(step, [group["last_choice"] for group in self.groups()], resets, scores)
+        last = decision.last_choice()
+        scores = decision.scores.tolist() if switch and decision.scores is not None else None
+        marks = bool(resets) if switch else [list(pair) for pair in resets]
+        self.writer.write(step, [last[g] for g in self.kept], marks, scores)
 
     def summary(self) -> dict[str, float]:
         """The logged values since the last call."""
+        self.settle()
         groups = [g for g, chosen in enumerate(self.chosen) if chosen]
         values = self.describe("gap/", groups) if groups else {}
         if len(groups) > 1:
@@ -185,6 +213,7 @@ class Tally:
         }
 
     def close(self) -> None:
+        self.settle()
         if self.writer is not None:
             self.writer.close()
 

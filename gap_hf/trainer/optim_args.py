@@ -7,7 +7,7 @@ pair by ``/``: ``betas=0.8:0.99,type=switch`` or ``betas=0.8/0.999:0.99/0.9999``
 import difflib
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from ..optim import GapOptimizer
 
@@ -15,6 +15,9 @@ EXAMPLES = {
     "betas": "betas=0.8:0.99 or, with their own beta2, betas=0.8/0.999:0.99/0.9999",
     "momentum": "momentum=0.5:0.9:0.99",
     "type": "type=switch, type=switch_parameter_wise or type=default",
+    "foreach": "foreach=true",
+    "fused": "fused=true",
+    "state_dtype": "state_dtype=bfloat16, float32 or 8bit",
     "second_order_momentum_reset_mode": "second_order_momentum_reset_mode=none, same or square",
 }
 OWNED_BY_TRAINER = {"lr": "learning_rate", "weight_decay": "weight_decay"}
@@ -52,7 +55,7 @@ def parse(optimizer: type[GapOptimizer], given: Mapping[str, str]) -> dict[str, 
         ValueError: a key is unknown, or its value can't be read; the message shows a right example.
     """
     known = {
-        name: parameter.default
+        name: parameter
         for name, parameter in inspect.signature(optimizer).parameters.items()
         if name not in ("params", *OWNED_BY_TRAINER)
     }
@@ -70,7 +73,7 @@ def parse(optimizer: type[GapOptimizer], given: Mapping[str, str]) -> dict[str, 
         try:
             options[key] = candidates(text) if key in CANDIDATES else convert(text, known[key])
         except ValueError as error:
-            shown = EXAMPLES.get(key, f"{key}={str(known[key]).lower()}")
+            shown = EXAMPLES.get(key, f"{key}={str(known[key].default).lower()}")
             raise ValueError(f"optim_args: {key}={text!r} can't be read; expected for example {shown}") from error
     return options
 
@@ -91,14 +94,16 @@ def candidates(text: str) -> list[Any]:
     return values
 
 
-def convert(text: str, default: Any) -> Any:
-    """Read ``text`` as the type of the constructor's ``default``."""
-    if isinstance(default, bool):
+def convert(text: str, parameter: inspect.Parameter) -> Any:
+    """Read ``text`` as the type of the constructor's ``parameter``."""
+    default = parameter.default
+    kinds = {type(default), *get_args(parameter.annotation)}
+    if bool in kinds:
         try:
             return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
         except KeyError:
             raise ValueError(text) from None
-    return str(text) if isinstance(default, str) else int(text) if is_count(default) else float(text)
+    return str(text) if str in kinds else int(text) if is_count(default) else float(text)
 
 
 def is_count(default: Any) -> bool:

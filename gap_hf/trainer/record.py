@@ -9,8 +9,9 @@
 
 ``choice`` holds one string per group with one digit (base 36) per parameter, or for ``type='switch'`` one digit for
 the model, and there ``J`` the K raw scores. ``reset`` lists the (group, parameter) pairs whose buffers were soft-reset,
-for ``'switch'`` just ``true``. Every line is written at once, so a killed run leaves a file that reads up to its last
-step; a resumed run appends another header, whose ``start`` says after which step the earlier lines no longer count.
+for ``'switch'`` just ``true``. Every line is written at once, so a killed run leaves a file that reads up to the last
+step that was handed in (on an accelerator, the last log); a resumed run appends another header, whose ``start`` says
+after which step the earlier lines no longer count.
 """
 
 import json

@@ -11,7 +11,16 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import gap_hf
+from gap_hf.optim.kernels import fused_cpu
 from gap_hf.optim.reference import ReferenceAdam, ReferenceSGDM
+
+KERNELS: dict[str, dict[str, Any]] = {
+    "fused": {"fused": True},
+    "foreach": {"foreach": True},
+    "loop": {"foreach": False},
+}
+if isinstance(fused_cpu.load(), fused_cpu.Unavailable):  # no compiler here
+    del KERNELS["fused"]
 
 ADAM_BETA1 = {1: [0.9], 2: [0.8, 0.99], 3: [0.5, 0.9, 0.99], 5: [0.0, 0.5, 0.8, 0.9, 0.99]}
 MOMENTUM = {1: [0.9], 2: [0.9, 0.5], 3: [0.5, 0.9, 0.99], 5: [0.0, 0.5, 0.8, 0.9, 0.99]}
@@ -22,30 +31,46 @@ def betas(K: int, distinct: bool) -> list[tuple[float, float]]:
     return [(b1, [0.999, 0.99, 0.95][j % 3] if distinct else 0.999) for j, b1 in enumerate(ADAM_BETA1[K])]
 
 
+def mirrored(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same groups with parameters of their own."""
+    return [{**g, "params": [p.detach().clone().requires_grad_() for p in g["params"]]} for g in groups]
+
+
 class Twins:
-    """Steps both, and asserts after each step that they chose alike and moved alike."""
+    """Steps the reference and every kernel, and asserts after each step that they chose alike and moved alike.
+
+    ``gap``, of the first kernel, owns the given parameters. In low precision only the loop takes part: the
+    fused kernel, like torch's, rounds once where the loop rounds after every operation; foreach rounds otherwise again.
+    """
 
     def __init__(self, family: str, groups: list[dict[str, Any]], **options: Any) -> None:
         cls, reference = {"adam": (gap_hf.Adam, ReferenceAdam), "sgdm": (gap_hf.SGDM, ReferenceSGDM)}[family]
-        mirrored = [{**g, "params": [p.detach().clone().requires_grad_() for p in g["params"]]} for g in groups]
         self.params = [p for g in groups for p in g["params"]]
-        self.mirrors = [q for g in mirrored for q in g["params"]]
-        self.gap = cls(groups, **options)
-        self.reference = reference(mirrored, **options)
+        exact = all(p.dtype == torch.float32 for p in self.params)
+        kernels = [flags for name, flags in KERNELS.items() if exact or name == "loop"]
+        self.gap, *others = [
+            cls(mine, **options, **flags)
+            for mine, flags in zip([groups, *map(mirrored, [groups] * (len(kernels) - 1))], kernels, strict=True)
+        ]
+        self.reference = reference(mirrored(groups), **options)
+        self.others = [*others, self.reference]
         self.history: list[Any] = []
 
     def step(self) -> None:
-        for p, q in zip(self.params, self.mirrors, strict=True):
-            q.data.copy_(p.data)  # both start each step from the same place: rounding must not feed back
-            q.grad = None if p.grad is None else p.grad.clone()
-        self.gap.step()
-        self.reference.step()
+        copies = [[q for group in other.param_groups for q in group["params"]] for other in self.others]
+        for mirrors in copies:
+            for p, q in zip(self.params, mirrors, strict=True):
+                q.data.copy_(p.data)  # all start each step from the same place: rounding must not feed back
+                q.grad = None if p.grad is None else p.grad.clone()
+        for optimizer in (self.gap, *self.others):
+            optimizer.step()
         chosen = [group["last_choice"] for group in self.gap.param_groups]
-        assert chosen == [group["last_choice"] for group in self.reference.param_groups], f"step {len(self.history)}"
+        for other, mirrors in zip(self.others, copies, strict=True):
+            assert chosen == [group["last_choice"] for group in other.param_groups], f"step {len(self.history)}"
+            for p, q in zip(self.params, mirrors, strict=True):
+                rtol, atol = (1e-5, 1e-6) if p.dtype == torch.float32 else (2e-2, 2e-2)
+                torch.testing.assert_close(p, q, rtol=rtol, atol=atol, equal_nan=True)
         self.history.append([list(c) if isinstance(c, list) else c for c in chosen])
-        for p, q in zip(self.params, self.mirrors, strict=True):
-            rtol, atol = (1e-5, 1e-6) if p.dtype == torch.float32 else (2e-2, 2e-2)
-            torch.testing.assert_close(p, q, rtol=rtol, atol=atol, equal_nan=True)
 
     def flat_choices(self) -> set[int]:
         """Every index that was ever chosen."""

@@ -60,6 +60,12 @@ CASES: dict[str, Case] = {
         {**SWITCH, "momentum": [0.5, 0.9, 0.99], "lr_modulation": True, "dampening": 0.1},
     ),
     "sgdm-wise": Case(gap_hf.SGDM, ReferenceSGDM, {**WISE, "momentum": [0.9, 0.5], "nesterov": True}),
+    # rounded stochastically, and still the same bits as on whole parameters: the noise comes from the elements
+    "adamw-bf16-state": Case(
+        gap_hf.GapAdamW,
+        gap_hf.GapAdamW,
+        {**WISE, "betas": [(0.8, 0.999), (0.99, 0.999)], "state_dtype": "bfloat16"},
+    ),
     "adamw-default": Case(gap_hf.GapAdamW, torch.optim.AdamW, {"type": "default", "betas": (0.9, 0.99)}),
 }
 

@@ -11,6 +11,12 @@ from gap_hf.trainer.optim_args import EXAMPLES
 
 from ..tiny import tiny_trainer
 
+KERNELS = {
+    "foreach=false": ("foreach", False),
+    "fused=false": ("fused", False),
+    "capturable=1": ("capturable", True),
+    "state_dtype=bfloat16": ("state_dtype", "bfloat16"),
+}
 ADAM = {
     "betas=0.7:0.9:0.95": ("betas", [(0.7, 0.999), (0.9, 0.999), (0.95, 0.999)]),
     "betas=0.7/0.9:0.8/0.99": ("betas", [(0.7, 0.9), (0.8, 0.99)]),
@@ -32,6 +38,7 @@ ADAM = {
     "second_order_momentum_reset_mode=square": ("second_order_momentum_reset_mode", "square"),
     "type=switch,J_ema=0.5": ("J_ema", 0.5),
     " type = switch , J_ema=0.5, ": ("J_ema", 0.5),
+    **KERNELS,
 }
 SGDM = {
     "momentum=0.3:0.6": ("momentum", [0.3, 0.6]),
@@ -43,6 +50,7 @@ SGDM = {
     "soft_reset=0.25": ("soft_reset", 0.25),
     "hysteresis_threshold=3": ("hysteresis_threshold", 3),
     "J_ema=0.5": ("J_ema", 0.5),
+    **KERNELS,
 }
 CASES = [("gap_adamw", text, *want) for text, want in ADAM.items()]
 CASES += [("gap_adam", text, *want) for text, want in ADAM.items()]

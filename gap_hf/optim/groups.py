@@ -1,0 +1,130 @@
+"""Parameter groups whose choices stay on the device until somebody reads them."""
+
+from collections.abc import ItemsView, Iterator, ValuesView
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .constants import upload
+
+DTYPES = {"last_choice": torch.int64, "negative_steps": torch.int64, "J_bar": torch.float64}
+"""What a step decides: kept where it was computed, and plain numbers for whoever reads it."""
+
+
+class Group(dict[str, Any]):
+    """A parameter group: a dict, as torch.optim has it.
+
+    What was given to ``keep`` is brought to the host when it is read, which waits for the device; ``held`` gives it to
+    the next step without.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._kept: dict[str, Tensor] = {}
+        self._unread: set[str] = set()
+
+    def keep(self, key: str, value: Tensor) -> None:
+        """Set ``key`` to ``value``, 0-dim or 1-D, without waiting for it.
+
+        Under ``capturable`` it is copied into the tensor that is there: a CUDA graph works on fixed addresses.
+        """
+        if super().get("capturable") and key in self._kept:
+            self._kept[key].copy_(value)
+        else:
+            self._kept[key] = value
+        self._unread.add(key)
+
+    def held(self, key: str, device: torch.device) -> Tensor:
+        """The value of ``key`` on ``device``."""
+        kept = self._kept.get(key)
+        if kept is not None and kept.device == device:
+            return kept
+        return on_device(self, key, device)
+
+    def __getitem__(self, key: str) -> Any:
+        if key in self._unread:
+            super().__setitem__(key, self._kept[key].tolist())
+            # a replayed CUDA graph changes the tensor without telling
+            if not super().get("capturable"):
+                self._unread.discard(key)
+        return super().__getitem__(key)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._kept.pop(key, None)
+        self._unread.discard(key)
+        super().__setitem__(key, value)
+
+    # everything else that reads or writes a dict, by way of these two
+    def _settled(self) -> "Group":
+        for key in tuple(self._unread):
+            self[key]
+        return self
+
+    def __iter__(self) -> Iterator[str]:  # its being overridden makes dict(group) and {**group} call __getitem__
+        return super().__iter__()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self[key] if key in self else default  # noqa: SIM401
+
+    def items(self) -> ItemsView[str, Any]:  # type: ignore[override]
+        return dict.items(self._settled())
+
+    def values(self) -> ValuesView[Any]:  # type: ignore[override]
+        return dict.values(self._settled())
+
+    def pop(self, key: str, *default: Any) -> Any:
+        if key in self:
+            self[key]  # settles
+        value = super().pop(key, *default)
+        self._kept.pop(key, None)
+        self._unread.discard(key)
+        return value
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        if key not in self:
+            self[key] = default
+        return self[key]
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        for key, value in dict(*args, **kwargs).items():
+            self[key] = value
+
+    def __ior__(self, other: Any) -> "Group":  # type: ignore[misc,override]
+        self.update(other)
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        return dict.__eq__(self._settled(), other._settled() if isinstance(other, Group) else other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = None
+
+    def __repr__(self) -> str:
+        return dict.__repr__(self._settled())
+
+    def __reduce__(self) -> Any:  # copies and pickles
+        return Group, (dict(self),)
+
+
+def on_device(group: dict[str, Any], key: str, device: torch.device) -> Tensor:
+    """``group[key]``, an int or a list of numbers, as a 0-dim or 1-D tensor on ``device``."""
+    value = group[key]
+    if isinstance(value, list):
+        return upload(value, DTYPES[key], device)
+    return upload([value], DTYPES[key], device)[0]
+
+
+def keep(group: dict[str, Any], key: str, value: Tensor) -> None:
+    """``Group.keep``; a backend that put a plain dict in its place gets the numbers at once."""
+    if isinstance(group, Group):
+        group.keep(key, value)
+    else:
+        group[key] = value.tolist()
+
+
+def held(group: dict[str, Any], key: str, device: torch.device) -> Tensor:
+    """``Group.held``, or the numbers of a plain dict."""
+    return group.held(key, device) if isinstance(group, Group) else on_device(group, key, device)

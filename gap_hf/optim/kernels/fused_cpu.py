@@ -1,0 +1,238 @@
+"""The fused CPU kernel: ``fused_cpu.c``, built once with the machine's C compiler and cached.
+
+It is plain C behind ctypes, so that one second of ``cc`` is all it takes: no torch headers, no C++, no build tool, and
+nothing to rebuild for another Python or torch. Its threads are those of the OpenMP library that torch has loaded.
+"""
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .work import Kernel, Work
+
+logger = logging.getLogger(__name__)
+
+SOURCE = Path(__file__).with_suffix(".c")
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC", "-lm")
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+
+WAVE = 1 << 19
+"""Elements that ``step`` observes before it applies: about 10 MB of buffers for K=2, in reach of the last-level cache.
+From 2^16 to 2^20 it made no difference beyond noise."""
+
+
+class Job(ctypes.Structure):
+    """``struct job`` of fused_cpu.c."""
+
+    _fields_: ClassVar = [
+        *[(name, ctypes.c_int64) for name in ("family", "n", "K", "U", "threads")],
+        *[(name, ctypes.c_int64) for name in ("value_dtype", "first_dtype", "second_dtype", "stochastic")],
+        *[(name, ctypes.c_void_p) for name in ("table", "numel", "second", "beta1", "beta2", "rate", "gain")],
+        *[(name, ctypes.c_double) for name in ("eps", "keep", "l2", "dampening")],
+        ("nesterov", ctypes.c_int64),
+        *[(name, ctypes.c_double) for name in ("soft_reset", "second_reset")],
+        *[(name, ctypes.c_int64) for name in ("wave", "threshold")],
+    ]
+
+
+class Unavailable(RuntimeError):
+    """Why a kernel can't be had on this machine."""
+
+
+def cache_dir() -> Path:
+    """Where the built kernel is kept: ``$GAP_HF_CACHE``, else ``~/.cache/gap_hf``."""
+    return Path(os.environ.get("GAP_HF_CACHE") or Path.home() / ".cache" / "gap_hf")
+
+
+def compiler() -> str:
+    """The C compiler: ``$CC``, else the first of cc, gcc, clang.
+
+    Raises:
+        Unavailable: there is none.
+    """
+    names = [os.environ["CC"]] if os.environ.get("CC") else ["cc", "gcc", "clang"]
+    for name in names:
+        if path := shutil.which(name):
+            return path
+    raise Unavailable(f"no C compiler was found (looked for {', '.join(names)}); install gcc or clang, or set CC")
+
+
+def processor() -> str:
+    """What ``-march=native`` depends on: a cache directory may be shared by machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    except OSError:
+        return platform.processor()
+    kept = ("model name", "flags", "Features", "CPU part")
+    return "\n".join(line for line in lines if line.startswith(kept))
+
+
+def build() -> Path:
+    """The shared library, built unless it is in the cache.
+
+    Raises:
+        Unavailable: no compiler, or it fails.
+    """
+    if platform.system() != "Linux":
+        raise Unavailable(f"the fused CPU kernel is built on Linux only, this is {platform.system()}")
+    cc = compiler()
+    version = subprocess.run([cc, "--version"], capture_output=True, text=True, check=False).stdout.partition("\n")[0]
+    key = "\0".join([SOURCE.read_text(), *FLAGS, version, platform.machine(), processor()])
+    path = cache_dir() / f"fused_cpu-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+    if path.exists():
+        return path
+    logger.warning("building the fused CPU kernel with %s, once; it is kept as %s", cc, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # several processes may build at the same time: each its own file, and the last one to finish replaces
+        handle, building = tempfile.mkstemp(suffix=".so", dir=path.parent)
+    except OSError as error:
+        raise Unavailable(
+            f"{path.parent} can't be written ({error}); set GAP_HF_CACHE to a directory that can"
+        ) from error
+    os.close(handle)
+    try:
+        done = subprocess.run([cc, str(SOURCE), "-o", building, *FLAGS], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise Unavailable(f"{cc} could not build {SOURCE}: {done.stderr.strip()[-2000:]}")
+        os.replace(building, path)
+    finally:
+        Path(building).unlink(missing_ok=True)
+    return path
+
+
+@functools.cache
+def load() -> Any:
+    """The library, or ``Unavailable`` that says why there is none."""
+    try:
+        return ctypes.CDLL(str(build()))
+    except Unavailable as error:
+        return error
+    except OSError as error:
+        return Unavailable(f"the fused CPU kernel was built but can't be loaded: {error}")
+
+
+def why_not(dtypes: tuple[torch.dtype, ...]) -> str | None:
+    """Why this kernel can't take value, gradient, first and second moments of ``dtypes``, or None if it can."""
+    library = load()
+    if isinstance(library, Unavailable):
+        return str(library)
+    if wrong := set(dtypes) - set(DTYPES):
+        return f"it takes float32, bfloat16 and float16, not {wrong.pop()}"
+    if dtypes[0] != dtypes[1]:
+        return f"it takes gradients of the parameter's dtype, not {dtypes[1]} for {dtypes[0]}"
+    if torch.float16 in dtypes and not library.gap_has_float16():
+        return "the C compiler it was built with has no _Float16"
+    return None
+
+
+class FusedCPU(Kernel):
+    """One call for all tensors and both moments."""
+
+    name: ClassVar[str] = "fused"
+    by_address: ClassVar[bool] = True
+
+    def tick(self, work: Work) -> None:
+        counters = known(work.counters)
+        load().gap_tick(pointer(counters), ctypes.c_int64(len(counters)))
+
+    def observe(self, work: Work) -> Tensor:
+        job = prepare(work)
+        sums = torch.empty(len(work.values), job.K + job.U, dtype=torch.float64)
+        load().gap_observe(ctypes.byref(job), ctypes.c_void_p(sums.data_ptr()))
+        return sums
+
+    def apply(self, work: Work, choices: list[int], resets: list[bool]) -> None:
+        chosen, due = np.array(choices, dtype=np.int64), np.array(resets, dtype=np.uint8)
+        load().gap_apply(ctypes.byref(prepare(work)), pointer(chosen), pointer(due))
+
+    def step(self, work: Work, threshold: int, choices: Tensor, negative_steps: Tensor) -> Tensor:
+        """``observe``, a choice for each fragment, ``apply``: the second pass finds the buffers in the cache.
+
+        Only where each fragment is a whole parameter with a choice of its own.
+
+        Args:
+            work: the fragments.
+            threshold: of the hysteresis.
+            choices: ``(N,)`` int64, the previous ones; replaced.
+            negative_steps: ``(N,)`` int64, the counts so far; replaced.
+
+        Returns:
+            Where a reset was due, ``(N,)`` bool.
+        """
+        job = prepare(work)
+        job.threshold = threshold
+        sums = torch.empty(len(work.values), job.K + job.U, dtype=torch.float64)
+        resets = torch.empty(len(work.values), dtype=torch.uint8)
+        outputs = [ctypes.c_void_p(t.data_ptr()) for t in (sums, choices, negative_steps, resets)]
+        load().gap_step(ctypes.byref(job), *outputs)
+        return resets.bool()
+
+
+def pointer(array: np.ndarray) -> ctypes.c_void_p:
+    """The address of an array that the caller keeps alive."""
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def known(array: np.ndarray | None) -> np.ndarray:
+    """What the dealer has filled in."""
+    assert array is not None
+    return array
+
+
+def prepare(work: Work) -> Job:
+    """``work`` as the C code reads it; ``work`` keeps it, and the arrays that it points to."""
+    if work.prepared is None:
+        job, numbers = describe(work)
+        work.prepared = job, numbers
+    return work.prepared[0]
+
+
+def describe(work: Work) -> tuple[Job, list[np.ndarray]]:
+    """The job, and arrays that must live as long."""
+    rule, table, numel = work.rule, known(work.addresses), known(work.numel)
+    lr = float(rule.lr)
+    K, U, n = len(rule.betas), len(rule.betas2), len(work.values)
+    rates = [lr * factor for factor in rule.modulation]
+    doubles = np.array([*rule.betas, *rule.betas2, *rates, *rule.gains], dtype=np.float64)
+    second = np.array(rule.second, dtype=np.int64)
+    first_double = doubles.ctypes.data
+    job = Job(
+        family=int(rule.family == "sgdm"),
+        n=n,
+        K=K,
+        U=U,
+        threads=torch.get_num_threads(),
+        value_dtype=DTYPES[work.values[0].dtype],
+        first_dtype=DTYPES[work.first[0][0].dtype],
+        second_dtype=DTYPES[work.second[0][0].dtype] if U else 0,
+        stochastic=rule.stochastic,
+        table=table.ctypes.data,
+        numel=numel.ctypes.data,
+        second=second.ctypes.data,
+        beta1=first_double,
+        beta2=first_double + 8 * K,
+        rate=first_double + 8 * (K + U),
+        gain=first_double + 8 * (2 * K + U),
+        eps=rule.eps,
+        keep=1 - lr * rule.decay,
+        l2=rule.l2,
+        dampening=rule.dampening,
+        nesterov=rule.nesterov,
+        soft_reset=rule.soft_reset,
+        second_reset=rule.second_reset,
+        wave=WAVE,
+    )
+    return job, [table, numel, second, doubles]

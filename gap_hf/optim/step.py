@@ -1,0 +1,202 @@
+"""One step: observe, score, reduce, choose, apply.
+
+More than one call of the optimizer's ``step`` brings it where the backend calls once per group. Nothing in it waits for
+the device, as long as the kernels take the choices there.
+"""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..sharding.layout import Layout, Part
+from .choice import average, choose, scores
+from .constants import constant
+from .groups import held, keep
+from .kernels import FusedCPU, Kernel, Loop, Rule, Work
+from .kernels.deal import Dealer
+
+if TYPE_CHECKING:
+    from .base import GapOptimizer
+
+KEPT = ("last_choice", "negative_steps", "J_bar")
+"""What a step hands on to the next, in each group."""
+
+
+class Observed(NamedTuple):
+    """What observing some fragments of one group gave: their partial sums."""
+
+    part: Part
+    kernel: Kernel
+    work: Work
+    sums: Tensor
+
+
+class Step:
+    """What has been received so far, and what was decided.
+
+    Attributes:
+        optimizer: whose step it is.
+        groups: by number, the parameter groups and their rules.
+        observed: the fragments with a gradient.
+        idle: those without one that have buffers.
+        resets: for each group, which parameters are reset, ``(P,)`` bool.
+    """
+
+    def __init__(self, optimizer: "GapOptimizer") -> None:
+        self.optimizer = optimizer
+        self.groups: dict[int, tuple[dict[str, Any], Rule]] = {}
+        self.observed: list[Observed] = []
+        self.idle: list[Part] = []
+        self.resets: list[tuple[int, Tensor]] = []
+
+    def observe(self, layout: Layout, part: Part) -> None:
+        """Update the moments of the fragments that have a gradient, and take their partial sums."""
+        live = part.with_grad()
+        _, rule = self.groups.setdefault(part.g, (part.group, self.optimizer.rule(part.group)))
+        if live is not part:
+            without = [i for i, key in enumerate(part.keys) if part.grads[i] is None and key in self.optimizer.state]
+            self.idle.append(part.select(without))
+        for fragments, kernel, work in self.works(live, rule):
+            kernel.tick(work)
+            if self.optimizer.type == "switch_parameter_wise" and isinstance(kernel, FusedCPU) and not layout.reduces:
+                self.step_alone(fragments, kernel, work)
+            else:
+                self.observed.append(Observed(fragments, kernel, work, kernel.observe(work)))
+
+    def works(self, part: Part, rule: Rule) -> list[tuple[Part, Kernel, Work]]:
+        """Fragments that all have a gradient, with their buffers, in as few lists as kernels can take at once."""
+        if not part.rows:
+            return []
+        group, optimizer = part.group, self.optimizer
+        states = [optimizer.make_state(group, key) for key in part.keys]
+        first, second = (
+            [part.local([s[name] for s in states]) for name in names] for names in optimizer.buffers(group)
+        )
+        work = Work(rule, part.values, part.gradients(), [s["step"] for s in states], first, second)
+        dealer = optimizer.dealers.setdefault((part.g, id(part.keys[0])), Dealer())
+        if group["state_dtype"] == "8bit":
+            return [(part, Loop(), work)]
+        works = []
+        for kernel, rows, some in dealer.deal(work, group["foreach"], group["fused"]):
+            if group["capturable"] and not kernel.on_device:
+                raise RuntimeError(
+                    f"capturable=True needs the fused kernel on an accelerator, but parameters on "
+                    f"{some.values[0].device} are updated by the {kernel.name} kernel; leave capturable out"
+                )
+            works.append((part.select(rows), kernel, some))
+        return works
+
+    def step_alone(self, part: Part, kernel: FusedCPU, work: Work) -> None:
+        """Observe, choose and apply at once: where each parameter is here as a whole and has its own choice."""
+        group, device = part.group, torch.device("cpu")
+        rows = constant(part.rows, torch.int64, device)
+        choice, negative_steps = held(group, "last_choice", device), held(group, "negative_steps", device)
+        mine, counts = choice[rows], negative_steps[rows]
+        due = kernel.step(work, group["hysteresis_threshold"], mine, counts)
+        keep(group, "last_choice", choice.index_copy(0, rows, mine))
+        keep(group, "negative_steps", negative_steps.index_copy(0, rows, counts))
+        resets = torch.zeros(len(choice), dtype=torch.bool).index_copy_(0, rows, due)
+        self.resets.append((part.g, resets))
+
+    def finish(self, layout: Layout) -> None:
+        """Reduce the partial sums, choose, apply, and reset where hysteresis asks for it."""
+        groups = self.groups
+        if self.optimizer.type == "switch_parameter_wise" and not layout.reduces:
+            # the others have chosen, or have no gradient
+            groups = {o.part.g: groups[o.part.g] for o in self.observed}
+        if not groups:
+            return
+        tables, live = layout.reduce(*self.tables(layout, groups, self.observed))
+        J = []
+        for (g, (_, rule)), sums, has_grad in zip(groups.items(), tables, live, strict=True):
+            numel = constant(tuple(layout.numel[g]), torch.float64, layout.device)
+            J.append(torch.where(has_grad.unsqueeze(1), scores(rule, sums, numel), 0.0))
+        choose = self.choose_for_all if self.optimizer.type == "switch" else self.choose_per_parameter
+        choices, resets = choose({g: group for g, (group, _) in groups.items()}, J, live)
+        self.resets += tuple((g, reset.expand(len(layout.numel[g]))) for g, reset in resets.items())
+        for o in self.observed:
+            o.kernel.apply(o.work, *decisions(o, choices[o.part.g], resets[o.part.g]))
+        if self.optimizer.type == "switch":
+            self.reset_idle(resets)
+
+    def tables(
+        self, layout: Layout, groups: dict[int, tuple[dict[str, Any], Rule]], observed: list[Observed]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """For each group the ``(P, S)`` sums of this rank, and which of the P parameters have a gradient here."""
+        tables, live, device = [], [], layout.device
+        for g, (_, rule) in groups.items():
+            P, mine = len(layout.numel[g]), [o for o in observed if o.part.g == g]
+            if len(mine) == 1 and not layout.reduces and len(mine[0].part.rows) == P:
+                tables.append(mine[0].sums.to(device, non_blocking=True))
+                live.append(constant((True,) * P, torch.bool, device))
+                continue
+            table = torch.zeros(P, len(rule.betas) + len(rule.betas2), dtype=torch.float64, device=device)
+            has_grad = torch.zeros(P, dtype=torch.bool, device=device)
+            for part, _, _, sums in mine:
+                rows = constant(part.rows, torch.int64, device)
+                copies = constant(part.copies, torch.float64, device).unsqueeze(1)
+                table.index_add_(0, rows, sums.to(device, non_blocking=True) / copies)
+                has_grad.index_fill_(0, rows, True)
+            tables.append(table)
+            live.append(has_grad)
+        return tables, live
+
+    def choose_for_all(
+        self, groups: dict[int, dict[str, Any]], scores: list[Tensor], live: list[Tensor]
+    ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+        """One choice for every parameter, from the ``(P, K)`` scores of each group, summed over all of them."""
+        J, any_live = torch.cat(scores).sum(dim=0), torch.cat(live).any()
+        first = next(iter(groups.values()))
+        candidate, negative_steps, J_bar = (held(first, key, J.device) for key in KEPT)
+        counts = J.isfinite().all() & any_live
+        averaged = average(J, counts, J_bar, first["J_ema"])
+        new = choose(J, averaged, counts, candidate, negative_steps, first["hysteresis_threshold"])
+        for group in groups.values():
+            keep(group, "last_choice", new.candidate)
+            keep(group, "negative_steps", new.negative_steps)
+            keep(group, "J_bar", averaged)
+        self.optimizer.last_scores = J
+        return dict.fromkeys(groups, new.candidate), dict.fromkeys(groups, new.reset)
+
+    def choose_per_parameter(
+        self, groups: dict[int, dict[str, Any]], scores: list[Tensor], live: list[Tensor]
+    ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+        """One choice per parameter that has a gradient, from its group's ``(P, K)`` scores; the others keep theirs."""
+        choices, resets = {}, {}
+        for (g, group), J, has_grad in zip(groups.items(), scores, live, strict=True):
+            candidate, negative_steps = (held(group, key, J.device) for key in KEPT[:2])
+            counts = J.isfinite().all(dim=-1) & has_grad
+            new = choose(J, J, counts, candidate, negative_steps, group["hysteresis_threshold"])
+            keep(group, "last_choice", new.candidate)
+            keep(group, "negative_steps", new.negative_steps)
+            choices[g], resets[g] = new.candidate, new.reset
+        return choices, resets
+
+    def reset_idle(self, resets: dict[int, Tensor]) -> None:
+        """A reset of everything scales the buffers of parameters without a gradient, too."""
+        for part in self.idle:
+            group, rule = self.groups[part.g]
+            for names, factor in zip(self.optimizer.buffers(group), (rule.soft_reset, rule.second_reset), strict=True):
+                # by 1 where no reset is due: the host does not know, and needn't wait to learn it
+                scale = torch.where(resets[part.g], factor, 1.0)
+                for name in names:
+                    for buffer in part.local([self.optimizer.state[key][name] for key in part.keys]):
+                        buffer.mul_(scale.to(buffer.device, non_blocking=True))
+
+
+def decisions(o: Observed, choices: Tensor, resets: Tensor) -> tuple[Any, Any]:
+    """What ``o.kernel.apply`` takes of its group's choices and resets, 0-dim or ``(P,)``."""
+    N = len(o.part.rows)
+    if not o.kernel.on_device:
+        chosen, due = choices.tolist(), resets.tolist()
+        if choices.ndim == 0:
+            return [chosen] * N, [due] * N
+        return [chosen[i] for i in o.part.rows], [due[i] for i in o.part.rows]
+    if choices.ndim == 0:
+        choices, resets = choices.expand(N), resets.expand(N)
+    else:
+        rows = constant(o.part.rows, torch.int64, choices.device)
+        choices, resets = choices.index_select(0, rows), resets.index_select(0, rows)
+    device = o.work.values[0].device
+    return choices.to(device, non_blocking=True), resets.to(device, non_blocking=True)
