@@ -90,7 +90,7 @@ class GapOptimizer(Optimizer, ABC):
         """Drop what was found out about the parameters, and a step that has begun."""
         self._layout: Layout | None = None  # how the parameters lie over processes; found at the first step
         self.dealers: dict[tuple[int, int], Dealer] = {}
-        self._step = Step(self)
+        self._step = Step()
 
     # ------------------------------------------------------------------ what a family adds
     @abstractmethod
@@ -269,12 +269,12 @@ class GapOptimizer(Optimizer, ABC):
                 self._torch_step(part.with_grad())
         else:
             for part in parts:
-                self._step.observe(layout, part)
+                self._step.observe(self, layout, part)
         if not layout.complete():
             return loss
         if self.type != "default":
-            self._step.finish(layout)
-            self._resets, self._step = tuple(self._step.resets), Step(self)
+            self._step.finish(self, layout)
+            self._resets, self._step = tuple(self._step.resets), Step()
         layout.publish()
         self.steps_taken += 1
         return loss

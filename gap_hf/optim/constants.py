@@ -5,10 +5,21 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+CAPTURED: list[Tensor] = []
+"""What CUDA graphs read: kept as long as the process, because a graph reads it at the same address at every replay."""
+
+
+def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """``values`` as a 1-D tensor on ``device``, mostly the same tensor every time: not to be written to."""
+    tensor = remembered(values, dtype, device)
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        CAPTURED.append(tensor)
+    return tensor
+
 
 @lru_cache(maxsize=512)
-def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """``values`` as a 1-D tensor on ``device``, the same tensor every time: not to be written to."""
+def remembered(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """``upload``, the last ones remembered."""
     return upload(values, dtype, device)
 
 

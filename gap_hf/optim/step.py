@@ -36,39 +36,37 @@ class Step:
     """What has been received so far, and what was decided.
 
     Attributes:
-        optimizer: whose step it is.
         groups: by number, the parameter groups and their rules.
         observed: the fragments with a gradient.
         idle: those without one that have buffers.
         resets: for each group, which parameters are reset, ``(P,)`` bool.
     """
 
-    def __init__(self, optimizer: "GapOptimizer") -> None:
-        self.optimizer = optimizer
+    def __init__(self) -> None:
         self.groups: dict[int, tuple[dict[str, Any], Rule]] = {}
         self.observed: list[Observed] = []
         self.idle: list[Part] = []
         self.resets: list[tuple[int, Tensor]] = []
 
-    def observe(self, layout: Layout, part: Part) -> None:
+    def observe(self, optimizer: "GapOptimizer", layout: Layout, part: Part) -> None:
         """Update the moments of the fragments that have a gradient, and take their partial sums."""
         live = part.with_grad()
-        _, rule = self.groups.setdefault(part.g, (part.group, self.optimizer.rule(part.group)))
+        _, rule = self.groups.setdefault(part.g, (part.group, optimizer.rule(part.group)))
         if live is not part:
-            without = [i for i, key in enumerate(part.keys) if part.grads[i] is None and key in self.optimizer.state]
+            without = [i for i, key in enumerate(part.keys) if part.grads[i] is None and key in optimizer.state]
             self.idle.append(part.select(without))
-        for fragments, kernel, work in self.works(live, rule):
+        for fragments, kernel, work in self.works(optimizer, live, rule):
             kernel.tick(work)
-            if self.optimizer.type == "switch_parameter_wise" and isinstance(kernel, FusedCPU) and not layout.reduces:
+            if optimizer.type == "switch_parameter_wise" and isinstance(kernel, FusedCPU) and not layout.reduces:
                 self.step_alone(fragments, kernel, work)
             else:
                 self.observed.append(Observed(fragments, kernel, work, kernel.observe(work)))
 
-    def works(self, part: Part, rule: Rule) -> list[tuple[Part, Kernel, Work]]:
+    def works(self, optimizer: "GapOptimizer", part: Part, rule: Rule) -> list[tuple[Part, Kernel, Work]]:
         """Fragments that all have a gradient, with their buffers, in as few lists as kernels can take at once."""
         if not part.rows:
             return []
-        group, optimizer = part.group, self.optimizer
+        group = part.group
         states = [optimizer.make_state(group, key) for key in part.keys]
         first, second = (
             [part.local([s[name] for s in states]) for name in names] for names in optimizer.buffers(group)
@@ -99,10 +97,10 @@ class Step:
         resets = torch.zeros(len(choice), dtype=torch.bool).index_copy_(0, rows, due)
         self.resets.append((part.g, resets))
 
-    def finish(self, layout: Layout) -> None:
+    def finish(self, optimizer: "GapOptimizer", layout: Layout) -> None:
         """Reduce the partial sums, choose, apply, and reset where hysteresis asks for it."""
         groups = self.groups
-        if self.optimizer.type == "switch_parameter_wise" and not layout.reduces:
+        if optimizer.type == "switch_parameter_wise" and not layout.reduces:
             # the others have chosen, or have no gradient
             groups = {o.part.g: groups[o.part.g] for o in self.observed}
         if not groups:
@@ -112,13 +110,16 @@ class Step:
         for (g, (_, rule)), sums, has_grad in zip(groups.items(), tables, live, strict=True):
             numel = constant(tuple(layout.numel[g]), torch.float64, layout.device)
             J.append(torch.where(has_grad.unsqueeze(1), scores(rule, sums, numel), 0.0))
-        choose = self.choose_for_all if self.optimizer.type == "switch" else self.choose_per_parameter
-        choices, resets = choose({g: group for g, (group, _) in groups.items()}, J, live)
+        only_groups = {g: group for g, (group, _) in groups.items()}
+        if optimizer.type == "switch":
+            choices, resets, optimizer.last_scores = self.choose_for_all(only_groups, J, live)
+        else:
+            choices, resets = self.choose_per_parameter(only_groups, J, live)
         self.resets += tuple((g, reset.expand(len(layout.numel[g]))) for g, reset in resets.items())
         for o in self.observed:
             o.kernel.apply(o.work, *decisions(o, choices[o.part.g], resets[o.part.g]))
-        if self.optimizer.type == "switch":
-            self.reset_idle(resets)
+        if optimizer.type == "switch":
+            self.reset_idle(optimizer, resets)
 
     def tables(
         self, layout: Layout, groups: dict[int, tuple[dict[str, Any], Rule]], observed: list[Observed]
@@ -144,8 +145,8 @@ class Step:
 
     def choose_for_all(
         self, groups: dict[int, dict[str, Any]], scores: list[Tensor], live: list[Tensor]
-    ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-        """One choice for every parameter, from the ``(P, K)`` scores of each group, summed over all of them."""
+    ) -> tuple[dict[int, Tensor], dict[int, Tensor], Tensor]:
+        """One choice for every parameter, from the ``(P, K)`` scores of the groups, added up of them: ``(K,)``."""
         J, any_live = torch.cat(scores).sum(dim=0), torch.cat(live).any()
         first = next(iter(groups.values()))
         candidate, negative_steps, J_bar = (held(first, key, J.device) for key in KEPT)
@@ -156,8 +157,7 @@ class Step:
             keep(group, "last_choice", new.candidate)
             keep(group, "negative_steps", new.negative_steps)
             keep(group, "J_bar", averaged)
-        self.optimizer.last_scores = J
-        return dict.fromkeys(groups, new.candidate), dict.fromkeys(groups, new.reset)
+        return dict.fromkeys(groups, new.candidate), dict.fromkeys(groups, new.reset), J
 
     def choose_per_parameter(
         self, groups: dict[int, dict[str, Any]], scores: list[Tensor], live: list[Tensor]
@@ -173,15 +173,15 @@ class Step:
             choices[g], resets[g] = new.candidate, new.reset
         return choices, resets
 
-    def reset_idle(self, resets: dict[int, Tensor]) -> None:
+    def reset_idle(self, optimizer: "GapOptimizer", resets: dict[int, Tensor]) -> None:
         """A reset of everything scales the buffers of parameters without a gradient, too."""
         for part in self.idle:
             group, rule = self.groups[part.g]
-            for names, factor in zip(self.optimizer.buffers(group), (rule.soft_reset, rule.second_reset), strict=True):
+            for names, factor in zip(optimizer.buffers(group), (rule.soft_reset, rule.second_reset), strict=True):
                 # by 1 where no reset is due: the host does not know, and needn't wait to learn it
                 scale = torch.where(resets[part.g], factor, 1.0)
                 for name in names:
-                    for buffer in part.local([self.optimizer.state[key][name] for key in part.keys]):
+                    for buffer in part.local([optimizer.state[key][name] for key in part.keys]):
                         buffer.mul_(scale.to(buffer.device, non_blocking=True))
 
 
