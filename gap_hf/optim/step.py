@@ -67,7 +67,9 @@ class Step:
         if not part.rows:
             return []
         group = part.group
-        states = [optimizer.make_state(group, key) for key in part.keys]
+        states = [optimizer.state[key] for key in part.keys]
+        if not all(states):
+            states = [optimizer.make_state(group, key) for key in part.keys]
         first, second = (
             [part.local([s[name] for s in states]) for name in names] for names in optimizer.buffers(group)
         )

@@ -89,7 +89,7 @@ def address(work: Work) -> None:
 
 def addresses_of(tensors: Iterable[Tensor]) -> np.ndarray:
     """Where they begin in memory, uint64."""
-    return np.array([t.data_ptr() for t in tensors], np.uint64)
+    return np.array(list(map(Tensor.data_ptr, tensors)), np.uint64)
 
 
 def alike(tensors: list[Tensor]) -> tuple[torch.device, torch.dtype] | None:

@@ -6,8 +6,8 @@
      observe   updates the K first moments and the U second moments and takes the partial sums
      apply     steps the parameter by the chosen first moment
 
-   Partial sums are accumulated in double, per block, and added up in the blocks' order: the result does not depend on
-   the number of threads. gap_step does both passes and the choice for a few fragments at a time, which the second pass
+   Partial sums are accumulated in float within a tile, in double beyond, per block, and added up in the blocks' order:
+   the result does not depend on the number of threads. gap_step does both passes and the choice for a few fragments at a time, which the second pass
    then finds in the cache. Everything is computed in float; bfloat16 and float16 are converted tile by tile.
 
    Formulas: gap_hf/optim/reference.py. Choice: gap_hf/optim/choice.py. */
@@ -136,8 +136,9 @@ static void lerp(float *restrict x, const float *restrict y, int64_t n, float we
     for (int64_t i = 0; i < n; i++) x[i] = y[i] - (y[i] - x[i]) * (1 - weight);
 }
 
-static double dot(const float *restrict x, const float *restrict y, int64_t n) {
-  double sum = 0;
+/* Of a tile: a few dozen float additions in each lane of a vector register, then double. */
+static float dot(const float *restrict x, const float *restrict y, int64_t n) {
+  float sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < n; i++) sum += x[i] * y[i];
   return sum;
@@ -204,7 +205,7 @@ static void observe(const struct job *job, int64_t i, int64_t begin, int64_t end
       for (int64_t k = 0; k < n; k++) v[k] = v[k] * beta2 + rest * g[k] * g[k];
       store(stored, job->second_dtype, n, v);
       float eps = job->eps, *restrict w = weighted[u];
-      double total = 0;
+      float total = 0;
 #pragma omp simd reduction(+ : total)
       for (int64_t k = 0; k < n; k++) {
         float r = 1.0f / (sqrtf(v[k] / correction[u]) + eps);
