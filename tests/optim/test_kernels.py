@@ -244,6 +244,20 @@ def test_state_on_another_device_is_an_error_not_a_crash():
         optimizer.step()
 
 
+@needs_fused
+def test_a_parameter_that_shrank_in_place_is_an_error_not_a_crash():
+    ps = parameters((40,), (7,))
+    optimizer = gap_hf.GapAdamW(ps, betas=BETAS, type="switch")
+    for _ in random_gradients(ps, 2):
+        optimizer.step()
+    optimizer.zero_grad()
+    ps[0].data = ps[0].data[:30]  # at the same address
+    for p in ps:
+        p.grad = torch.ones_like(p)
+    with pytest.raises(RuntimeError, match="a parameter has 30 elements, its gradient or optimizer state 40"):
+        optimizer.step()
+
+
 # ---------------------------------------------------------------- counted
 class Calls:
     """The library, counting calls."""
@@ -283,3 +297,20 @@ def test_the_dealer_looks_once(monkeypatch):
     ps = parameters((5, 3), (2,))
     run(ps, 5, betas=BETAS, type="switch")
     assert len(looks) == 1
+
+
+# ---------------------------------------------------------------- torch.compile
+def test_torch_compile_runs_the_step_as_it_is():
+    """Directly, and inside a function with other things in it; groups and results are those of the plain step."""
+    results = []
+    for wrap in (lambda step: step, torch.compile, lambda step: torch.compile(lambda: step())):
+        ps = parameters((6, 5), (4,))
+        optimizer = gap_hf.GapAdamW(ps, betas=BETAS, type="switch")
+        step = wrap(optimizer.step)
+        for _ in random_gradients(ps, 5):
+            step()
+        results.append((ps, dict(optimizer.param_groups[0])))
+    plain, *compiled = results
+    for ps, group in compiled:
+        assert all(torch.equal(p, q) for p, q in zip(plain[0], ps, strict=True))
+        assert {**group, "params": None} == {**plain[1], "params": None}

@@ -50,18 +50,20 @@ class Dealer:
 
         Raises:
             RuntimeError: ``fused=True`` where there is no fused kernel, or a parameter and its state on different
-                devices.
+                devices or of different sizes.
         """
         columns = (work.values, work.steps, *work.first, *work.second)
         addresses = addresses_of(chain(*columns))
-        grad = alike(work.grads)
+        grad, numel = alike(work.grads), np.array(list(map(Tensor.numel, work.grads)), np.int64)
         if (
             self.kernel is None
             or self.addresses is None
+            or self.numel is None
             or (foreach, fused) != self.flags
             or grad is None
             or grad != self.grad
             or not np.array_equal(addresses, self.addresses)
+            or not np.array_equal(numel, self.numel)
         ):
             self.kernel = None
             dealt = deal(work, foreach, fused)
@@ -73,8 +75,7 @@ class Dealer:
                 return dealt
             self.flags, self.addresses, self.grad = (foreach, fused), addresses, grad
             self.kernel = dealt[0].kernel
-            address(work)
-            self.numel, self.counters = work.numel, work.counters
+            self.numel, self.counters = numel, np.unique(addresses_of(work.steps))
         work.numel, work.counters, work.memory = self.numel, self.counters, self.memories[0]
         work.addresses = np.concatenate([addresses, addresses_of(work.grads)])
         return [Dealt(self.kernel, range(len(work.values)), work)]
@@ -110,6 +111,11 @@ def deal(work: Work, foreach: bool | None, fused: bool | None) -> list[Dealt]:
                 f"a parameter is on {row[0].device}, its gradient or optimizer state on "
                 f"{', '.join(sorted({str(t.device) for t in row[1:]}))}. If the model was moved after a step, move the "
                 "state too: optimizer.load_state_dict(optimizer.state_dict())"
+            )
+        if len({t.numel() for t in row}) > 1:
+            raise RuntimeError(
+                f"a parameter has {row[0].numel()} elements, its gradient or optimizer state {row[-1].numel()}. If its "
+                "data were replaced by others of another size, build the optimizer anew"
             )
         kind = (row[0].device, tuple(map(dtype_of, row)), all(map(Tensor.is_contiguous, row)))
         kinds.setdefault(kind, []).append(i)
