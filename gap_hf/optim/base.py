@@ -268,8 +268,7 @@ class GapOptimizer(Optimizer, ABC):
             for part in parts:
                 self._torch_step(part.with_grad())
         else:
-            for part in parts:
-                self._step.observe(self, layout, part)
+            self._step.observe(self, layout, parts)
         if not layout.complete():
             return loss
         if self.type != "default":

@@ -40,6 +40,7 @@ class Step:
         observed: the fragments with a gradient.
         idle: those without one that have buffers.
         resets: for each group, which parameters are reset, ``(P,)`` bool.
+        done: whether everything has been chosen and applied already.
     """
 
     def __init__(self) -> None:
@@ -47,18 +48,26 @@ class Step:
         self.observed: list[Observed] = []
         self.idle: list[Part] = []
         self.resets: list[tuple[int, Tensor]] = []
+        self.done = False
 
-    def observe(self, optimizer: "GapOptimizer", layout: Layout, part: Part) -> None:
+    def observe(self, optimizer: "GapOptimizer", layout: Layout, parts: list[Part]) -> None:
         """Update the moments of the fragments that have a gradient, and take their partial sums."""
-        live = part.with_grad()
-        _, rule = self.groups.setdefault(part.g, (part.group, optimizer.rule(part.group)))
-        if live is not part:
-            without = [i for i, key in enumerate(part.keys) if part.grads[i] is None and key in optimizer.state]
-            self.idle.append(part.select(without))
-        for fragments, kernel, work in self.works(optimizer, live, rule):
+        works = []
+        for part in parts:
+            live = part.with_grad()
+            _, rule = self.groups.setdefault(part.g, (part.group, optimizer.rule(part.group)))
+            if live is not part:
+                without = [i for i, key in enumerate(part.keys) if part.grads[i] is None and key in optimizer.state]
+                self.idle.append(part.select(without))
+            works += self.works(optimizer, live, rule)
+        for fragments, kernel, work in works:
             kernel.tick(work)
-            if optimizer.type == "switch_parameter_wise" and isinstance(kernel, FusedCPU) and not layout.reduces:
+            if not isinstance(kernel, FusedCPU) or layout.reduces:
+                self.observed.append(Observed(fragments, kernel, work, kernel.observe(work)))
+            elif optimizer.type == "switch_parameter_wise":
                 self.step_alone(fragments, kernel, work)
+            elif len(works) == 1:
+                self.step_alone_for_all(optimizer, layout, fragments, kernel, work)
             else:
                 self.observed.append(Observed(fragments, kernel, work, kernel.observe(work)))
 
@@ -99,13 +108,34 @@ class Step:
         resets = torch.zeros(len(choice), dtype=torch.bool).index_copy_(0, rows, due)
         self.resets.append((part.g, resets))
 
+    def step_alone_for_all(
+        self, optimizer: "GapOptimizer", layout: Layout, part: Part, kernel: FusedCPU, work: Work
+    ) -> None:
+        """The same where one choice is made for the whole model, and ``work`` is all of it."""
+        group, device = part.group, torch.device("cpu")
+        candidate, negative_steps, J_bar = (held(group, key, device).clone() for key in KEPT)
+        J, reset = kernel.step_for_all(
+            work, group["hysteresis_threshold"], group["J_ema"], candidate, negative_steps, J_bar
+        )
+        self.hand_on(candidate, negative_steps, J_bar)
+        optimizer.last_scores = J
+        self.resets += [(g, reset.expand(len(layout.numel[g]))) for g in self.groups]
+        self.reset_idle(optimizer, dict.fromkeys(self.groups, reset))
+        self.done = True
+
+    def hand_on(self, candidate: Tensor, negative_steps: Tensor, J_bar: Tensor) -> None:
+        """Keep what is one for all in every group."""
+        for group, _ in self.groups.values():
+            for key, value in zip(KEPT, (candidate, negative_steps, J_bar), strict=True):
+                keep(group, key, value)
+
     def finish(self, optimizer: "GapOptimizer", layout: Layout) -> None:
         """Reduce the partial sums, choose, apply, and reset where hysteresis asks for it."""
         groups = self.groups
         if optimizer.type == "switch_parameter_wise" and not layout.reduces:
             # the others have chosen, or have no gradient
             groups = {o.part.g: groups[o.part.g] for o in self.observed}
-        if not groups:
+        if not groups or self.done:
             return
         tables, live = layout.reduce(*self.tables(layout, groups, self.observed))
         J = []
@@ -155,10 +185,7 @@ class Step:
         counts = J.isfinite().all() & any_live
         averaged = average(J, counts, J_bar, first["J_ema"])
         new = choose(J, averaged, counts, candidate, negative_steps, first["hysteresis_threshold"])
-        for group in groups.values():
-            keep(group, "last_choice", new.candidate)
-            keep(group, "negative_steps", new.negative_steps)
-            keep(group, "J_bar", averaged)
+        self.hand_on(new.candidate, new.negative_steps, averaged)
         return dict.fromkeys(groups, new.candidate), dict.fromkeys(groups, new.reset), J
 
     def choose_per_parameter(

@@ -141,6 +141,48 @@ def test_the_number_of_threads_changes_no_bit(type_, threads):
 
 
 @needs_fused
+@pytest.mark.parametrize(
+    ("cls", "options"),
+    [
+        (gap_hf.GapAdamW, {"betas": BETAS, "J_ema": 0.7}),
+        (gap_hf.Adam, {"betas": [(0.9, 0.99), (0.95, 0.999), (0.99, 0.99)], "weight_decay": 0.1}),
+        (gap_hf.SGDM, {"momentum": [0.9, 0.95, 0.99], "nesterov": True}),
+    ],
+)
+def test_one_call_for_all_is_the_same_as_several(cls, options):
+    """A single group is observed, chosen and applied in one call; two groups are not. Missing, infinite and reset."""
+    shapes = [(70, 80), (5,), (), (0,), (64, 100)]
+    together, apart = parameters(*shapes), parameters(*shapes)
+    options = {"type": "switch", "hysteresis_threshold": 1, **options}
+    one, two = cls(together, **options), cls([{"params": apart[:3]}, {"params": apart[3:]}], **options)
+    resets = 0
+    for t, _ in enumerate(random_gradients(together, 120)):
+        if t % 9 == 4:
+            together[t % 2].grad = None
+        if t == 60:
+            together[0].grad[0, 0] = torch.inf
+        if t == 62:  # as a run that was cleaned up
+            for optimizer, ps in ((one, together), (two, apart)):
+                for p in ps:
+                    p.data.nan_to_num_(0.0, 0.0, 0.0)
+                    for buffer in optimizer.state[p].values():
+                        buffer.nan_to_num_(0.0, 0.0, 0.0)
+        for p, q in zip(together, apart, strict=True):
+            q.grad = None if p.grad is None else p.grad.clone()
+        one.step()
+        two.step()
+        for key in ("last_choice", "negative_steps"):
+            assert one.param_groups[0][key] == two.param_groups[0][key] == two.param_groups[1][key], (t, key)
+        assert one.param_groups[0]["J_bar"] == pytest.approx(two.param_groups[0]["J_bar"], rel=1e-12)
+        assert one.last_scores.tolist() == pytest.approx(two.last_scores.tolist(), rel=1e-12, nan_ok=True)
+        assert bool(one.last_resets) == bool(two.last_resets)
+        resets += bool(one.last_resets)
+        for p, q in zip(together, apart, strict=True):
+            torch.testing.assert_close(p, q, rtol=0, atol=0, equal_nan=True)
+    assert resets
+
+
+@needs_fused
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("state_dtype", [None, "float32", "bfloat16"])
 @pytest.mark.parametrize("family", ["adam", "sgdm"])
@@ -274,7 +316,7 @@ class Calls:
 @pytest.mark.parametrize(
     ("type_", "expected"),
     [
-        ("switch", ["gap_tick", "gap_observe", "gap_apply"]),
+        ("switch", ["gap_tick", "gap_step_for_all"]),
         ("switch_parameter_wise", ["gap_tick", "gap_step"]),
     ],
 )

@@ -45,6 +45,7 @@ struct job {
   int64_t nesterov;        /* SGDM */
   double soft_reset, second_reset;
   int64_t wave, threshold; /* gap_step: elements that fit the cache; hysteresis */
+  double J_ema;            /* gap_step_for_all */
 };
 
 /* ---------------------------------------------------------------- numbers in memory */
@@ -266,21 +267,53 @@ static void apply(const struct job *job, int64_t i, int64_t begin, int64_t end, 
 
 /* ---------------------------------------------------------------- the choice: choice.py in C */
 
-/* From one parameter's sums; previous choice and count of negative steps in and out. Returns whether a reset is due. */
-static int choose(const struct job *job, const double *sums, int64_t numel, int64_t *choice, int64_t *negative) {
-  double J[job->K], largest = -INFINITY;
+/* J of one parameter from its sums. */
+static void score(const struct job *job, const double *sums, int64_t numel, double *J) {
   for (int64_t j = 0; j < job->K; j++) {
     J[j] = numel ? job->gain[j] * sums[j] : 0;
     if (job->U && numel) J[j] /= sqrt(sums[job->K + job->second[j]] / numel);
-    if (!isfinite(J[j])) return 0; /* the previous choice stands, and nothing is counted */
-    if (J[j] > largest) largest = J[j];
   }
+}
+
+static int all_finite(const double *J, int64_t K) {
+  for (int64_t j = 0; j < K; j++)
+    if (!isfinite(J[j])) return 0;
+  return 1;
+}
+
+/* By averaged, counting by J, all finite: choice and count of negative steps in and out. Returns whether a reset is
+   due. */
+static int choose(const struct job *job, const double *J, const double *averaged, int64_t *choice, int64_t *negative) {
+  double largest = averaged[0];
+  for (int64_t j = 1; j < job->K; j++) largest = averaged[j] > largest ? averaged[j] : largest;
   *choice = 0;
-  while (J[*choice] < largest - 1e-6 * fabs(largest)) ++*choice;
+  while (averaged[*choice] < largest - 1e-6 * fabs(largest)) ++*choice;
   *negative = J[*choice] < 0 ? *negative + 1 : 0;
   int reset = *negative >= job->threshold;
   if (reset) *negative = 0;
   return reset;
+}
+
+/* A parameter's own choice. Where a score is not finite the previous one stands, and nothing is counted. */
+static int choose_for_one(const struct job *job, const double *sums, int64_t numel, int64_t *choice,
+                          int64_t *negative) {
+  double J[job->K];
+  score(job, sums, numel, J);
+  return all_finite(J, job->K) ? choose(job, J, J, choice, negative) : 0;
+}
+
+/* One choice for all, from the scores of all parameters added up in J; their moving average J_bar in and out. */
+static int choose_for_all(const struct job *job, const double *sums, double *J, double *J_bar, int64_t *choice,
+                          int64_t *negative) {
+  double one[job->K];
+  for (int64_t j = 0; j < job->K; j++) J[j] = 0;
+  for (int64_t i = 0; i < job->n; i++) {
+    score(job, sums + i * (job->K + job->U), job->numel[i], one);
+    for (int64_t j = 0; j < job->K; j++) J[j] += one[j];
+  }
+  if (!all_finite(J, job->K)) return 0;
+  for (int64_t j = 0; j < job->K; j++) J_bar[j] = job->J_ema ? job->J_ema * J_bar[j] + (1 - job->J_ema) * J[j] : J[j];
+  return choose(job, J, J_bar, choice, negative);
 }
 
 /* One more step for each of the n counters. */
@@ -396,11 +429,38 @@ void gap_step(const struct job *job, double *sums, int64_t *choice, int64_t *neg
 #pragma omp single
     for (int64_t i = from; i < to; i++) {
       add_up(job, &blocks, partial, i, sums + i * S);
-      reset[i] = choose(job, sums + i * S, job->numel[i], choice + i, negative + i);
+      reset[i] = choose_for_one(job, sums + i * S, job->numel[i], choice + i, negative + i);
     }
     apply_share(job, &blocks, from, to, THIS_THREAD, choice, reset);
   }
   free(partial);
+  free(blocks.first);
+  free(blocks.fragment);
+}
+
+/* Both passes with one choice for all between them. sums: n rows of K + U; J: K; J_bar (K), choice and negative in and
+   out; reset out. */
+void gap_step_for_all(const struct job *job, double *sums, double *J, double *J_bar, int64_t *choice, int64_t *negative,
+                      uint8_t *reset) {
+  struct blocks blocks = cut(job);
+  int64_t S = job->K + job->U, *choices = malloc((job->n + 1) * sizeof(int64_t));
+  uint8_t *resets = malloc(job->n + 1);
+  double *partial = malloc((blocks.first[job->n] * S + 1) * sizeof(double));
+#pragma omp parallel num_threads(job->threads)
+  {
+    observe_share(job, &blocks, 0, job->n, THIS_THREAD, partial);
+#pragma omp barrier
+#pragma omp single
+    {
+      for (int64_t i = 0; i < job->n; i++) add_up(job, &blocks, partial, i, sums + i * S);
+      *reset = choose_for_all(job, sums, J, J_bar, choice, negative);
+      for (int64_t i = 0; i < job->n; i++) choices[i] = *choice, resets[i] = *reset;
+    }
+    apply_share(job, &blocks, 0, job->n, THIS_THREAD, choices, resets);
+  }
+  free(partial);
+  free(choices);
+  free(resets);
   free(blocks.first);
   free(blocks.fragment);
 }

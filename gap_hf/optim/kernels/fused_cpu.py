@@ -44,6 +44,7 @@ class Job(ctypes.Structure):
         ("nesterov", ctypes.c_int64),
         *[(name, ctypes.c_double) for name in ("soft_reset", "second_reset")],
         *[(name, ctypes.c_int64) for name in ("wave", "threshold")],
+        ("J_ema", ctypes.c_double),
     ]
 
 
@@ -179,6 +180,30 @@ class FusedCPU(Kernel):
         outputs = [ctypes.c_void_p(t.data_ptr()) for t in (sums, choices, negative_steps, resets)]
         load().gap_step(ctypes.byref(job), *outputs)
         return resets.bool()
+
+    def step_for_all(
+        self, work: Work, threshold: int, J_ema: float, choice: Tensor, negative_steps: Tensor, J_bar: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """``observe``, one choice for all, ``apply``: in one call where ``work`` is all there is.
+
+        Args:
+            work: the fragments, each a whole parameter.
+            threshold: of the hysteresis.
+            J_ema: of the moving average.
+            choice: 0-dim int64, the previous one; replaced.
+            negative_steps: 0-dim int64, the count so far; replaced.
+            J_bar: ``(K,)`` float64, the average so far; replaced.
+
+        Returns:
+            The scores J, ``(K,)`` float64, and whether a reset was due, 0-dim bool.
+        """
+        job = prepare(work)
+        job.threshold, job.J_ema = threshold, J_ema
+        sums = torch.empty(len(work.values), job.K + job.U, dtype=torch.float64)
+        J, reset = torch.empty(job.K, dtype=torch.float64), torch.empty((), dtype=torch.uint8)
+        outputs = [ctypes.c_void_p(t.data_ptr()) for t in (sums, J, J_bar, choice, negative_steps, reset)]
+        load().gap_step_for_all(ctypes.byref(job), *outputs)
+        return J, reset.bool()
 
 
 def pointer(array: np.ndarray) -> ctypes.c_void_p:
