@@ -186,23 +186,34 @@ def apply_adam(ops: Any, work: Work, j: int) -> None:
     rule = work.rule
     beta1, beta2, lr = rule.betas[j], rule.betas2[rule.second[j]], float(rule.lr)
     steps = [step.item() for step in work.steps]
-    dtype = work.values[0].dtype
+    first, second = work.first[j], work.second[rule.second[j]]
+    dtype = torch.promote_types(work.values[0].dtype, second[0].dtype)
+    values = cast(work.values, dtype)
     if rule.decay:
-        ops.mul_(work.values, 1 - lr * rule.decay)
-    denom = list(ops.sqrt(cast(work.second[rule.second[j]], dtype)))
+        ops.mul_(values, 1 - lr * rule.decay)
+    denom = list(ops.sqrt(cast(second, dtype)))
     ops.div_(denom, [(1 - beta2**t) ** 0.5 for t in steps])
     ops.add_(denom, rule.eps)
     step_sizes = [-lr * rule.modulation[j] / (1 - beta1**t) for t in steps]
-    ops.addcdiv_(work.values, cast(work.first[j], dtype), denom, step_sizes)
+    ops.addcdiv_(values, cast(first, dtype), denom, step_sizes)
+    store(ops, work, values)
 
 
 def apply_sgdm(ops: Any, work: Work, j: int) -> None:
     """torch.optim.SGD's step by buffer ``j``."""
     rule = work.rule
-    updates = cast(work.first[j], work.values[0].dtype)
+    dtype = torch.promote_types(work.values[0].dtype, work.first[j][0].dtype)
+    values, updates = cast(work.values, dtype), cast(work.first[j], dtype)
     if rule.nesterov:
-        updates = list(ops.add(filtered(ops, work), updates, alpha=rule.betas[j]))
-    ops.add_(work.values, updates, alpha=-float(rule.lr) * rule.modulation[j])
+        updates = list(ops.add(cast(filtered(ops, work), dtype), updates, alpha=rule.betas[j]))
+    ops.add_(values, updates, alpha=-float(rule.lr) * rule.modulation[j])
+    store(ops, work, values)
+
+
+def store(ops: Any, work: Work, values: list[Tensor]) -> None:
+    """Round new values to those of ``work``, where they were computed in the precision of its buffers."""
+    if values[0] is not work.values[0]:
+        ops.copy_(work.values, values)
 
 
 def reset(ops: Any, work: Work) -> None:
