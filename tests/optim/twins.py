@@ -49,7 +49,7 @@ class Twins:
         self.params = [p for g in groups for p in g["params"]]
         exact = all(p.dtype == torch.float32 for p in self.params)
         kernels = [flags for name, flags in KERNELS.items() if exact or name == "loop"]
-        if len(options.get("betas", options.get("momentum"))) != 3:
+        if len({**groups[0], **options}.get("betas" if family == "adam" else "momentum", ())) != 3:
             del kernels[1:]
         self.gap, *others = [
             cls(mine, **options, **flags)
