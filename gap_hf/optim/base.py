@@ -12,7 +12,7 @@ import copy
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from ..sharding.layout import Layout, Part
 from .groups import Group, held
 from .kernels import Rule, eight_bit, pick
 from .kernels.deal import Dealer
-from .step import Step
+from .step import Decision, Step
 
 logger = logging.getLogger(__name__)
 
@@ -31,28 +31,6 @@ TYPES = ("default", "switch", "switch_parameter_wise")
 
 
 STATE_DTYPES = (None, "float32", "bfloat16", "8bit")
-
-
-class Decision(NamedTuple):
-    """What one step decided, as tensors where they were computed. Its methods wait for the device.
-
-    Attributes:
-        choices: for each group, ``(P,)`` int64 for ``'switch_parameter_wise'``, else 0-dim.
-        resets: pairs of a group's number and which of its parameters were reset, ``(P,)`` bool.
-        scores: ``(K,)`` float64 raw scores of ``'switch'``.
-    """
-
-    choices: list[Tensor]
-    resets: tuple[tuple[int, Tensor], ...]
-    scores: Tensor | None
-
-    def last_choice(self) -> list[Any]:
-        """Each group's ``last_choice``."""
-        return [choice.tolist() for choice in self.choices]
-
-    def reset_parameters(self) -> tuple[tuple[int, int], ...]:
-        """(group, index) of the parameters whose buffers were reset."""
-        return tuple(sorted((g, i) for g, resets in self.resets for i, due in enumerate(resets.tolist()) if due))
 
 
 class GapOptimizer(Optimizer, ABC):
@@ -128,7 +106,7 @@ class GapOptimizer(Optimizer, ABC):
         """(group, index) of the parameters whose buffers the last step reset. Waits for the device."""
         return self.decision().reset_parameters()
 
-    def decision(self) -> "Decision":
+    def decision(self) -> Decision:
         """What the last step decided, without waiting for the device."""
         device = self._layout.device if self._layout is not None else torch.device("cpu")
         choices = [held(group, "last_choice", device) for group in self.param_groups]

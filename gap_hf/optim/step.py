@@ -32,6 +32,28 @@ class Observed(NamedTuple):
     sums: Tensor
 
 
+class Decision(NamedTuple):
+    """What one step decided, as tensors where they were computed. Its methods wait for the device.
+
+    Attributes:
+        choices: for each group, ``(P,)`` int64 for ``'switch_parameter_wise'``, else 0-dim.
+        resets: pairs of a group's number and which of its parameters were reset, ``(P,)`` bool.
+        scores: ``(K,)`` float64 raw scores of ``'switch'``.
+    """
+
+    choices: list[Tensor]
+    resets: tuple[tuple[int, Tensor], ...]
+    scores: Tensor | None
+
+    def last_choice(self) -> list[Any]:
+        """Each group's ``last_choice``."""
+        return [choice.tolist() for choice in self.choices]
+
+    def reset_parameters(self) -> tuple[tuple[int, int], ...]:
+        """(group, index) of the parameters whose buffers were reset."""
+        return tuple(sorted((g, i) for g, resets in self.resets for i, due in enumerate(resets.tolist()) if due))
+
+
 class Step:
     """What has been received so far, and what was decided.
 

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .layout import Layout, ParameterLayout, Part, Piece, ShardedMixin, check_plain
+from .layout import InPieces, Layout, ParameterLayout, Part, Piece, check_plain
 from .live import instances
 
 
@@ -170,7 +170,7 @@ class Flat:
     slices: list[Slice]
 
 
-class Zero(ShardedMixin):
+class Zero(InPieces):
     """What the ZeRO stages share: flat tensors, of which one or more arrive per call."""
 
     def __init__(self, optimizer: Optimizer, wrapper: Any) -> None:

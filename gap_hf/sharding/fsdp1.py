@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.fsdp._flat_param import FlatParamHandle, HandleShardingStrategy
 
-from .layout import ParameterLayout, Piece, ShardedMixin
+from .layout import InPieces, ParameterLayout, Piece
 from .live import instances
 
 
@@ -20,14 +20,12 @@ def unsharded(handle: FlatParamHandle) -> bool:
     return handle._sharding_strategy == HandleShardingStrategy.NO_SHARD
 
 
-class FlatShards(ShardedMixin, ParameterLayout):
+class FlatShards(InPieces, ParameterLayout):
     """Slices of FSDP1's flat parameters.
 
     Raises:
         RuntimeError: ``use_orig_params=False``, or a parameter outside of FSDP among its slices.
     """
-
-    presence_is_local = True
 
     def __init__(self, param_groups: list[dict[str, Any]]) -> None:
         found = {}
@@ -51,7 +49,7 @@ class FlatShards(ShardedMixin, ParameterLayout):
         self.home = {id(p): found[id(p)] for group in param_groups for p in group["params"]}
         super().__init__(param_groups)
         owned = [self.owns(p) for group in self.parameters for p in group]
-        self._owned = torch.tensor(owned, dtype=torch.bool, device=self.device)
+        self.owned = torch.tensor(owned, dtype=torch.bool, device=self.device)
 
     def whole_shape(self, p: Tensor) -> torch.Size:
         handle, i = self.home[id(p)]
@@ -83,9 +81,6 @@ class FlatShards(ShardedMixin, ParameterLayout):
             return []
         info = handle.flat_param._shard_param_infos[index]
         return [Piece(p, torch.Tensor.detach, 0 if unsharded(handle) else info.intra_param_start_idx or 0)]
-
-    def owned(self) -> Tensor:
-        return self._owned
 
     def covered(self) -> list[list[float]]:
         return [[p.numel() / self.copies(p) for p in group] for group in self.parameters]

@@ -259,8 +259,11 @@ class ShardedMixin(Layout):
     group: dist.ProcessGroup | None = None
     """The ranks that hold the model between them; None is the default group, all ranks."""
 
-    presence_is_local = False
-    """Whether a rank without elements of a parameter cannot know that the parameter has a gradient elsewhere."""
+    owned: Tensor | None = None
+    """``(all P,)`` bool: the parameters of which this rank alone reports whether there is a gradient.
+
+    Where a rank without elements of a parameter cannot know that it has one elsewhere; None where all ranks know.
+    """
 
     def verify(self) -> None:
         # The optimizer's lists come from the same script on every rank; where they do not agree, the reduction would
@@ -299,10 +302,6 @@ class ShardedMixin(Layout):
     def describe(self) -> str:
         """The layout in words, the same on every rank."""
 
-    def owned(self) -> Tensor:
-        """``(all P,)`` bool: the parameters of which this rank alone reports whether there is a gradient."""
-        raise NotImplementedError
-
     def all_reduce(self, tensor: Tensor, op: dist.ReduceOp.RedOpType) -> Tensor:
         """All-reduce over the ranks, on a device that their backend can reduce on."""
         if dist.get_world_size(self.group) == 1:
@@ -315,9 +314,24 @@ class ShardedMixin(Layout):
     def maximum(self, values: Tensor) -> Tensor:
         return self.all_reduce(values, dist.ReduceOp.MAX)
 
+    def reduce(self, tables: list[Tensor], live: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        numbers = [table.flatten() for table in tables]
+        if self.owned is not None:
+            numbers.append(pack(torch.cat(live) & self.owned))
+        reduced = self.all_reduce(torch.cat(numbers), dist.ReduceOp.SUM).split([len(n) for n in numbers])
+        sums = [r.view(table.shape) for r, table in zip(reduced, tables, strict=False)]
+        if self.owned is not None:
+            lengths = [len(flags) for flags in live]
+            live = list(unpack(reduced[-1], sum(lengths)).split(lengths))
+        return sums, live
+
+
+class InPieces(ShardedMixin):
+    """Sharded layouts whose buffers are stretches of flattened parameters."""
+
+    @abstractmethod
     def pieces(self, g: int, i: int) -> list[Piece]:
         """The stretches of parameter ``i`` of group ``g`` that this rank holds and no rank before it."""
-        raise NotImplementedError
 
     def whole(self, g: int, i: int, state: State, name: str) -> Tensor:
         found = [(state[piece.key][name], piece) for piece in self.pieces(g, i)]
@@ -327,17 +341,6 @@ class ShardedMixin(Layout):
             part = piece.local(stored).flatten()
             whole[piece.offset : piece.offset + len(part)] = part
         return self.all_reduce(whole, dist.ReduceOp.SUM).view(self.shapes[g][i])
-
-    def reduce(self, tables: list[Tensor], live: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        numbers = [table.flatten() for table in tables]
-        if self.presence_is_local:
-            numbers.append(pack(torch.cat(live) & self.owned()))
-        reduced = self.all_reduce(torch.cat(numbers), dist.ReduceOp.SUM).split([len(n) for n in numbers])
-        sums = [r.view(table.shape) for r, table in zip(reduced, tables, strict=False)]
-        if self.presence_is_local:
-            lengths = [len(flags) for flags in live]
-            live = list(unpack(reduced[-1], sum(lengths)).split(lengths))
-        return sums, live
 
 
 BITS = 52

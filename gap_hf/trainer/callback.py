@@ -8,7 +8,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ..inspection import find_gap_optimizer, parameter_names
 from ..optim import GapOptimizer
-from ..optim.base import Decision
+from ..optim.step import Decision
 from .presets import PRESETS
 from .record import FILENAME, ChoiceWriter
 

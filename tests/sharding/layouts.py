@@ -1,6 +1,7 @@
 """Every layout: how its bag is wrapped, fed with gradients, and read back."""
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -137,7 +138,7 @@ class FSDP2LateSwap(FSDP2):
             group["params"] = [sharded[name] for name in mine]
 
 
-class Given(Wrapped):
+class Given(Wrapped, ABC):
     """Parameters laid out by hand, which are given their gradients directly."""
 
     def __init__(self, case: Case, tensors: list[list[Tensor]]) -> None:
@@ -146,8 +147,9 @@ class Given(Wrapped):
         self.params = list(self.model.parameters())
         self.optimizer = build(case, self.params)
 
+    @abstractmethod
     def distribute(self, i: int, tensor: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Parameter ``i``, or its gradient, laid out."""
 
     def step(self, grads: list[Tensor | None]) -> None:
         for i, (p, g) in enumerate(zip(self.params, grads, strict=True)):

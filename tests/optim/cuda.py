@@ -1,0 +1,206 @@
+"""Works and optimizers for the tests of the fused CUDA kernel, and what it is compared with."""
+
+import os
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import gap_hf
+from gap_hf.optim.kernels import FusedCUDA, Loop, Rule, Work, fused_cuda
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+HAS_TRITON = fused_cuda.why_not((torch.float32,) * 4) is None
+needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
+needs_gpu = pytest.mark.skipif(not (HAS_TRITON and torch.cuda.is_available()), reason="no GPU here")
+
+F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
+
+ADAM = Rule(
+    family="adam",
+    betas=(0.8, 0.99),
+    betas2=(0.999,),
+    second=(0, 0),
+    gains=(1.0, 1.0),
+    modulation=(1.0, 1.0),
+    lr=0.1,
+    eps=1e-8,
+    soft_reset=0.7,
+)
+SGDM = Rule("sgdm", (0.9, 0.5), (), (), (1.0, 1.0), (1.0, 1.0), 0.1, soft_reset=0.7)
+
+
+def candidates(rule: Rule, betas: tuple[float, ...], second: tuple[int, ...] = ()) -> Rule:
+    """``rule`` for K other candidates; the different beta2 are as many as ``second`` says."""
+    K = len(betas)
+    betas2 = (0.999, 0.99, 0.95)[: max(second) + 1] if second else ()
+    return replaced(rule, betas=betas, betas2=betas2, second=second, gains=(1.0,) * K, modulation=(1.0,) * K)
+
+
+def replaced(rule: Rule, **options: Any) -> Rule:
+    return rule._replace(**options)
+
+
+RULES = {
+    "adam-1": candidates(ADAM, (0.9,), (0,)),
+    "adam-2": ADAM,
+    "adam-3-distinct": candidates(ADAM, (0.5, 0.9, 0.99), (0, 1, 0)),
+    "adam-5-distinct": candidates(ADAM, (0.0, 0.5, 0.8, 0.9, 0.99), (0, 1, 2, 0, 1)),
+    "adam-decay": replaced(ADAM, decay=0.1, modulation=(1.0, 3.0)),
+    "adam-l2": replaced(ADAM, l2=0.1, eps=1e-3),
+    "adam-reset": replaced(ADAM, second_reset=0.49),
+    "sgdm-1": candidates(SGDM, (0.9,)),
+    "sgdm-3": candidates(SGDM, (0.0, 0.5, 0.99)),
+    "sgdm-nesterov": replaced(SGDM, nesterov=True, l2=0.1, modulation=(1.0, 0.5)),
+    "sgdm-dampening": replaced(SGDM, dampening=0.3),
+}
+DTYPES = {  # of values and gradients, first moments, second moments
+    "fp32": (F32, F32, F32),
+    "bf16": (BF16, BF16, BF16),
+    "fp16": (F16, F16, F16),
+    "bf16-fp32": (BF16, F32, F32),
+    "fp32-bf16": (F32, BF16, F32),
+    "bf16-bf16": (BF16, BF16, F32),
+}
+STOCHASTIC = ("fp32-bf16", "bf16-bf16")
+CASES = [(rule, "fp32") for rule in RULES]
+CASES += [(rule, d) for rule in ("adam-2", "adam-3-distinct", "sgdm-nesterov") for d in list(DTYPES)[1:]]
+B = fused_cuda.BLOCK
+SHAPES = [(3,), (0,), (B + 5,), (2, B // 2), ()]
+
+
+def work_of(rule: Rule, dtypes: tuple[torch.dtype, ...], shapes: list[tuple[int, ...]], offset: int = 0) -> Work:
+    """Fragments of ``shapes`` before their first step, ``offset`` elements from where memory was had."""
+    generator = torch.Generator().manual_seed(0)
+
+    def plain(values: Tensor, dtype: torch.dtype) -> Tensor:
+        memory = torch.zeros(values.numel() + offset, dtype=dtype)
+        memory[offset:] = values.flatten()
+        return memory[offset:].view(values.shape)
+
+    def zeros(dtype: torch.dtype) -> list[Tensor]:
+        return [plain(torch.zeros(shape), dtype) for shape in shapes]
+
+    values = [plain(torch.randn(shape, generator=generator), dtypes[0]) for shape in shapes]
+    steps = [torch.zeros(()) for _ in shapes]
+    first, second = [zeros(dtypes[1]) for _ in rule.betas], [zeros(dtypes[2]) for _ in rule.betas2]
+    return Work(rule, values, zeros(dtypes[0]), steps, first, second)
+
+
+def new_gradients(work: Work, seed: int) -> None:
+    """Gradients that have a direction, in the memory of the old ones."""
+    generator = torch.Generator().manual_seed(seed)
+    for g in work.grads:
+        g.copy_(torch.randn(g.shape, generator=generator) + 0.5)
+
+
+def columns(work: Work) -> list[list[Tensor]]:
+    return [work.values, work.grads, *work.first, *work.second]
+
+
+def twin_of(work: Work) -> Work:
+    """The same in float32, and bfloat16 only where it is rounded stochastically."""
+
+    def wide(tensors: list[Tensor]) -> list[Tensor]:
+        return [t.float().clone() for t in tensors]
+
+    rounded = [[t.clone() for t in tensors] for tensors in work.first]
+    first = rounded if work.rule.stochastic else [wide(tensors) for tensors in work.first]
+    steps = [step.clone() for step in work.steps]
+    return Work(work.rule, wide(work.values), wide(work.grads), steps, first, [wide(ts) for ts in work.second])
+
+
+def true_sums(work: Work) -> Tensor:
+    """The partial sums of the buffers as they are stored, in float64."""
+    rule, rows = work.rule, []
+    for i, p in enumerate(work.values):
+        g = work.grads[i].double() + rule.l2 * p.double()
+        r = [
+            1 / ((v[i].double() / (1 - beta2 ** work.steps[i].item())).sqrt() + rule.eps)
+            for beta2, v in zip(rule.betas2, work.second, strict=True)
+        ]
+        weights = [r[u] for u in rule.second] or [torch.ones(())] * len(rule.betas)
+        dots = [(g * w * m[i].double()).sum() for w, m in zip(weights, work.first, strict=True)]
+        rows.append(torch.stack([*dots, *(x.sum() for x in r)]))
+    return torch.stack(rows)
+
+
+def same(actual: list[Tensor], expected: list[Tensor], what: str) -> None:
+    """Equal but for the last bits in float32, and in the others but for where that changes the rounding."""
+    for a, e in zip(actual, expected, strict=True):
+        if a.dtype == F32:
+            torch.testing.assert_close(a, e, rtol=2e-6, atol=5e-7, msg=lambda message: f"{what}: {message}")
+        else:
+            unit = torch.finfo(a.dtype).eps
+            e = e.to(a.dtype)
+            assert (a != e).sum() <= 1 + 0.002 * a.numel(), what
+            torch.testing.assert_close(a.float(), e.float(), rtol=unit, atol=1e-6, msg=what)
+
+
+def step_both(kernel: FusedCUDA, work: Work, t: int) -> None:
+    """One step of the kernel and of the loop from the same bits, compared after each pass."""
+    new_gradients(work, t)
+    twin = twin_of(work)
+    work.prepared = None
+    N, K = len(work.values), len(work.rule.betas)
+    choices, resets = [(i + t) % K for i in range(N)], [(i + t) % 4 == 2 for i in range(N)]
+    kernel.tick(work)
+    Loop().tick(twin)
+    assert work.steps == twin.steps
+    sums = kernel.observe(work)
+    loop_sums = Loop().observe(twin)
+    assert (sums.shape, sums.dtype) == (loop_sums.shape, loop_sums.dtype)
+    for actual, expected in zip(columns(work)[2:], columns(twin)[2:], strict=True):
+        same(actual, expected, "moments")
+        for a, e in zip(actual, expected, strict=True):
+            e.copy_(a)
+    torch.testing.assert_close(sums, true_sums(work), rtol=2e-6, atol=1e-6)
+    if columns(work)[-1][0].dtype == F32 and not work.rule.stochastic:
+        torch.testing.assert_close(sums, loop_sums, rtol=2e-6, atol=1e-6)
+    kernel.apply(work, torch.tensor(choices), torch.tensor(resets))
+    Loop().apply(twin, choices, resets)
+    for actual, expected in zip(columns(work), columns(twin), strict=True):
+        same(actual, expected, "after the step")
+
+
+def whole_step(work: Work) -> None:
+    N = len(work.values)
+    FusedCUDA().tick(work)
+    FusedCUDA().observe(work)
+    FusedCUDA().apply(work, torch.zeros(N, dtype=torch.int64), torch.zeros(N, dtype=torch.bool))
+
+
+# ---------------------------------------------------------------- whole optimizers
+OPTIONS = {
+    "adam": (gap_hf.GapAdamW, {"betas": [(0.8, 0.999), (0.99, 0.99)]}),
+    "adam-l2-reset": (
+        gap_hf.Adam,
+        {
+            "betas": [(0.5, 0.999), (0.9, 0.999), (0.99, 0.999)],
+            "weight_decay": 0.1,
+            "hysteresis_threshold": 1,
+            "second_order_momentum_reset_mode": "square",
+        },
+    ),
+    "sgdm": (gap_hf.SGDM, {"momentum": [0.5, 0.9], "nesterov": True, "weight_decay": 0.01}),
+}
+TYPES = ["switch", "switch_parameter_wise"]
+
+
+def parameters(shapes: list[tuple[int, ...]], device: str, dtype: torch.dtype = F32) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator).to(device, dtype).requires_grad_() for shape in shapes]
+
+
+def gradients(shapes: list[tuple[int, ...]], t: int, dtype: torch.dtype = F32) -> list[Tensor]:
+    """Noise around a mean that turns around every twenty steps."""
+    generator = torch.Generator().manual_seed(1)
+    mean = [torch.randn(shape, generator=generator) for shape in shapes]
+    generator.manual_seed(1000 + t)
+    size = 1.0 if t // 20 % 2 == 0 else -0.3
+    return [(torch.randn(m.shape, generator=generator) * 0.5 + m * size).to(dtype) for m in mean]
+
+
+def choices_of(optimizer: Any) -> list[Any]:
+    return [group["last_choice"] for group in optimizer.param_groups]

@@ -1,0 +1,192 @@
+"""What the fused CUDA kernel launches and uploads, and that Triton's compiler builds it; neither needs a GPU."""
+
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from gap_hf.optim import kernels
+from gap_hf.optim.kernels import Foreach, FusedCUDA, Work, fused_cuda
+from gap_hf.optim.kernels.deal import Dealer, address
+
+from .cuda import (
+    ADAM,
+    BF16,
+    DTYPES,
+    F32,
+    INTERPRETED,
+    RULES,
+    STOCHASTIC,
+    B,
+    needs_triton,
+    replaced,
+    whole_step,
+    work_of,
+)
+
+
+# ---------------------------------------------------------------- which one, and what is uploaded
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    """Nothing is remembered of what can be imported."""
+    caches = (fused_cuda.load, kernels.pick)
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()
+
+
+def test_without_triton_another_kernel_takes_over(
+    fresh: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.delitem(sys.modules, "gap_hf.optim.kernels.fused_cuda_kernels", raising=False)
+    monkeypatch.delattr(kernels, "fused_cuda_kernels", raising=False)
+    assert type(kernels.pick(None, None, "cuda", (F32,) * 4)) is Foreach
+    assert "Triton is not installed; pip install triton" in caplog.text
+    with pytest.raises(RuntimeError, match="fused=True can't be done: Triton is not installed"):
+        kernels.pick(None, True, "cuda", (F32,) * 4)
+
+
+@needs_triton
+def test_dtypes() -> None:
+    for first in (F32, BF16):
+        assert type(kernels.pick(None, None, "cuda", (BF16, BF16, first, F32))) is FusedCUDA
+    assert "float64" in str(fused_cuda.why_not((torch.float64,) * 4))
+    assert "gradients of the parameter's dtype" in str(fused_cuda.why_not((BF16, F32, F32, F32)))
+
+
+@pytest.fixture
+def silent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
+    """Kernels are not launched but recorded: name, arguments, options."""
+    launched: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+
+    def launch(work: Work, name: str, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
+        launched.append((name, arguments, options))
+
+    monkeypatch.setattr(fused_cuda, "launch", launch)
+    return launched
+
+
+@pytest.fixture
+def uploads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of tables that are uploaded."""
+    sizes: list[int] = []
+    monkeypatch.setattr(fused_cuda, "pinned", lambda table, device: sizes.append(len(table)) or table.clone())
+    return sizes
+
+
+@needs_triton
+def test_uploads_only_what_has_changed(silent: list, uploads: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    work, dealer = work_of(ADAM, DTYPES["fp32"], [(3,), (B + 1,)]), Dealer()
+    monkeypatch.setattr("gap_hf.optim.kernels.deal.pick", lambda *_: FusedCUDA())
+
+    def uploaded() -> int:
+        uploads.clear()
+        ((_, _, dealt),) = dealer.deal(replace(work, prepared=None), None, None)
+        whole_step(dealt)
+        return len(uploads)
+
+    assert uploaded() == 3
+    assert uploaded() == 0
+    gradients = work.grads  # kept, so that the new ones lie elsewhere
+    work.grads = [g.clone() for g in gradients]
+    assert uploaded() == 1
+    assert uploaded() == 0
+    work.rule = replaced(work.rule, betas=(0.5, 0.99), lr=0.2)
+    assert uploaded() == 1
+    work.rule = replaced(work.rule, lr=0.3)
+    assert uploaded() == 0
+
+
+@needs_triton
+def test_gradients_that_move_in_a_capture(silent: list, uploads: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph gets a table of its own, in pinned memory that was there before."""
+    work = work_of(ADAM, DTYPES["fp32"], [(3,), (B + 1,)])
+
+    def step() -> int:
+        """With new gradients; the number of uploads."""
+        uploads.clear()
+        work.grads, work.prepared = [g.clone() for g in work.grads], None
+        address(work)
+        whole_step(work)
+        return len(uploads)
+
+    assert step() == 3
+    old = work.memory["table"]
+    monkeypatch.setattr(fused_cuda, "capturing", lambda device: True)
+    assert step() == 0
+    assert "table" not in work.memory, "it is not on the device before the graph is replayed"
+    kept, *others = work.memory["captured"]
+    assert kept.here is old.here
+    assert kept.there[: len(work.addresses)].tolist() == work.addresses.tolist()
+    assert others == [work.memory["blocks"], work.memory["numbers"]]
+    with pytest.raises(RuntimeError, match="capture an optimizer step only after an ordinary step"):
+        step()
+    monkeypatch.setattr(fused_cuda, "capturing", lambda device: False)
+    assert step() == 1
+
+
+@needs_triton
+def test_counts_of_steps_elsewhere_are_an_error_not_a_crash(silent: list) -> None:
+    work = work_of(ADAM, DTYPES["fp32"], [(3,)])
+    work.steps = [torch.zeros((), device="meta")]
+    address(work)
+    with pytest.raises(RuntimeError, match="needs the counts of steps on cpu, but they are on meta"):
+        whole_step(work)
+
+
+# ---------------------------------------------------------------- compiled for real hardware
+def argument_type(argument: Any) -> str:
+    """As Triton's launcher finds it."""
+    names = {torch.bool: "i1", torch.int64: "i64", F32: "fp32", torch.float64: "fp64"}
+    if isinstance(argument, Tensor):
+        return "*" + names[argument.dtype]
+    return "fp32" if isinstance(argument, float) else "i32"
+
+
+def compiled(name: str, arguments: tuple[Any, ...], options: dict[str, Any], capability: int) -> Any:
+    """What a launch compiles on a GPU of ``capability``."""
+    triton = pytest.importorskip("triton", minversion="3.3")
+    from triton.backends.compiler import GPUTarget
+
+    function = getattr(fused_cuda.load(), name)
+    constants = {key: value for key, value in options.items() if key != "num_warps"}
+    types = [argument_type(argument) for argument in arguments] + ["constexpr"] * len(constants)
+    signature = dict(zip([*function.arg_names[: len(arguments)], *constants], types, strict=True))
+    assert set(signature) == set(function.arg_names)
+    signature = {key: signature[key] for key in function.arg_names}
+    tensors = [i for i, argument in enumerate(arguments) if isinstance(argument, Tensor)]
+    aligned = {(i,): [["tt.divisibility", 16]] for i in tensors}
+    source = triton.compiler.ASTSource(function, signature, constexprs=constants, attrs=aligned)
+    warps = {"num_warps": options.get("num_warps", 4)}
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=warps)
+
+
+HARDWARE = [("adam-3-distinct", dtypes, 90) for dtypes in DTYPES]
+HARDWARE += [("sgdm-nesterov", dtypes, 90) for dtypes in ("fp32", "bf16", "fp32-bf16")]
+HARDWARE += [("adam-l2", "fp32", 90), ("adam-reset", "bf16-bf16", 80), ("sgdm-1", "fp16", 80)]
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
+@needs_triton
+@pytest.mark.parametrize(("rule", "dtypes", "capability"), HARDWARE)
+def test_compiles(silent: list, monkeypatch: Any, tmp_path: Path, rule: str, dtypes: str, capability: int) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    work = work_of(replaced(RULES[rule], stochastic=dtypes in STOCHASTIC), DTYPES[dtypes], [(5,)])
+    address(work)
+    whole_step(work)
+    assert [name for name, _, _ in silent] == ["tick", "observe", "add_up", "apply"]
+    for name, arguments, options in silent:
+        kernel = compiled(name, arguments, options, capability)
+        assert len(kernel.asm["cubin"]) > 1000
+        if name in ("observe", "apply"):  # whole blocks travel 16 bytes at a time
+            assert re.search(r"ld\.global\S*\.v4\.b32", kernel.asm["ptx"])
+            assert re.search(r"st\.global\S*\.v4\.b32", kernel.asm["ptx"])
