@@ -1,6 +1,5 @@
 """Look into a gap optimizer, the same under every layout: find it, name its parameters, gather its state."""
 
-from itertools import chain
 from typing import Any
 
 import torch
@@ -8,6 +7,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .optim import GapOptimizer
+from .optim.kernels.eight_bit import is_eight_bit
 
 
 def find_gap_optimizer(optimizer: Any) -> GapOptimizer | None:
@@ -51,7 +51,8 @@ def consolidated_state_dict(optimizer: Any, model: nn.Module) -> dict[str, Any]:
     Returns:
         On rank 0 ``{"state": {name: {"step": ..., "exp_avg_0": ..., ...}}, "param_groups": [...]}`` like
         ``torch.optim``'s, with names in the place of parameter numbers; the tensors lie on the CPU and have the
-        parameter's shape. On the other ranks an empty dictionary.
+        parameter's shape and the state's dtype (8-bit state is given in float32). On the other ranks an empty
+        dictionary.
 
     Raises:
         TypeError: there is no gap optimizer inside ``optimizer``.
@@ -73,8 +74,10 @@ def consolidated_state_dict(optimizer: Any, model: nn.Module) -> dict[str, Any]:
             if step < 0:  # it never had a gradient
                 continue
             whole = {}
-            for buffer in chain(*gap.buffers(group)):
-                gathered = layout.whole(g, i, gap.state, buffer)
+            for buffer, dtype in gap.buffer_dtypes(group, layout.keys(g, i)[0]).items():
+                gathered = layout.whole(g, i, gap.state, buffer, dtype or torch.float32)
+                if is_eight_bit(gathered):
+                    gathered = gathered.dequantize()
                 if first:  # one at a time, so that no rank holds them all on its device
                     whole[buffer] = gathered.detach().cpu().clone()
             state[name] = {"step": torch.tensor(step), **whole}

@@ -300,16 +300,20 @@ class GapOptimizer(Optimizer, ABC):
         """``self.state[key]``, made with zero buffers and ``step`` 0 (both kept) if there is none."""
         state = self.state[key]
         if not state:
-            first, second = self.buffers(group)
-            if first:
+            dtypes = self.buffer_dtypes(group, key)
+            if dtypes:
                 state["step"] = torch.zeros((), dtype=torch.float32, device=self._step_device(group, key))
-            for names, dtype in zip((first, second), state_dtypes(group, key), strict=True):
-                for name in names:
-                    if dtype is None:
-                        state[name] = eight_bit.zeros_like(key)
-                    else:
-                        state[name] = torch.zeros_like(key, dtype=dtype, memory_format=torch.preserve_format)
+            for name, dtype in dtypes.items():
+                if dtype is None:
+                    state[name] = eight_bit.zeros_like(key)
+                else:
+                    state[name] = torch.zeros_like(key, dtype=dtype, memory_format=torch.preserve_format)
         return state
+
+    def buffer_dtypes(self, group: dict[str, Any], key: Tensor) -> dict[str, torch.dtype | None]:
+        """The names of the buffers of ``key``, and what they are stored in; None stands for 8 bits."""
+        kinds = zip(self.buffers(group), state_dtypes(group, key), strict=True)
+        return {name: dtype for names, dtype in kinds for name in names}
 
     def _step_device(self, group: dict[str, Any], key: Tensor) -> torch.device:
         """Where the count of steps of ``key`` lives: with the buffers only where the kernel reads it there."""
@@ -382,10 +386,9 @@ class GapOptimizer(Optimizer, ABC):
                 if not state:
                     continue
                 state["step"] = state["step"].to(self._step_device(group, p))
-                for names, dtype in zip(self.buffers(group), state_dtypes(group, p), strict=True):
-                    for name in names:
-                        if state[name].dtype != dtype:  # torch has cast it; 8-bit state shows itself as float32
-                            state[name] = state_dict["state"][index][name].to(p.device, dtype or torch.float32)
+                for name, dtype in self.buffer_dtypes(group, p).items():
+                    if state[name].dtype != dtype:  # torch has cast it; 8-bit state shows itself as float32
+                        state[name] = state_dict["state"][index][name].to(p.device, dtype or torch.float32)
 
     def _refuse_another_models_state(self, state_dict: dict[str, Any]) -> None:
         mine = [group["count"] for group in self.param_groups]

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -52,7 +53,7 @@ class Meshes(ShardedMixin, ParameterLayout):
         # ranks outside the mesh hold the same again: the data-parallel copies of a tensor-parallel mesh
         return replicas * world // mesh.size()
 
-    def whole(self, g: int, i: int, state: State, name: str) -> Tensor:
+    def whole(self, g: int, i: int, state: State, name: str, dtype: torch.dtype) -> Tensor:
         found = state[self.filed[g][i]][name]
         return found.full_tensor() if isinstance(found, DTensor) else found
 

@@ -159,7 +159,7 @@ class Layout(ABC):
         """The tensors under which ``optimizer.state`` files what this rank holds of parameter ``i`` of group ``g``."""
 
     @abstractmethod
-    def whole(self, g: int, i: int, state: State, name: str) -> Tensor:
+    def whole(self, g: int, i: int, state: State, name: str, dtype: torch.dtype) -> Tensor:
         """The buffer ``name`` of parameter ``i`` of group ``g``, in the parameter's shape. Every rank must ask.
 
         Args:
@@ -167,6 +167,7 @@ class Layout(ABC):
             i: the parameter's place in it.
             state: the optimizer's, in which ``keys(g, i)`` are found.
             name: of the buffer.
+            dtype: that it is stored in, also for a rank that holds nothing of it.
         """
 
 
@@ -198,7 +199,7 @@ class ParameterLayout(Layout):
     def keys(self, g: int, i: int) -> list[Tensor]:
         return [self.filed[g][i]]
 
-    def whole(self, g: int, i: int, state: State, name: str) -> Tensor:
+    def whole(self, g: int, i: int, state: State, name: str, dtype: torch.dtype) -> Tensor:
         return state[self.filed[g][i]][name]
 
     def fits(self, param_groups: list[dict[str, Any]]) -> bool:
@@ -333,10 +334,10 @@ class InPieces(ShardedMixin):
     def pieces(self, g: int, i: int) -> list[Piece]:
         """The stretches of parameter ``i`` of group ``g`` that this rank holds and no rank before it."""
 
-    def whole(self, g: int, i: int, state: State, name: str) -> Tensor:
+    def whole(self, g: int, i: int, state: State, name: str, dtype: torch.dtype) -> Tensor:
         found = [(state[piece.key][name], piece) for piece in self.pieces(g, i)]
-        like = found[0][0] if found else self.keys(g, i)[0]
-        whole = torch.zeros(self.numel[g][i], dtype=like.dtype, device=like.device)
+        device = found[0][0].device if found else self.keys(g, i)[0].device
+        whole = torch.zeros(self.numel[g][i], dtype=dtype, device=device)
         for stored, piece in found:
             part = piece.local(stored).flatten()
             whole[piece.offset : piece.offset + len(part)] = part

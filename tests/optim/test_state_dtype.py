@@ -193,6 +193,20 @@ def test_training_is_about_the_same(state_dtype):
     assert sum(a == b for a, b in zip(choices, small_choices, strict=True)) / len(choices) > 0.9
 
 
+@pytest.mark.parametrize("state_dtype", ["bfloat16", "8bit"])
+def test_consolidated(state_dtype):
+    if state_dtype == "8bit":
+        pytest.importorskip("torchao")
+    model = torch.nn.Linear(128, 64)
+    optimizer = build(model.parameters(), state_dtype=state_dtype)
+    for _ in random_gradients(list(model.parameters()), 3):
+        optimizer.step()
+    gathered = gap_hf.consolidated_state_dict(optimizer, model)["state"]["weight"]["exp_avg_0"]
+    stored = optimizer.state[model.weight]["exp_avg_0"]
+    assert gathered.dtype == (torch.float32 if state_dtype == "8bit" else torch.bfloat16)
+    assert torch.equal(gathered, stored.dequantize() if state_dtype == "8bit" else stored)
+
+
 def test_bad_options():
     p = torch.zeros(3, requires_grad=True)
     with pytest.raises(ValueError, match="state_dtype='int8' is out of range; expected one of None, 'float32'"):

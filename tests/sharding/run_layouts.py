@@ -37,7 +37,7 @@ def compare(wrapped: Wrapped, case: Case, blocks: list[list[Tensor]], steps: int
     blocks = [[t.to(wrapped.dtype) for t in block] for block in blocks]
     start = [t for block in blocks for t in block]
     names = [f"blocks.{b}.weights.{i}" for b, block in enumerate(blocks) for i in range(len(block))]
-    gathers = case is CASES["adam-wise-two-beta2"] or case is CASES["sgdm-wise"]
+    gathers = any(case is CASES[name] for name in ("adam-wise-two-beta2", "sgdm-wise", "adamw-bf16-state"))
     oracle = Oracle(case, start, and_alone=gathers)
     wrong, seen, resets = [], set(), 0
     last: list[Any] = [None] * len(start)
@@ -87,6 +87,7 @@ def compare_state(wrapped: Wrapped, oracle: Oracle, names: list[str]) -> float:
         assert state.keys() == other.keys()
         for key, value in state.items():
             assert value.shape == other[key].shape
+            assert value.dtype == other[key].dtype
             distances.append(float((value - other[key]).abs().max()))
     assert not expected["state"], "some are missing"
     return max(distances)
