@@ -8,7 +8,7 @@ RUN    ?= runs/quickstart
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test check lint types docs test-4.57 clean
+.PHONY: demo test check lint types docs test-4.57 bench-recipe clean
 
 demo: $(VENV)/.recipes
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/accelerate launch --config_file recipes/configs/ddp_cpu.yaml \
@@ -33,6 +33,10 @@ test-4.57:
 	$(VENV)-4.57/bin/python -m pip install -c constraints-4.57.txt "$(TORCH)"
 	$(VENV)-4.57/bin/python -m pip install -c constraints-4.57.txt -e ".[dev]"
 	$(VENV)-4.57/bin/python -m pytest tests/trainer $(PYTEST)
+
+# GAP beside torch's AdamW in the quickstart, step by step; about ten minutes on a machine with nothing else to do.
+bench-recipe: $(VENV)/.recipes
+	TOKENIZERS_PARALLELISM=false $(BIN)/python tests/scripts/recipe_speed.py
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict

@@ -25,6 +25,7 @@ from transformers import (
     HfArgumentParser,
     PreTrainedTokenizerBase,
     Trainer,
+    TrainerCallback,
     TrainingArguments,
 )
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
@@ -118,11 +119,11 @@ def save_adapter(trainer: Trainer) -> None:
         save_file(weights, Path(trainer.args.output_dir) / "adapter_model.safetensors")
 
 
-def main() -> None:
+def main(command_line: list[str] | None = None, callbacks: list[TrainerCallback] | None = None) -> None:
     """Load, train, save, load what was saved, show."""
     parser = HfArgumentParser((ScriptArguments, TrainingArguments))
     parser.set_defaults(**DEFAULTS)
-    script, args = parser.parse_args_into_dataclasses()
+    script, args = parser.parse_args_into_dataclasses(command_line)
     first = args.process_index == 0
     say = print if first else (lambda *_, **__: None)
 
@@ -148,7 +149,7 @@ def main() -> None:
     numbers = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters() if p.requires_grad)  # as ZeRO 3 counts
     say(f"{len(train_set)} rows to train on, {len(eval_set)} to evaluate on; {numbers:,} parameters to train")
     collator = DataCollatorForSeq2Seq(tokenizer)
-    trainer = Trainer(model, args, collator, train_set, eval_set, processing_class=tokenizer)
+    trainer = Trainer(model, args, collator, train_set, eval_set, processing_class=tokenizer, callbacks=callbacks)
     fsdp = getattr(trainer.accelerator.state, "fsdp_plugin", None)
     peft_loses_it = fsdp is not None and fsdp.fsdp_version == 1 and rank > 0
     if peft_loses_it and args.resume_from_checkpoint:
