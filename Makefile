@@ -34,7 +34,7 @@ test-4.57:
 	$(VENV)-4.57/bin/python -m pip install -c constraints-4.57.txt -e ".[dev]"
 	$(VENV)-4.57/bin/python -m pytest tests/trainer $(PYTEST)
 
-# GAP beside torch's AdamW in the quickstart, step by step; about ten minutes on a machine with nothing else to do.
+# GAP beside torch's AdamW in the quickstart, step by step; some ten minutes on a machine with nothing else to do.
 bench-recipe: $(VENV)/.recipes
 	TOKENIZERS_PARALLELISM=false $(BIN)/python tests/scripts/recipe_speed.py
 
