@@ -23,7 +23,7 @@ from ..sharding.layout import Layout, Part
 from .groups import Group, held
 from .kernels import Rule, eight_bit, pick
 from .kernels.deal import Dealer
-from .step import Decision, Step
+from .step import Decision, Step, Sums
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +58,9 @@ class GapOptimizer(Optimizer, ABC):
 
     _resets: tuple[tuple[int, Tensor], ...] = ()
     """For each group, which parameters the last step reset, ``(P,)`` bool."""
+
+    _sums: tuple[Sums, ...] = ()
+    """What the last step decided by, of ``'switch_parameter_wise'``."""
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         self._forget()
@@ -110,9 +113,10 @@ class GapOptimizer(Optimizer, ABC):
         """What the last step decided, without waiting for the device."""
         device = self._layout.device if self._layout is not None else torch.device("cpu")
         choices = [held(group, "last_choice", device) for group in self.param_groups]
-        if any(group["capturable"] for group in self.param_groups):  # replayed graphs write into them
-            choices = [choice.clone() for choice in choices]
-        return Decision(choices, self._resets, self.last_scores)
+        decision = Decision(choices, self._resets, self.last_scores, self._sums)
+        if any(group["capturable"] for group in self.param_groups):  # replayed graphs write into its tensors
+            decision = copy.deepcopy(decision)
+        return decision
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, as ``torch.optim.Optimizer.add_param_group``.
@@ -251,7 +255,7 @@ class GapOptimizer(Optimizer, ABC):
             return loss
         if self.type != "default":
             self._step.finish(self, layout)
-            self._resets, self._step = tuple(self._step.resets), Step()
+            self._resets, self._sums, self._step = tuple(self._step.resets), tuple(self._step.sums), Step()
         layout.publish()
         self.steps_taken += 1
         return loss

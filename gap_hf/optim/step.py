@@ -4,13 +4,15 @@ More than one call of the optimizer's ``step`` brings it where the backend calls
 the device, as long as the kernels take the choices there.
 """
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..sharding.layout import Layout, Part
-from .choice import average, choose, scores
+from .choice import average, choose, margin, scores
 from .constants import constant
 from .groups import held, keep
 from .kernels import FusedCPU, Kernel, Loop, Rule, Work
@@ -32,6 +34,24 @@ class Observed(NamedTuple):
     sums: Tensor
 
 
+class Sums(NamedTuple):
+    """What the scores of some parameters of one group are made of; kept as it is, for somebody who asks for margins.
+
+    Attributes:
+        g: the group's number.
+        rows: which N of its P parameters they are.
+        rule: the group's numbers.
+        sums: ``(N, S)`` float64, over whole parameters.
+        numel: the element counts of all P.
+    """
+
+    g: int
+    rows: Sequence[int]
+    rule: Rule
+    sums: Tensor
+    numel: Sequence[int]
+
+
 class Decision(NamedTuple):
     """What one step decided, as tensors where they were computed. Its methods wait for the device.
 
@@ -39,11 +59,13 @@ class Decision(NamedTuple):
         choices: for each group, ``(P,)`` int64 for ``'switch_parameter_wise'``, else 0-dim.
         resets: pairs of a group's number and which of its parameters were reset, ``(P,)`` bool.
         scores: ``(K,)`` float64 raw scores of ``'switch'``.
+        sums: of ``'switch_parameter_wise'``.
     """
 
     choices: list[Tensor]
     resets: tuple[tuple[int, Tensor], ...]
     scores: Tensor | None
+    sums: tuple[Sums, ...]
 
     def last_choice(self) -> list[Any]:
         """Each group's ``last_choice``."""
@@ -52,6 +74,17 @@ class Decision(NamedTuple):
     def reset_parameters(self) -> tuple[tuple[int, int], ...]:
         """(group, index) of the parameters whose buffers were reset."""
         return tuple(sorted((g, i) for g, resets in self.resets for i, due in enumerate(resets.tolist()) if due))
+
+    def margins(self) -> list[Tensor]:
+        """Each group's margin (see ``choice.margin``), shaped like its choices, on the CPU; NaN without a gradient."""
+        if self.scores is not None:
+            return [margin(self.scores, choice).cpu() for choice in self.choices]
+        found = [torch.full(choice.shape, math.nan, dtype=torch.float64) for choice in self.choices]
+        for g, rows, rule, sums, numel in self.sums:
+            here = list(rows)
+            J = scores(rule, sums.cpu(), torch.tensor(numel, dtype=torch.float64)[here])
+            found[g][here] = margin(J, self.choices[g].cpu()[here])
+        return found
 
 
 class Step:
@@ -62,6 +95,7 @@ class Step:
         observed: the fragments with a gradient.
         idle: those without one that have buffers.
         resets: for each group, which parameters are reset, ``(P,)`` bool.
+        sums: what ``'switch_parameter_wise'`` was decided by.
         done: whether everything has been chosen and applied already.
     """
 
@@ -70,6 +104,7 @@ class Step:
         self.observed: list[Observed] = []
         self.idle: list[Part] = []
         self.resets: list[tuple[int, Tensor]] = []
+        self.sums: list[Sums] = []
         self.done = False
 
     def observe(self, optimizer: "GapOptimizer", layout: Layout, parts: list[Part]) -> None:
@@ -87,7 +122,7 @@ class Step:
             if not isinstance(kernel, FusedCPU) or layout.reduces:
                 self.observed.append(Observed(fragments, kernel, work, kernel.observe(work)))
             elif optimizer.type == "switch_parameter_wise":
-                self.step_alone(fragments, kernel, work)
+                self.step_alone(layout, fragments, kernel, work)
             elif len(works) == 1:
                 self.step_alone_for_all(optimizer, layout, fragments, kernel, work)
             else:
@@ -118,17 +153,18 @@ class Step:
             works.append((part.select(rows), kernel, some))
         return works
 
-    def step_alone(self, part: Part, kernel: FusedCPU, work: Work) -> None:
+    def step_alone(self, layout: Layout, part: Part, kernel: FusedCPU, work: Work) -> None:
         """Observe, choose and apply at once: where each parameter is here as a whole and has its own choice."""
         group, device = part.group, torch.device("cpu")
         rows = constant(part.rows, torch.int64, device)
         choice, negative_steps = held(group, "last_choice", device), held(group, "negative_steps", device)
         mine, counts = choice[rows], negative_steps[rows]
-        due = kernel.step(work, group["hysteresis_threshold"], mine, counts)
+        due, sums = kernel.step(work, group["hysteresis_threshold"], mine, counts)
         keep(group, "last_choice", choice.index_copy(0, rows, mine))
         keep(group, "negative_steps", negative_steps.index_copy(0, rows, counts))
         resets = torch.zeros(len(choice), dtype=torch.bool).index_copy_(0, rows, due)
         self.resets.append((part.g, resets))
+        self.sums.append(Sums(part.g, part.rows, work.rule, sums, layout.numel[part.g]))
 
     def step_alone_for_all(
         self, optimizer: "GapOptimizer", layout: Layout, part: Part, kernel: FusedCPU, work: Work
@@ -164,6 +200,8 @@ class Step:
         for (g, (_, rule)), sums, has_grad in zip(groups.items(), tables, live, strict=True):
             numel = constant(tuple(layout.numel[g]), torch.float64, layout.device)
             J.append(torch.where(has_grad.unsqueeze(1), scores(rule, sums, numel), 0.0))
+            if optimizer.type == "switch_parameter_wise":
+                self.sums.append(Sums(g, range(len(numel)), rule, sums, layout.numel[g]))
         only_groups = {g: group for g, (group, _) in groups.items()}
         if optimizer.type == "switch":
             choices, resets, optimizer.last_scores = self.choose_for_all(only_groups, J, live)

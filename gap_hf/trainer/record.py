@@ -3,27 +3,33 @@
 ```text
 {"gap_hf": 1, "start": 0, "type": "switch_parameter_wise", "candidate": "beta1",
  "groups": [{"candidates": ["0.8", "0.99"], "parameters": ["layers.0.q_proj.lora_A", ...]}, ...]}
-{"step": 1, "choice": ["0110...", ...]}
-{"step": 2, "choice": ["0010...", ...], "reset": [[0, 3]]}
+{"step": 1, "choice": ["0110...", ...], "margin": ["5c0-...", ...]}
+{"step": 2, "choice": ["0010...", ...], "margin": ["4a13...", ...], "reset": [[0, 3]]}
 ```
 
 ``choice`` holds one string per group with one digit (base 36) per parameter, or for ``type='switch'`` one digit for
-the model, and there ``J`` the K raw scores. ``reset`` lists the (group, parameter) pairs whose buffers were soft-reset,
-for ``'switch'`` just ``true``. Every line is written at once, so a killed run leaves a file that reads up to the last
-step that was handed in (on an accelerator, the last log); a resumed run appends another header, whose ``start`` says
-after which step the earlier lines no longer count.
+the model, and there ``J`` the K raw scores. ``margin`` says how clearly each choice won
+(``gap_hf.optim.choice.margin``), in 35ths, a ``-`` where there was nothing to choose by; for ``'switch'`` it follows
+from ``J``. ``reset`` lists the (group, parameter) pairs whose buffers were soft-reset, for ``'switch'`` just
+``true``. Every line is written at once, so a killed run leaves a file that reads up to the last step that was handed
+in (on an accelerator, the last log); a resumed run appends another header, whose ``start`` says after which step the
+earlier lines no longer count.
 """
 
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 FILENAME = "gap_choices.jsonl"
 VERSION = 1
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+DIGIT_BYTES = np.frombuffer(DIGITS.encode(), dtype=np.uint8)
 
 
 class ChoiceWriter:
@@ -49,14 +55,22 @@ class ChoiceWriter:
         self._file: TextIO = path.open("a" if header["start"] else "w", buffering=1, encoding="utf-8")
         self._write({"gap_hf": VERSION, **header})
 
-    def write(self, step: int, last_choice: list[Any], resets: Any, scores: list[float] | None) -> None:
-        """Add one step. ``last_choice`` holds each group's ``param_group['last_choice']``."""
-        if isinstance(last_choice[0], int):
-            line: dict[str, Any] = {"step": step, "choice": DIGITS[last_choice[0]]}
-        else:
-            line = {"step": step, "choice": ["".join(DIGITS[c] for c in choices) for choices in last_choice]}
+    def write(
+        self,
+        step: int,
+        last_choice: Sequence[ArrayLike],
+        resets: Any,
+        scores: list[float] | None,
+        margins: Sequence[ArrayLike] | None = None,
+    ) -> None:
+        """Add one step. ``last_choice`` holds each group's ``param_group['last_choice']``; ``margins`` is like it."""
+        texts = [digits(choices) for choices in last_choice]
+        # of one choice for all every group holds the same
+        line: dict[str, Any] = {"step": step, "choice": texts[0] if np.ndim(last_choice[0]) == 0 else texts}
         if scores is not None:
             line["J"] = [float(f"{score:.6g}") if np.isfinite(score) else None for score in scores]
+        if margins is not None:
+            line["margin"] = [margin_digits(group) for group in margins]
         if resets:
             line["reset"] = resets
         self._write(line)
@@ -68,6 +82,34 @@ class ChoiceWriter:
         self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
 
 
+def digits(numbers: ArrayLike) -> str:
+    """One digit for each."""
+    return DIGIT_BYTES[np.asarray(numbers, dtype=np.int64)].tobytes().decode()
+
+
+def margin_digits(margins: ArrayLike) -> str:
+    """From 0 to 1 in 35ths, or ``-`` for NaN, each."""
+    values = np.asarray(margins, dtype=np.float64)
+    unknown = np.isnan(values)
+    rounded = np.rint(35 * np.clip(np.where(unknown, 0.0, values), 0.0, 1.0)).astype(np.int64)
+    return np.where(unknown, np.uint8(ord("-")), DIGIT_BYTES[rounded]).astype(np.uint8).tobytes().decode()
+
+
+def read_margin(digit: str) -> float:
+    """What ``margin_digits`` wrote."""
+    return math.nan if digit == "-" else int(digit, 36) / 35
+
+
+def margin_of_scores(J: list[float | None], choice: int) -> float:
+    """The margin of a ``'switch'`` step, as ``gap_hf.optim.choice.margin``; NaN if a score was not finite."""
+    others = [score for k, score in enumerate(J) if k != choice and score is not None]
+    applied = J[choice]
+    if applied is None or len(others) < len(J) - 1 or not others:
+        return math.nan
+    size = abs(applied) + abs(max(others))
+    return (applied - max(others)) / size if size else math.nan
+
+
 def drop_unfinished_line(path: Path) -> None:
     """Cut what a killed process left of its last line."""
     data = path.read_bytes()
@@ -75,8 +117,12 @@ def drop_unfinished_line(path: Path) -> None:
         path.write_bytes(data[: data.rfind(b"\n") + 1])
 
 
-Row = tuple[list[int], list[int]]
-"""One step: each parameter's choice, and the indices of the parameters that were reset."""
+class Row(NamedTuple):
+    """One step: each parameter's choice and margin, and the indices of the parameters that were reset."""
+
+    choices: list[int]
+    margins: list[float]
+    resets: list[int]
 
 
 @dataclass
@@ -91,6 +137,8 @@ class Choices:
         parameters: P names.
         labels: for each parameter its K candidates as text.
         resets: (step, parameter) of every soft reset.
+        margins: ``(T, P)`` float, how clearly the choice won, from 0 (a draw) to 1 (the others point against the
+            gradient), below 0 where a moving average chose another than the step's best; NaN where it is not known.
     """
 
     type: str
@@ -100,6 +148,7 @@ class Choices:
     parameters: list[str]
     labels: list[list[str]]
     resets: list[tuple[int, int]]
+    margins: np.ndarray
 
 
 def read_choices(path: str | Path) -> Choices:
@@ -150,15 +199,16 @@ def read_choices(path: str | Path) -> Choices:
         type=header["type"],
         candidate=header["candidate"],
         steps=np.array(steps),
-        choices=np.array([rows[step][0] for step in steps]),
+        choices=np.array([rows[step].choices for step in steps]),
         parameters=["all parameters"] if switch else [name for group in groups for name in group["parameters"]],
         labels=[groups[0]["candidates"]] if switch else [g["candidates"] for g in groups for _ in g["parameters"]],
-        resets=[(step, parameter) for step in steps for parameter in rows[step][1]],
+        resets=[(step, parameter) for step in steps for parameter in rows[step].resets],
+        margins=np.array([rows[step].margins for step in steps]),
     )
 
 
 def decode_row(header: dict[str, Any], line: dict[str, Any]) -> Row:
-    """One step's choices, and the parameters that were reset, counted over all groups.
+    """One step, its parameters counted over all groups.
 
     Raises:
         ValueError: it does not fit the header.
@@ -175,7 +225,13 @@ def decode_row(header: dict[str, Any], line: dict[str, Any]) -> Row:
         if max(numbers, default=0) >= len(group["candidates"]):
             raise ValueError(f"it chooses candidate {max(numbers)} of {len(group['candidates'])}")
         choices += numbers
+    if switch:
+        margins = [margin_of_scores(line["J"], choices[0])] if "J" in line else [math.nan]
+    else:
+        margins = [read_margin(digit) for text in line.get("margin", ["-" * size for size in sizes]) for digit in text]
+    if len(margins) != len(choices):
+        raise ValueError(f"it has {len(margins)} margins for {len(choices)} choices")
     pairs = [] if not line.get("reset") else [(0, 0)] if switch else line["reset"]
     if not all(0 <= g < len(sizes) and 0 <= i < sizes[g] for g, i in pairs):
         raise ValueError("it resets a parameter that the header does not have")
-    return choices, [sum(sizes[:g]) + i for g, i in pairs]
+    return Row(choices, margins, [sum(sizes[:g]) + i for g, i in pairs])

@@ -159,7 +159,7 @@ class FusedCPU(Kernel):
         chosen, due = np.array(choices, dtype=np.int64), np.array(resets, dtype=np.uint8)
         load().gap_apply(ctypes.byref(prepare(work)), pointer(chosen), pointer(due))
 
-    def step(self, work: Work, threshold: int, choices: Tensor, negative_steps: Tensor) -> Tensor:
+    def step(self, work: Work, threshold: int, choices: Tensor, negative_steps: Tensor) -> tuple[Tensor, Tensor]:
         """``observe``, a choice for each fragment, ``apply``: the second pass finds the buffers in the cache.
 
         Only where each fragment is a whole parameter with a choice of its own.
@@ -171,7 +171,7 @@ class FusedCPU(Kernel):
             negative_steps: ``(N,)`` int64, the counts so far; replaced.
 
         Returns:
-            Where a reset was due, ``(N,)`` bool.
+            Where a reset was due, ``(N,)`` bool, and what ``observe`` returns.
         """
         job = prepare(work)
         job.threshold = threshold
@@ -179,7 +179,7 @@ class FusedCPU(Kernel):
         resets = torch.empty(len(work.values), dtype=torch.uint8)
         outputs = [ctypes.c_void_p(t.data_ptr()) for t in (sums, choices, negative_steps, resets)]
         load().gap_step(ctypes.byref(job), *outputs)
-        return resets.bool()
+        return resets.bool(), sums
 
     def step_for_all(
         self, work: Work, threshold: int, J_ema: float, choice: Tensor, negative_steps: Tensor, J_bar: Tensor
