@@ -8,9 +8,10 @@ from .inspection import consolidated_state_dict
 from .optim import SGDM, Adam, GapAdamW
 from .trainer.callback import GapCallback
 from .trainer.presets import recommended
+from .trainer.recorder import Recorder
 from .trainer.registry import register
 
 __version__ = "0.1.0"
-__all__ = ["SGDM", "Adam", "GapAdamW", "GapCallback", "consolidated_state_dict", "recommended", "register"]
+__all__ = ["SGDM", "Adam", "GapAdamW", "GapCallback", "Recorder", "consolidated_state_dict", "recommended", "register"]
 
 register()
