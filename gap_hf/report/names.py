@@ -66,3 +66,12 @@ def axis_labels(names: list[str], most: int = 48) -> dict[int, str]:
         if all(abs(middle - other) >= apart for other in labels):
             labels[middle] = f"layer {layer}" if layer.isdigit() else layer
     return dict(sorted(labels.items()))
+
+
+def roles(names: list[str]) -> list[str]:
+    """What each parameter is within its layer: its short name without the numbers.
+
+    ``base.model.layers.0.self_attn.q_proj.lora_A.default.weight`` becomes ``self_attn.q_proj.lora_A``, for all layers.
+    """
+    short = shorten(names)
+    return [".".join(part for part in name.split(".") if not part.isdecimal()) or name for name in short]

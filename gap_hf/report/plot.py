@@ -1,7 +1,6 @@
-"""Two pictures of a run: candidate share over time, and which parameter chose what when."""
+"""The pictures of a run: candidate share over time, which parameter chose what when, and how clearly."""
 
 import textwrap
-from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
@@ -13,39 +12,26 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from ..trainer.record import Choices, read_choices
+from ..trainer.record import Choices
+from .candidates import all_labels, display_names, label_indices
 from .names import axis_labels, reading_order, rows_of_a_layer
 
 MOST_COLUMNS = 600
 """Columns of the heat map; with more steps than that each stands for a stretch of steps."""
 SHARE_POINTS = 60
 """Columns of the share picture; each averages a stretch of steps."""
+MARGIN_POINTS = 120
+"""Columns of the margin picture."""
 LONGEST_LABEL = 60
 """Characters of a row label; of a longer name the end is shown."""
 
 
-def plot_run(run_dir: str | Path, out_dir: str | Path | None = None) -> list[Path]:
-    """Draw ``gap_share.png`` and ``gap_layers.png`` of a run.
-
-    Args:
-        run_dir: a Trainer's ``output_dir``, or the choices file itself.
-        out_dir: where the pictures go; next to the choices file by default.
-
-    Returns:
-        The two paths.
-
-    Raises:
-        FileNotFoundError: no choices file there.
-        ValueError: the file can't be read or holds no steps.
-    """
-    run_dir = Path(run_dir)
-    choices = read_choices(run_dir)
-    out = Path(out_dir) if out_dir is not None else run_dir if run_dir.is_dir() else run_dir.parent
-    out.mkdir(parents=True, exist_ok=True)
-    paths = [out / "gap_share.png", out / "gap_layers.png"]
-    for path, figure in zip(paths, (share_figure(choices), layers_figure(choices)), strict=True):
-        figure.savefig(path, dpi=130)
-    return paths
+def figures(choices: Choices) -> dict[str, Figure]:
+    """The pictures there are of a run, by file name."""
+    drawn = {"gap_share": share_figure(choices), "gap_layers": layers_figure(choices)}
+    if not np.isnan(choices.margins).all():  # one candidate, or a file of an older version
+        drawn["gap_margins"] = margins_figure(choices)
+    return drawn
 
 
 def share_figure(choices: Choices) -> Figure:
@@ -83,6 +69,7 @@ def layers_figure(choices: Choices) -> Figure:
         cmap=ListedColormap(palette(len(labels))),
         vmin=-0.5,
         vmax=len(labels) - 0.5,
+        rasterized=True,  # in an SVG file: up to 600 columns times thousands of rows
     )
     axes.invert_yaxis()
     handles: list[Artist] = candidate_patches(choices, labels)
@@ -114,11 +101,43 @@ def layers_figure(choices: Choices) -> Figure:
     return figure
 
 
-def shares(choices: Choices) -> dict[str, float]:
-    """Each candidate's share of all choices of the run, like ``{"beta1 = 0.8": 0.75, "beta1 = 0.99": 0.25}``."""
-    labels = all_labels(choices)
-    chosen = counts(choices, labels, np.array([0])).sum(axis=(1, 2))
-    return {name: float(n / chosen.sum()) for name, n in zip(display_names(choices, labels), chosen, strict=True)}
+def margins_figure(choices: Choices) -> Figure:
+    """Median and spread of the margins over parameters and short stretches of steps, and when soft resets came."""
+    starts = stretches(len(choices.steps), MARGIN_POINTS)
+    levels = [5, 25, 50, 75, 95]
+    found = np.array(
+        [
+            np.full(len(levels), np.nan) if np.isnan(block).all() else np.nanpercentile(block, levels)
+            for block in np.split(choices.margins, starts[1:])
+        ]
+    )
+    found = np.append(found, found[-1:], axis=0)  # the last column ends where no other begins
+    edges = column_edges(choices, starts)
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    handles: list[Artist] = [
+        axes.fill_between(edges, found[:, low], found[:, high], step="post", color=color, linewidth=0, label=label)
+        for low, high, color, label in ((0, 4, "#d5dfea", "nine of ten"), (1, 3, "#9db7d2", "half of them"))
+    ]
+    handles += axes.step(edges, found[:, 2], where="post", color="#1f3f66", label="median")
+    bottom = min(0.0, float(np.nanmin(found)))
+    if bottom < 0:
+        axes.axhline(0, color="black", linewidth=0.8)
+    if choices.resets:
+        steps = sorted({step for step, _ in choices.resets})
+        handles += axes.plot(
+            steps, [bottom] * len(steps), "x", color="black", markersize=5, clip_on=False, label="soft reset"
+        )
+    axes.set(
+        xlabel="step\n0: a draw; 1: the other candidates point against the gradient",
+        ylabel="margin of the applied candidate",
+        title="How clearly the applied candidate won",
+        xlim=(edges[0], edges[-1]),
+        ylim=(bottom, 1),
+    )
+    step_ticks(axes)
+    legend(figure, handles)
+    return figure
 
 
 def counts(choices: Choices, labels: list[str], starts: np.ndarray) -> np.ndarray:
@@ -138,11 +157,6 @@ def candidate_patches(choices: Choices, labels: list[str]) -> list[Artist]:
     return [Patch(color=color, label=name) for color, name in zip(palette(len(labels)), names, strict=True)]
 
 
-def display_names(choices: Choices, labels: list[str]) -> list[str]:
-    """Labels as people read them: ``beta1 = 0.8``, ``beta1/beta2 = 0.8/0.99``."""
-    return [f"{choices.candidate}{'/beta2' if '/' in label else ''} = {label}" for label in labels]
-
-
 def legend(figure: Figure, handles: list[Artist]) -> None:
     """Put the legend below, in as many columns as fit."""
     room = figure.get_figwidth() * 11  # characters that fit side by side
@@ -154,19 +168,6 @@ def legend(figure: Figure, handles: list[Artist]) -> None:
 def step_ticks(axes: Axes) -> None:
     """Whole steps only."""
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-
-
-def all_labels(choices: Choices) -> list[str]:
-    """Every candidate that some parameter has, by value."""
-    labels = dict.fromkeys(label for one in choices.labels for label in one)
-    return sorted(labels, key=lambda label: [float(number) for number in label.split("/")])
-
-
-def label_indices(choices: Choices, labels: list[str]) -> np.ndarray:
-    """The choices ``(T, P)`` as indices into ``labels``, whatever order each parameter lists its candidates in."""
-    widest = max(map(len, choices.labels))
-    table = np.array([[labels.index(label) for label in one] + [0] * (widest - len(one)) for one in choices.labels])
-    return table[np.arange(len(choices.labels)), choices.choices]
 
 
 def stretches(count: int, most: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Choices files of made-up runs, written by the real writer."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ def write_run(
     reset_every: int = 0,
     start: int = 0,
     seed: int = 0,
+    margins: bool = True,
 ) -> np.ndarray:
     """Write (or, with ``start``, continue) a run of parameter groups with these names; return its choices (T, P)."""
     rng = np.random.default_rng(seed)
@@ -55,6 +57,16 @@ def write_run(
             writer.write(start + row + 1, choice * len(names), bool(due), scores)
         else:
             groups = [part.tolist() for part in np.split(np.array(choice), ends)]
-            writer.write(start + row + 1, groups, [[0, row % len(names[0])]] if due else [], None)
+            leads = [part.tolist() for part in np.split(rng.beta(1, 4, size=columns), ends)]
+            resets = [[0, row % len(names[0])]] if due else []
+            writer.write(start + row + 1, groups, resets, None, leads if margins and len(candidates) > 1 else None)
     writer.close()
     return chosen
+
+
+def write_log(run_dir: Path, losses: list[float], evaluations: dict[int, float] | None = None) -> None:
+    """A Trainer's state with these training losses, every fifth step, and evaluation losses by step."""
+    history = [{"step": 5 * (i + 1), "loss": loss, "epoch": 0.1} for i, loss in enumerate(losses)]
+    history += [{"step": step, "eval_loss": loss, "eval_runtime": 1.0} for step, loss in (evaluations or {}).items()]
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "trainer_state.json").write_text(json.dumps({"log_history": history, "global_step": 5 * len(losses)}))

@@ -11,7 +11,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from gap_hf.report.plot import all_labels, label_indices, layers_figure, palette, plot_run, share_figure, stretches
+from gap_hf.report.candidates import all_labels, label_indices
+from gap_hf.report.plot import figures, layers_figure, margins_figure, palette, share_figure, stretches
+from gap_hf.report.write import plot_run
 from gap_hf.trainer.record import Choices, read_choices
 
 from .runs import lora_names, write_run
@@ -51,6 +53,11 @@ def read_run(path: Path, kind: str) -> Choices:
     return read_choices(path)
 
 
+def unknown(chosen: np.ndarray) -> np.ndarray:
+    """Margins of a file without any."""
+    return np.full(chosen.shape, np.nan)
+
+
 def draw(figure: Figure) -> None:
     FigureCanvasAgg(figure).draw()
 
@@ -66,10 +73,14 @@ def overlapping(texts: list) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("kind", RUNS)
-@pytest.mark.parametrize("picture", [share_figure, layers_figure])
+@pytest.mark.parametrize("picture", ["gap_share", "gap_layers", "gap_margins"])
 def test_texts_are_readable(tmp_path, kind, picture):
     """Nothing overlaps, nothing is cut off, and the picture leaves room for what it shows."""
-    figure = picture(read_run(tmp_path, kind))
+    drawn = figures(read_run(tmp_path, kind))
+    if kind == "1 candidate":
+        assert list(drawn) == ["gap_share", "gap_layers"], "nothing to be ahead of"
+        drawn["gap_margins"] = drawn["gap_share"]
+    figure = drawn[picture]
     draw(figure)
     (axes,) = figure.axes
     (legend,) = figure.legends
@@ -93,7 +104,8 @@ def test_texts_are_readable(tmp_path, kind, picture):
 
 @pytest.mark.parametrize("kind", RUNS)
 def test_only_whole_steps_are_marked(tmp_path, kind):
-    for figure in (share_figure(choices := read_run(tmp_path, kind)), layers_figure(choices)):
+    choices = read_run(tmp_path, kind)
+    for figure in figures(choices).values():
         draw(figure)
         low, high = figure.axes[0].get_xlim()
         shown = [tick for tick in figure.axes[0].get_xticks() if low <= tick <= high]
@@ -106,13 +118,26 @@ def test_files(tmp_path):
     for i, kind in enumerate(RUNS):
         write_run(tmp_path / str(i), **RUNS[kind])
     run = tmp_path / "0"
-    assert plot_run(run) == [run / "gap_share.png", run / "gap_layers.png"]
-    assert plot_run(run / "gap_choices.jsonl", tmp_path / "new" / "deep")[0] == tmp_path / "new/deep/gap_share.png"
-    for path in [*run.glob("*.png"), *(tmp_path / "new/deep").glob("*.png")]:
+    names = [f"gap_{what}.{kind}" for what in ("share", "layers", "margins") for kind in ("png", "svg")]
+    assert plot_run(run) == [run / name for name in [*names, "gap_report.html"]]
+    deep = tmp_path / "new" / "deep"
+    assert plot_run(run / "gap_choices.jsonl", deep, ["png"])[0] == deep / "gap_share.png"
+    assert len(list(deep.iterdir())) == 3
+    for path in [*run.glob("*.png"), *deep.glob("*.png")]:
         pixels = imread(path)
         assert pixels.shape[1] > 900
         assert pixels.std() > 0.1
-    assert len(list(tmp_path.rglob("*.png"))) == 4
+
+
+def test_files_are_the_same_each_time(tmp_path):
+    write_run(tmp_path, [lora_names(2)], steps=20)
+    first = {path.name: path.read_bytes() for path in plot_run(tmp_path)}
+    assert {path.name: path.read_bytes() for path in plot_run(tmp_path)} == first
+
+
+def test_vector_pictures_stay_small(tmp_path):
+    write_run(tmp_path, [lora_names(32)], steps=600)
+    assert all(path.stat().st_size < 600_000 for path in plot_run(tmp_path, formats=["svg"]))
 
 
 def test_resumed_run(tmp_path):
@@ -125,7 +150,7 @@ def test_resumed_run(tmp_path):
     assert choices.steps.tolist() == list(range(1, 25))
     order = np.argsort(choices.parameters)
     assert (heat_map(layers_figure(choices)) == expected.T[order]).all()
-    assert len(plot_run(tmp_path)) == 2
+    assert len(plot_run(tmp_path, formats=["png"])) == 3
 
 
 def heat_map(figure: Figure) -> np.ndarray:
@@ -150,7 +175,9 @@ def test_many_steps_show_the_most_frequent(tmp_path):
     """Of candidates 0 and 2 in turn, the map must not show 1, which nothing chose."""
     steps = np.arange(1, 2401)
     chosen = np.where(steps % 4 == 0, 2, 0)[:, None]
-    figure = layers_figure(Choices("switch", "beta1", steps, chosen, ["all parameters"], [list(THREE)], []))
+    figure = layers_figure(
+        Choices("switch", "beta1", steps, chosen, ["all parameters"], [list(THREE)], [], unknown(chosen))
+    )
     assert set(heat_map(figure).ravel()) == {0}
     assert "most frequent of every 4 steps" in figure.axes[0].get_title()
 
@@ -185,7 +212,10 @@ def test_missing_steps_leave_the_others_in_place():
     """Steps that a skipped step left out: the map's columns and the crosses stay at their steps."""
     steps = np.array([1, 2, 6, 7])
     chosen = np.array([[0], [0], [1], [1]])
-    figure = layers_figure(Choices("switch", "beta1", steps, chosen, ["all parameters"], [["0.8", "0.99"]], [(6, 0)]))
+    labels = [["0.8", "0.99"]]
+    figure = layers_figure(
+        Choices("switch", "beta1", steps, chosen, ["all parameters"], labels, [(6, 0)], unknown(chosen))
+    )
     (mesh,) = figure.axes[0].collections
     assert mesh.get_coordinates()[0, :, 0].tolist() == [0.5, 1.5, 5.5, 6.5, 7.5]
 
@@ -193,8 +223,9 @@ def test_missing_steps_leave_the_others_in_place():
 def test_groups_with_other_candidates():
     """One colour per value, whatever its place in a group's list."""
     labels = [["0.99", "0.8"], ["0.5", "0.8", "0.99"]]
+    chosen = np.array([[0, 2], [1, 0]])
     choices = Choices(
-        "switch_parameter_wise", "beta1", np.array([1, 2]), np.array([[0, 2], [1, 0]]), ["a", "b"], labels, []
+        "switch_parameter_wise", "beta1", np.array([1, 2]), chosen, ["a", "b"], labels, [], unknown(chosen)
     )
     assert all_labels(choices) == ["0.5", "0.8", "0.99"]
     assert label_indices(choices, all_labels(choices)).tolist() == [[2, 2], [1, 0]]
@@ -214,3 +245,26 @@ def test_colours_differ_in_brightness(count):
     """So that they differ for every kind of colour vision, and in grey."""
     brightness = [np.dot(to_rgb(color), [0.2126, 0.7152, 0.0722]) for color in palette(count)]
     assert all(b - a > 0.1 for a, b in pairwise(brightness))
+
+
+def test_margins_are_those_of_the_choices(tmp_path):
+    """Median, quartiles and the middle nine tenths over the parameters of each step."""
+    write_run(tmp_path, [lora_names(2)], steps=30, reset_every=10)
+    choices = read_choices(tmp_path)
+    figure = margins_figure(choices)
+    median, crosses = figure.axes[0].lines
+    assert median.get_ydata()[:-1] == pytest.approx(np.median(choices.margins, axis=1))
+    assert crosses.get_xdata().tolist() == [10, 20, 30]
+    for band, (low, high) in zip(figure.axes[0].collections, ((5, 95), (25, 75)), strict=True):
+        heights = band.get_paths()[0].vertices[:, 1]
+        assert heights.max() == pytest.approx(np.percentile(choices.margins, high, axis=1).max())
+        assert heights.min() == pytest.approx(np.percentile(choices.margins, low, axis=1).min())
+
+
+def test_margins_below_zero_are_shown(tmp_path):
+    """Of 'switch' with a moving average, which can keep a candidate that is not the step's best."""
+    choices = read_run(tmp_path, "switch")
+    assert np.nanmin(choices.margins) < 0
+    low, high = margins_figure(choices).axes[0].get_ylim()
+    assert low == pytest.approx(np.nanmin(choices.margins), rel=0.2)
+    assert high == 1

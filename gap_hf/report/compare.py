@@ -1,0 +1,99 @@
+"""Several runs side by side: their losses, and what the gap optimizers among them applied."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
+
+from .candidates import all_labels, label_indices
+from .loss import line_styles
+from .plot import SHARE_POINTS, legend, step_ticks, stretches
+from .run import Run
+from .summary import summarise
+
+LAST = 10
+"""Logged losses at the end of a run that its final loss is the mean of: one alone is noisy."""
+
+
+def choices_figure(runs: list[Run]) -> Figure | None:
+    """The mean of the applied candidates over steps, a line per run that has a choices file; None if none has."""
+    if not any(run.choices for run in runs):
+        return None
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    handles: list[Artist] = []
+    kinds = []
+    for run, (color, style) in zip(runs, line_styles(len(runs)), strict=True):  # colours as in the loss figure
+        if run.choices is None:
+            continue
+        labels = all_labels(run.choices)
+        values = np.array([float(label.split("/")[0]) for label in labels])
+        applied = values[label_indices(run.choices, labels)]
+        starts = stretches(len(applied), SHARE_POINTS)
+        means = [block.mean() for block in np.split(applied, starts[1:])]
+        middles = [block.mean() for block in np.split(run.choices.steps, starts[1:])]
+        handles += axes.plot(middles, means, color=color, linestyle=style, label=run.name)
+        kinds.append(run.choices.candidate)
+    kind = " or ".join(dict.fromkeys(kinds))
+    axes.set(xlabel="step", ylabel=f"mean {kind}", title=f"Mean {kind} that GAP applied")
+    axes.grid(alpha=0.3)
+    step_ticks(axes)
+    legend(figure, handles)
+    return figure
+
+
+def table(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
+    """(column titles, rows of text), a row per run.
+
+    "as the first" tells how many choices are the first run's, over the steps that both have, where both chose for
+    the same parameters among the same candidates. Columns without an entry are left out.
+    """
+    head = [
+        "run",
+        "steps",
+        f"loss, last {LAST} logs",
+        "evaluation loss",
+        "best",
+        "mean applied",
+        "changed",
+        "as the first",
+    ]
+    return without_empty_columns(head, [row(run, runs[0]) for run in runs])
+
+
+def without_empty_columns(head: list[str], rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """The columns in which some row has an entry."""
+    kept = [i for i in range(len(head)) if any(row[i] for row in rows)]
+    return [head[i] for i in kept], [[row[i] for i in kept] for row in rows]
+
+
+def row(run: Run, first: Run) -> list[str]:
+    """One row of ``table``."""
+    steps, losses = run.curve("loss")
+    evaluations = run.curve("eval_loss")[1]
+    whole = summarise(run.choices)[0] if run.choices else None
+    last_step = max([*steps[-1:], *([int(run.choices.steps[-1])] if run.choices else [])], default=None)
+    return [
+        run.name,
+        "" if last_step is None else str(last_step),
+        f"{np.mean(losses[-LAST:]):.4f}" if losses else "",
+        f"{evaluations[-1]:.4f}" if evaluations else "",
+        f"{min(evaluations):.4f}" if evaluations else "",
+        f"{run.choices.candidate} {whole.mean:.4g}" if run.choices and whole else "",
+        f"{whole.changed:.1%}" if whole and not np.isnan(whole.changed) else "",
+        agreement(run, first),
+    ]
+
+
+def agreement(run: Run, first: Run) -> str:
+    """The share of equal choices, as text; empty where they can't be compared."""
+    if run is first or run.choices is None or first.choices is None:
+        return ""
+    one, other = first.choices, run.choices
+    if (one.parameters, one.labels) != (other.parameters, other.labels):
+        return ""
+    _, mine, theirs = np.intersect1d(one.steps, other.steps, return_indices=True)
+    if not len(mine):
+        return ""
+    return f"{(one.choices[mine] == other.choices[theirs]).mean():.1%}"

@@ -1,0 +1,42 @@
+"""Training and evaluation loss of one run or several in one picture."""
+
+from itertools import cycle
+
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
+
+from .plot import legend, step_ticks
+from .run import Run
+
+# Okabe and Ito's colours, which colour-blind readers tell apart, without the yellow that white paper swallows;
+# https://jfly.uni-koeln.de/color/
+COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+STYLES = ["-", "--", ":", "-."]
+
+
+def line_styles(count: int) -> list[tuple[str, str]]:
+    """``count`` different (colour, line style) pairs; up to 28."""
+    colors = cycle(COLORS)
+    return [(next(colors), STYLES[i // len(COLORS) % len(STYLES)]) for i in range(count)]
+
+
+def loss_figure(runs: list[Run]) -> Figure | None:
+    """The logged loss over steps as lines, evaluation as points; None where no run has logged any."""
+    if not any(run.curve("loss")[0] for run in runs):
+        return None
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    handles: list[Artist] = []
+    for run, (color, style) in zip(runs, line_styles(len(runs)), strict=True):
+        name = run.name if len(runs) > 1 else "training loss"
+        handles += axes.plot(*run.curve("loss"), color=color, linestyle=style, label=name)
+        steps, losses = run.curve("eval_loss")
+        points = axes.plot(steps, losses, "o", color=color, markerfacecolor="white", label="evaluation loss")
+        if steps and len(runs) == 1:
+            handles += points
+    title = "Loss" if len(runs) == 1 else "Training loss (lines) and evaluation loss (points)"
+    axes.set(xlabel="step", ylabel="loss", title=title)
+    axes.grid(alpha=0.3)
+    step_ticks(axes)
+    legend(figure, handles)
+    return figure

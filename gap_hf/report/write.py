@@ -1,0 +1,186 @@
+"""What ``gap-hf plot`` and ``gap-hf compare`` write: pictures as PNG and SVG files, and a page that holds them all."""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from ..trainer.record import Choices
+from . import compare
+from .candidates import all_labels, display_names
+from .loss import loss_figure
+from .page import DPI, Picture, Table, render, svg
+from .plot import figures
+from .run import Run, read_run
+from .summary import summarise
+
+FORMATS = ("png", "svg", "html")
+
+CAPTIONS = {
+    "loss": "Lines: the training loss as logged. Points: evaluation.",
+    "gap_share": "How often each candidate was applied, over all parameters.",
+    "gap_layers": "Each row is a parameter, in the order of the model; the colour is the candidate that it used.",
+    "gap_margins": "The score of the applied candidate against the best of the others, over all parameters: near 0 "
+    "the candidates point the same way and the choice hardly matters, near 1 the others would have gone against the "
+    "gradient. Below 0 a moving average (J_ema) kept a candidate that was not this step's best.",
+}
+TITLES = {
+    "loss": "Loss",
+    "gap_share": "Which candidate was applied",
+    "gap_layers": "Parameter by parameter",
+    "gap_margins": "How clearly it won",
+}
+
+
+def plot_run(run_dir: str | Path, out_dir: str | Path | None = None, formats: Collection[str] = FORMATS) -> list[Path]:
+    """Draw a run: ``gap_share``, ``gap_layers`` and ``gap_margins``, and ``gap_report.html`` with these and the loss.
+
+    Args:
+        run_dir: a Trainer's ``output_dir``, or the choices file itself.
+        out_dir: where the files go; next to the choices file by default.
+        formats: some of ``png``, ``svg``, ``html``.
+
+    Returns:
+        The files' paths.
+
+    Raises:
+        FileNotFoundError: no choices file there.
+        ValueError: a file can't be read or holds no steps, or there is no such format.
+    """
+    check_formats(formats)
+    run_dir = Path(run_dir)
+    run = read_run(run_dir)
+    if run.choices is None:
+        raise FileNotFoundError(
+            f"{run_dir} has no gap_choices.jsonl: its optimizer was not a gap optimizer, or chose nothing "
+            "(type=default). gap-hf compare shows its losses."
+        )
+    out = Path(out_dir) if out_dir is not None else run_dir if run_dir.is_dir() else run_dir.parent
+    drawn = figures(run.choices)
+    paths = save(drawn, out, formats)
+    if "html" in formats:
+        loss = loss_figure([run])
+        shown = {**({"loss": loss} if loss else {}), **drawn}
+        page = render(f"GAP in {run.name}", facts(run), pictures(shown), [kinds_table(run.choices)])
+        paths.append(write_text(out / "gap_report.html", page))
+    return paths
+
+
+def compare_runs(
+    run_dirs: Sequence[str | Path], out_dir: str | Path = ".", formats: Collection[str] = FORMATS
+) -> list[Path]:
+    """Draw runs side by side: ``gap_compare_loss``, ``gap_compare_choices`` and ``gap_compare.html``.
+
+    Args:
+        run_dirs: Trainers' ``output_dir``s; runs without a gap optimizer are welcome.
+        out_dir: where the files go.
+        formats: some of ``png``, ``svg``, ``html``.
+
+    Returns:
+        The files' paths.
+
+    Raises:
+        FileNotFoundError: a directory holds no run.
+        ValueError: a file can't be read, or there is no such format.
+    """
+    check_formats(formats)
+    runs = read_runs(run_dirs)
+    drawn = {"gap_compare_loss": loss_figure(runs), "gap_compare_choices": compare.choices_figure(runs)}
+    shown = {name: figure for name, figure in drawn.items() if figure is not None}
+    out = Path(out_dir)
+    paths = save(shown, out, formats)
+    if "html" in formats:
+        titles = {"gap_compare_loss": "Loss", "gap_compare_choices": "What GAP applied"}
+        captions = {"gap_compare_loss": CAPTIONS["loss"], "gap_compare_choices": "The mean over all parameters."}
+        pages = [Picture(titles[name], figure, captions[name]) for name, figure in shown.items()]
+        head, rows = compare.table(runs)
+        page = render("Runs compared", [("runs", str(len(runs)))], pages, [Table("Numbers", head, rows)])
+        paths.append(write_text(out / "gap_compare.html", page))
+    return paths
+
+
+def read_runs(run_dirs: Sequence[str | Path]) -> list[Run]:
+    """The runs, under names that tell them apart: of two directories of one name more of the path is shown."""
+    runs = [read_run(path) for path in run_dirs]
+    paths = [Path(path).resolve() for path in run_dirs]
+    for run, path in zip(runs, paths, strict=True):
+        if sum(other.name == path.name for other in paths) > 1:
+            run.name = "/".join(path.parts[-2:])
+    return runs
+
+
+def check_formats(formats: Collection[str]) -> None:
+    """Raise if one is unknown."""
+    for name in formats:
+        if name not in FORMATS:
+            raise ValueError(f"{name!r} is not a format; expected one of {', '.join(FORMATS)}")
+
+
+def save(drawn: Mapping[str, Figure], out: Path, formats: Collection[str]) -> list[Path]:
+    """Write the figures as ``out/NAME.png`` and ``.svg``, as far as ``formats`` has these."""
+    out.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, figure in drawn.items():
+        if "png" in formats:
+            paths.append(out / f"{name}.png")
+            figure.savefig(paths[-1], dpi=DPI)
+        if "svg" in formats:
+            paths.append(out / f"{name}.svg")
+            paths[-1].write_bytes(svg(figure))
+    return paths
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write ``text`` there, and return where that is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def pictures(drawn: Mapping[str, Figure]) -> list[Picture]:
+    """The figures of a run with what the page says of them."""
+    return [Picture(TITLES[name], figure, CAPTIONS[name]) for name, figure in drawn.items()]
+
+
+def facts(run: Run) -> list[tuple[str, str]]:
+    """What the page says first."""
+    choices = run.choices
+    assert choices is not None
+    found = [
+        ("type", choices.type),
+        (f"candidates ({choices.candidate})", ", ".join(all_labels(choices))),
+        ("steps", f"{choices.steps[0]} to {choices.steps[-1]}"),
+    ]
+    if choices.type != "switch":
+        found.append(("parameters", str(len(choices.parameters))))
+    for key, name in (("loss", "training loss"), ("eval_loss", "evaluation loss")):
+        values = run.curve(key)[1]
+        if values:
+            found.append((name, f"{values[0]:.4g} → {values[-1]:.4g}" if len(values) > 1 else f"{values[0]:.4g}"))
+    return found
+
+
+def kinds_table(choices: Choices) -> Table:
+    """Who chose what, by kind of parameter."""
+    shares = display_names(choices, all_labels(choices))
+    head = ["", "parameters", *shares, "mean", "changed", "median margin", "soft resets"]
+    rows = [
+        [
+            row.name,
+            "" if choices.type == "switch" else str(row.parameters),
+            *(f"{share:.1%}" for share in row.shares),
+            f"{row.mean:.4g}",
+            number(row.changed, ".1%"),
+            number(row.margin, ".2f"),
+            str(row.resets),
+        ]
+        for row in summarise(choices)
+    ]
+    caption = "changed: the share of choices that differ from the step before. margin: see the picture above."
+    return Table("By kind of parameter", head, rows, caption)
+
+
+def number(value: float, form: str) -> str:
+    """The number, or nothing for NaN."""
+    return "" if math.isnan(value) else format(value, form)

@@ -1,0 +1,134 @@
+"""Runs side by side."""
+
+import json
+
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from typer.testing import CliRunner
+
+from gap_hf.cli import app
+from gap_hf.report.compare import choices_figure, table
+from gap_hf.report.loss import line_styles, loss_figure
+from gap_hf.report.write import compare_runs, read_runs
+
+from .runs import lora_names, write_log, write_run
+from .test_cli import check_failure
+from .test_plot import overlapping
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """GAP twice, and a run with another optimizer."""
+    for name, seed in (("gap", 0), ("again", 1)):
+        write_run(tmp_path / name, [lora_names(1)], steps=20, seed=seed)
+        write_log(tmp_path / name, [3.0 - seed, 2.0, 1.0, 0.5], {20: 0.75})
+    write_log(tmp_path / "adamw", [3.0] * 20 + [1.0] * 10, {0: 3.0, 75: 1.0, 150: 2.0})
+    return [tmp_path / name for name in ("gap", "again", "adamw")]
+
+
+def test_table(runs):
+    head, rows = table(read_runs(runs))
+    assert head[0] == "run"
+    by_name = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+    assert by_name["adamw"]["loss, last 10 logs"] == "1.0000"
+    assert by_name["adamw"]["evaluation loss"] == "2.0000"
+    assert by_name["adamw"]["best"] == "1.0000"
+    assert by_name["adamw"]["steps"] == "150"
+    assert by_name["adamw"]["mean applied"] == ""
+    assert by_name["gap"]["loss, last 10 logs"] == f"{(3 + 2 + 1 + 0.5) / 4:.4f}"
+    assert by_name["gap"]["mean applied"].startswith("beta1 0.")
+    assert by_name["gap"]["as the first"] == ""
+    one, other = (read_runs(runs)[i].choices.choices for i in (0, 1))
+    assert by_name["again"]["as the first"] == f"{(one == other).mean():.1%}"
+
+
+def test_other_parameters_are_not_compared(runs, tmp_path):
+    write_run(tmp_path / "larger", [lora_names(2)], steps=20)
+    assert "as the first" not in table(read_runs([runs[0], tmp_path / "larger"]))[0]
+
+
+def test_steps_in_common_are_compared(runs, tmp_path):
+    write_run(tmp_path / "shorter", [lora_names(1)], steps=20, seed=0)
+    lines = (tmp_path / "shorter" / "gap_choices.jsonl").read_text().splitlines()
+    (tmp_path / "shorter" / "gap_choices.jsonl").write_text("\n".join(lines[:8]) + "\n")
+    assert table(read_runs([runs[0], tmp_path / "shorter"]))[1][1][-1] == "100.0%"
+
+
+def test_files(runs, tmp_path):
+    out = tmp_path / "out"
+    paths = compare_runs(runs, out)
+    assert [path.name for path in paths] == [
+        "gap_compare_loss.png", "gap_compare_loss.svg", "gap_compare_choices.png", "gap_compare_choices.svg",
+        "gap_compare.html",
+    ]  # fmt: skip
+    assert all(path.stat().st_size > 1000 for path in paths)
+    without = compare_runs(runs[2:], tmp_path / "adamw_only")
+    assert [path.name for path in without] == ["gap_compare_loss.png", "gap_compare_loss.svg", "gap_compare.html"]
+
+
+def test_pictures_are_readable(tmp_path):
+    names = [f"a_sweep_with_a_long_name/beta1={i / 20:g}" for i in range(12)]
+    for i, name in enumerate(names):
+        write_log(tmp_path / name, [3.0 - i / 10] * 20, {0: 3.0, 100: 2.0})
+        write_run(tmp_path / name, [lora_names(1)], steps=100, seed=i)
+    runs = read_runs([tmp_path / name for name in names])
+    for figure in (loss_figure(runs), choices_figure(runs)):
+        FigureCanvasAgg(figure).draw()
+        (axes,) = figure.axes
+        (legend,) = figure.legends
+        assert len(legend.get_texts()) == 12
+        ticks = [*axes.get_xticklabels(), *axes.get_yticklabels()]
+        assert overlapping([*ticks, *legend.get_texts(), axes.title, axes.xaxis.label, axes.yaxis.label]) == []
+        width, height = figure.canvas.get_width_height()
+        for text in [*legend.get_texts(), axes.title]:
+            box = text.get_window_extent()
+            assert box.x0 >= 0
+            assert box.y0 >= 0
+            assert box.x1 <= width
+            assert box.y1 <= height
+        assert axes.get_window_extent().height > 0.3 * height
+
+
+def test_lines_differ():
+    assert len(set(line_styles(28))) == 28
+
+
+def test_directories_of_one_name_are_told_apart(tmp_path):
+    for parent in "ab":
+        write_log(tmp_path / parent / "run", [1.0])
+    assert [run.name for run in read_runs([tmp_path / "a" / "run", tmp_path / "b" / "run"])] == ["a/run", "b/run"]
+
+
+def test_state_of_the_newest_checkpoint(tmp_path):
+    for step, loss in ((9, 2.0), (10, 1.0)):
+        write_log(tmp_path / "run" / f"checkpoint-{step}", [loss])
+    assert read_runs([tmp_path / "run"])[0].curve("loss") == ([5], [1.0])
+
+
+def test_command(runs, tmp_path):
+    out = tmp_path / "out"
+    result = CliRunner().invoke(app, ["compare", *map(str, runs), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "adamw" in result.stdout
+    assert "0.7500" in result.stdout
+    assert str(out / "gap_compare.html") in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("{", "not a Trainer's state"),
+        ('{"log_history": 3}', "log_history is not a list"),
+        ("[]", "not a Trainer's state"),
+        (json.dumps({"global_step": 3}), "'log_history'"),
+    ],
+)
+def test_damaged_state(tmp_path, content, says):
+    (tmp_path / "trainer_state.json").write_text(content)
+    check_failure(["compare", str(tmp_path), "--out", str(tmp_path / "out")], says)
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_to_compare(tmp_path):
+    check_failure(["compare", str(tmp_path)], "holds no run")
+    check_failure(["compare", str(tmp_path / "x")], "there is no such directory")
