@@ -1,10 +1,17 @@
 """The ``gap-hf`` command."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
+import rich.box
+import rich.console
+import rich.progress
+import rich.table
 import typer
+from rich.markup import escape
 
 from .trainer.record import read_choices
 
@@ -16,24 +23,54 @@ def main() -> None:
     """Look at what the GAP optimizers did, and at what they cost."""
 
 
+Formats = Annotated[
+    list[str], typer.Option("--format", help="png, svg or html; several times for several.", show_default="all three")
+]
+
+
 @app.command()
 def plot(
     run_dir: Annotated[Path, typer.Argument(help="A Trainer's output_dir, or a gap_choices.jsonl file.")],
     out: Annotated[
-        Path | None, typer.Option(help="Where the pictures go.", show_default="next to the choices file")
+        Path | None, typer.Option(help="Where the files go.", show_default="next to the choices file")
     ] = None,
+    formats: Formats = ["png", "svg", "html"],  # noqa: B006  # typer shows it, and copies it
 ) -> None:
-    """Draw candidate share over time and a layers x steps heat map of the choices."""
-    try:
-        from .report.plot import plot_run, shares
-    except ImportError as error:
-        fail(f"plotting needs matplotlib ({error}); install it with: pip install 'gap_hf[plots]'")
-    try:
-        paths = plot_run(run_dir, out)
-    except (OSError, ValueError) as error:
-        fail(str(error))
-    for name, share in shares(read_choices(run_dir)).items():
+    """Draw what GAP chose in a run.
+
+    Candidate share over time, a layers x steps map with the soft resets, and
+    how clearly the choices were made; a page with all of it, with the losses
+    and a table by kind of parameter.
+    """
+    with failing_cleanly(OSError, ValueError):
+        from .report.summary import shares
+        from .report.write import plot_run
+
+        paths = plot_run(run_dir, out, formats)
+        found = shares(read_choices(run_dir))
+    for name, share in found.items():
         typer.echo(f"{name}: {share:.1%} of all choices")
+    for path in paths:
+        typer.echo(path)
+
+
+@app.command()
+def compare(
+    run_dirs: Annotated[list[Path], typer.Argument(help="Trainers' output_dirs; with or without a gap optimizer.")],
+    out: Annotated[Path, typer.Option(help="Where the files go.")] = Path("."),
+    formats: Formats = ["png", "svg", "html"],  # noqa: B006
+) -> None:
+    """Put runs side by side: losses, and what GAP applied.
+
+    Prints a table, and draws the losses over one another, as pictures and as
+    a page.
+    """
+    with failing_cleanly(OSError, ValueError):
+        from .report.compare import table
+        from .report.write import compare_runs, read_runs
+
+        paths = compare_runs(run_dirs, out, formats)
+        show_table(*table(read_runs(run_dirs)))
     for path in paths:
         typer.echo(path)
 
@@ -88,7 +125,7 @@ def bench(
         repeats=repeats,
         cold=cold,
     )
-    try:
+    with failing_cleanly(OSError, BenchError):
         if json_file is not None:
             json_file.open("a").close()  # better found out now that it can't be written
         with Bar() as bar:
@@ -96,8 +133,119 @@ def bench(
         show(results)
         if json_file is not None:
             json_file.write_text(json.dumps([result.to_json() for result in results], indent=1) + "\n")
-    except (OSError, BenchError) as error:
+
+
+@app.command()
+def doctor(
+    config: Annotated[
+        Path | None, typer.Option(help="An accelerate config file: what it will do with a gap optimizer.")
+    ] = None,
+) -> None:
+    """Say what works on this machine.
+
+    Versions, kernels (the CPU's is built if it never was), and the layouts
+    that can be started here; with --config, whether a run with that accelerate
+    config will be exact, or refused and why. Exit status 1 if it will be
+    refused, or a version is one that gap_hf was not made for.
+    """
+    from .doctor import config as configs
+    from .doctor import machine
+    from .doctor.finding import State
+
+    with failing_cleanly(OSError, ValueError):
+        judged = configs.judge(configs.read(config)) if config is not None else []
+        sections = {
+            "versions": machine.versions(),
+            "kernels": [*machine.devices(), *machine.kernels()],
+            "layouts here": machine.layouts(),
+            str(config): judged,
+        }
+    colors = {State.GOOD: "green", State.NOTE: "cyan", State.BAD: "red", State.MISSING: "yellow"}
+    console = rich.console.Console()
+    for title, findings in sections.items():
+        if not findings:
+            continue
+        table = rich.table.Table(title=title, title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
+        for finding in findings:
+            color = colors[finding.state]
+            table.add_row(escape(finding.what), f"[{color}]{finding.state.value}[/]", escape(finding.text))
+        console.print(table, "")
+    if any(finding.state is State.BAD for findings in sections.values() for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def sweep(
+    context: typer.Context,
+    script: Annotated[Path, typer.Argument(help="A recipe, or any script with TrainingArguments' flags.")],
+    gap: Annotated[str, typer.Option(help="The gap optimizer.")] = "gap_adamw",
+    gap_args: Annotated[str | None, typer.Option(help="optim_args for it.")] = None,
+    value: Annotated[
+        list[float] | None,
+        typer.Option(help="A fixed beta1 or momentum; several times for several.", show_default="a usual grid"),
+    ] = None,
+    seed: Annotated[list[int], typer.Option(help="Several times for several.")] = [42],  # noqa: B006
+    launch: Annotated[
+        Path | None, typer.Option(help="An accelerate config file to launch the runs with.", show_default="one process")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Holds a directory per run, and the comparison.")] = Path("runs/sweep"),
+) -> None:
+    """Run a grid of fixed beta1 (or momentum) beside GAP, and print the table.
+
+    All runs are the same script with the same flags (those that are not the
+    sweep's own go to the script); a fixed value is torch's own optimizer. Runs
+    that an earlier call has finished are kept, so a sweep can be gone on with.
+
+        gap-hf sweep recipes/quickstart.py --value 0.8 --value 0.9 --max_steps 200
+    """
+    from . import sweep as sweeps
+
+    with failing_cleanly(OSError, ValueError, sweeps.SweepError):
+        members = sweeps.plan(script, context.args, gap, gap_args, value, seed, out, launch)
+        bar = rich.progress.Progress(
+            rich.progress.TextColumn("{task.description}"),
+            rich.progress.BarColumn(),
+            rich.progress.MofNCompleteColumn(),
+            rich.progress.TimeElapsedColumn(),
+            console=rich.console.Console(stderr=True),
+        )
+        with bar:
+            task = bar.add_task("", total=len(members))
+
+            def ended(member: sweeps.Member, ran: bool) -> None:
+                bar.console.print(f"{member.directory}: {'done' if ran else 'kept from an earlier sweep'}")
+                bar.advance(task)
+
+            sweeps.run(members, lambda member: bar.update(task, description=str(member.directory)), ended)
+        show_table(*sweeps.table(members))
+        from .report.write import compare_runs
+
+        paths = compare_runs([member.directory for member in members], out)
+    for path in paths:
+        typer.echo(path)
+
+
+@contextmanager
+def failing_cleanly(*mendable: type[Exception]) -> Iterator[None]:
+    """Turn what a user can mend into one line, and status 1."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in ("matplotlib", "jinja2"):
+            raise
+        fail(f"pictures need {error.name}; install it with: pip install 'gap_hf[plots]'")
+    except mendable as error:
         fail(str(error))
+
+
+def show_table(head: list[str], rows: list[list[str]]) -> None:
+    """Print it."""
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
+    for i, title in enumerate(head):
+        table.add_column(title, justify="left" if i == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    rich.console.Console().print(table)
 
 
 def fail(message: str) -> None:

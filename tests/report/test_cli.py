@@ -17,11 +17,14 @@ def test_installed_command_plots_a_real_run(tmp_path):
     tiny_trainer(tmp_path, max_steps=4).train()
     done = run([Path(sys.executable).parent / "gap-hf", "plot", tmp_path])
     assert done.returncode == 0, done.stderr
-    *shares, first, second = done.stdout.splitlines()
-    assert [first, second] == [str(tmp_path / "gap_share.png"), str(tmp_path / "gap_layers.png")]
+    lines = done.stdout.splitlines()
+    shares, written = lines[:2], lines[2:]
+    assert written[0] == str(tmp_path / "gap_share.png")
+    assert written[-1] == str(tmp_path / "gap_report.html")
+    assert all(Path(path).stat().st_size > 1000 for path in written)
     assert [line.split(":")[0] for line in shares] == ["beta1 = 0.8", "beta1 = 0.99"]
     assert sum(float(re.search(r"([\d.]+)% of all choices", line)[1]) for line in shares) == pytest.approx(100, abs=0.2)
-    assert sorted(tmp_path.glob("*.png")) == [tmp_path / "gap_layers.png", tmp_path / "gap_share.png"]
+    assert {path.name for path in tmp_path.glob("*.png")} == {"gap_layers.png", "gap_margins.png", "gap_share.png"}
 
 
 def test_out(tmp_path):
@@ -30,15 +33,23 @@ def test_out(tmp_path):
         app, ["plot", str(tmp_path / "run" / "gap_choices.jsonl"), "--out", str(tmp_path / "x")]
     )
     assert result.exit_code == 0
-    expected = [str(tmp_path / "x" / "gap_share.png"), str(tmp_path / "x" / "gap_layers.png")]
-    assert result.stdout.splitlines()[-2:] == expected
-    assert not list((tmp_path / "run").glob("*.png"))
+    written = result.stdout.splitlines()[2:]
+    assert len(written) == 7
+    assert all(Path(path).parent == tmp_path / "x" for path in written)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["gap_choices.jsonl"]
+
+
+def test_format(tmp_path):
+    write_run(tmp_path, [["a", "b"]], steps=3)
+    result = CliRunner().invoke(app, ["plot", str(tmp_path), "--format", "svg", "--format", "html"])
+    assert {Path(path).suffix for path in result.stdout.splitlines()[2:]} == {".svg", ".html"}
+    check_failure(["plot", str(tmp_path), "--format", "pdf"], "'pdf' is not a format; expected one of png, svg, html")
 
 
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (None, "gap_choices.jsonl does not exist. A run with a gap optimizer"),
+        (None, "holds no run: neither gap_choices.jsonl (written with a gap optimizer) nor trainer_state.json"),
         ("", "holds no steps yet"),
         ("hello\nworld\n", "line 1: not a line of a choices file"),
         ('{"a": 1}\n', "line 1: not a line of a choices file (no header)"),
@@ -52,7 +63,8 @@ def test_what_cannot_be_plotted(tmp_path, content, says):
 
 
 def test_missing_directory(tmp_path):
-    check_failure(["plot", str(tmp_path / "nowhere")], "nowhere does not exist")
+    check_failure(["plot", str(tmp_path / "nowhere")], "nowhere: there is no such directory")
+    check_failure(["plot", str(tmp_path / "nowhere" / "gap_choices.jsonl")], "there is no such directory")
 
 
 def test_run_without_a_step(tmp_path):

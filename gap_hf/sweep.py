@@ -1,0 +1,209 @@
+"""``gap-hf sweep``: the grid of fixed beta1 (or momentum) beside GAP, which claims to replace it.
+
+Every run is the same training script with the same flags; only the optimizer differs. A fixed value is
+``type=default``, torch's own optimizer, bit for bit.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .report.compare import LAST, without_empty_columns
+from .report.run import STATE, read_run
+from .trainer.presets import PRESETS
+
+DONE = "sweep_done.json"
+LOG = "sweep.log"
+OWN_FLAGS = ("--optim", "--optim_args", "--output_dir", "--seed")
+GRIDS = {"beta1": (0.5, 0.8, 0.9, 0.95, 0.99), "momentum": (0.0, 0.5, 0.8, 0.9, 0.99)}
+
+
+class SweepError(Exception):
+    """Why a sweep can't go on, in one line (and the end of a run's output)."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of a sweep.
+
+    Attributes:
+        name: of the optimizer, the same for all seeds: ``gap_adamw`` or ``beta1=0.9``.
+        seed: of the run.
+        directory: its ``output_dir``.
+        command: what starts it.
+    """
+
+    name: str
+    seed: int
+    directory: Path
+    command: list[str]
+
+
+def plan(
+    script: Path,
+    flags: Sequence[str],
+    gap: str = "gap_adamw",
+    gap_args: str | None = None,
+    values: Sequence[float] | None = None,
+    seeds: Sequence[int] = (42,),
+    out: Path = Path("runs/sweep"),
+    launch: Path | None = None,
+) -> list[Member]:
+    """The runs of a sweep, GAP first.
+
+    Args:
+        script: a training script that takes ``TrainingArguments``' flags.
+        flags: for every run.
+        gap: an ``optim`` name of this package.
+        gap_args: ``optim_args`` for it.
+        values: the fixed beta1 (or momenta); a usual grid by default.
+        seeds: every optimizer runs with each of them.
+        out: holds a directory per run.
+        launch: an accelerate config file; without it each run is one process.
+
+    Raises:
+        SweepError: there is no such script, config file or optimizer, or a flag is one that the sweep sets.
+    """
+    if not script.is_file():
+        raise SweepError(f"{script}: there is no such script.")
+    if launch is not None and not launch.is_file():
+        raise SweepError(f"{launch}: there is no such accelerate config.")
+    if gap not in PRESETS:
+        raise SweepError(f"{gap!r} is not a gap optimizer; expected one of {', '.join(PRESETS)}")
+    taken = [flag for flag in flags if flag.startswith("--") and name_of(flag) in OWN_FLAGS]
+    if taken:
+        raise SweepError(f"{taken[0]} is set by the sweep: see its own --gap, --gap-args, --out and --seed")
+    candidate = PRESETS[gap].optimizer.candidate_name
+    option = "betas" if candidate == "beta1" else "momentum"
+    start = [sys.executable, "-m", "gap_hf", str(script)]
+    if launch is not None:
+        start[1:1] = ["-m", "accelerate.commands.launch", "--config_file", str(launch)]
+    optimizers = {gap: gap_args}
+    optimizers |= {f"{candidate}={value:g}": f"type=default,{option}={value:g}" for value in values or GRIDS[candidate]}
+    members = []
+    for name, optim_args in optimizers.items():
+        for seed in seeds:
+            directory = out / (name if len(seeds) == 1 else f"{name}-seed{seed}")
+            own = ["--optim", gap, *(["--optim_args", optim_args] if optim_args else [])]
+            command = [*start, *flags, *own, "--seed", str(seed), "--output_dir", str(directory)]
+            members.append(Member(name, seed, directory, command))
+    return members
+
+
+def name_of(flag: str) -> str:
+    """``--optim`` of ``--optim=x``; transformers takes ``-`` for ``_``, too."""
+    return "--" + flag[2:].partition("=")[0].replace("-", "_")
+
+
+def run(members: Sequence[Member], begun: Callable[[Member], None], ended: Callable[[Member, bool], None]) -> None:
+    """Run them one after another; those that an earlier sweep has finished are kept.
+
+    Args:
+        members: of ``plan``.
+        begun: told of each that starts.
+        ended: told of each that is there, and whether it ran now.
+
+    Raises:
+        SweepError: a directory holds something else, or a run failed; the finished ones are kept.
+    """
+    for member in members:
+        check(member)
+    for member in members:
+        begun(member)
+        finished = (member.directory / DONE).is_file()
+        if not finished:
+            start(member)
+        ended(member, not finished)
+
+
+def check(member: Member) -> None:
+    """Raise unless the directory is this run's: nothing that something else wrote is overwritten."""
+    marker = member.directory / DONE
+    if marker.is_file():
+        if json.loads(marker.read_text(encoding="utf-8"))["command"] != member.command:
+            raise SweepError(f"{member.directory} is of a sweep with other flags; name another --out, or remove it")
+    elif (member.directory / STATE).is_file() and not (member.directory / LOG).is_file():
+        raise SweepError(f"{member.directory} holds a run that is not of a sweep; name another --out")
+
+
+def start(member: Member) -> None:
+    """Run one, its output in ``sweep.log``, and mark it as finished.
+
+    Raises:
+        SweepError: it failed, or left no ``trainer_state.json``.
+    """
+    member.directory.mkdir(parents=True, exist_ok=True)
+    log, began = member.directory / LOG, time.monotonic()
+    with log.open("wb") as stream:
+        done = subprocess.run(member.command, stdout=stream, stderr=subprocess.STDOUT, check=False)
+    if done.returncode:
+        tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()[-15:])
+        raise SweepError(f"{member.name} failed with status {done.returncode}; the end of {log}:\n{tail}")
+    if not read_run(member.directory).log:
+        raise SweepError(f"{member.directory} has no {STATE}; the script must call trainer.save_state() at its end")
+    seconds = time.monotonic() - began
+    (member.directory / DONE).write_text(json.dumps({"command": member.command, "seconds": seconds}), encoding="utf-8")
+
+
+def table(members: Sequence[Member]) -> tuple[list[str], list[list[str]]]:
+    """(column titles, rows of text): a row per optimizer, means over the seeds; the best fixed value is marked."""
+    head = ["", f"loss, last {LAST} logs", "evaluation loss", "against GAP", "mean applied", "seconds"]
+    by_name: dict[str, list[Member]] = {}
+    for member in members:
+        by_name.setdefault(member.name, []).append(member)
+    figures = {name: [measure(member) for member in group] for name, group in by_name.items()}
+    names = list(by_name)
+    key = 1 if all(one[1] is not None for group in figures.values() for one in group) else 0
+    means = {name: mean([one[key] for one in group]) for name, group in figures.items()}
+    fixed = [name for name in names[1:] if means[name] is not None]
+    best = min(fixed, key=lambda name: means[name] or 0.0, default=None)
+    rows = []
+    for name in names:
+        group = figures[name]
+        mine, gap = means[name], means[names[0]]
+        rows.append(
+            [
+                name + (" (best fixed)" if name == best else ""),
+                spread([one[0] for one in group]),
+                spread([one[1] for one in group]),
+                f"{mine - gap:+.4f}" if name != names[0] and mine is not None and gap is not None else "",
+                spread([one[2] for one in group], 3),
+                f"{mean([one[3] for one in group]) or 0:.0f}",
+            ]
+        )
+    return without_empty_columns(head, rows)
+
+
+def measure(member: Member) -> tuple[float | None, float | None, float | None, float | None]:
+    """Loss at the end, last evaluation loss, mean applied candidate, seconds."""
+    run = read_run(member.directory)
+    losses = run.curve("loss")[1][-LAST:]
+    applied = [run.curve(f"gap/{name}")[1] for name in GRIDS]
+    seconds = json.loads((member.directory / DONE).read_text(encoding="utf-8"))["seconds"]
+    values = next((found for found in applied if found), [])
+    return (
+        statistics.fmean(losses) if losses else None,
+        run.last("eval_loss"),
+        statistics.fmean(values) if values else None,
+        seconds,
+    )
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """None if one of them is missing."""
+    kept = [value for value in values if value is not None]
+    return statistics.fmean(kept) if kept and len(kept) == len(values) else None
+
+
+def spread(values: Sequence[float | None], digits: int = 4) -> str:
+    """Mean, and the standard deviation where there are several; empty if one is missing."""
+    middle = mean(values)
+    if middle is None:
+        return ""
+    kept = [value for value in values if value is not None]
+    return f"{middle:.{digits}f}" + (f" ± {statistics.stdev(kept):.{digits}f}" if len(kept) > 1 else "")
