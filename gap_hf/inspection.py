@@ -42,7 +42,7 @@ def plain_name(name: str) -> str:
 def consolidated_state_dict(optimizer: Any, model: nn.Module) -> dict[str, Any]:
     """The optimizer's state for whole parameters and by their names, gathered from all ranks, for inspection.
 
-    Every rank must call it. Saving and resuming is the backend's business (``docs/how-to/checkpoints.md``).
+    Every rank must call it. Saving and resuming is the backend's business (``docs/layouts.md#checkpoints``).
 
     Args:
         optimizer: a gap optimizer, or what Accelerate or DeepSpeed made of it.

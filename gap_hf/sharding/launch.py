@@ -1,6 +1,7 @@
 """What the launcher was asked for and did not give: a run that is not the one its user thinks it is."""
 
 import os
+import sys
 from typing import Any
 
 import torch.distributed as dist
@@ -14,6 +15,17 @@ def asked(backend: str) -> bool:
     return os.environ.get(f"ACCELERATE_USE_{backend}", "false").lower() in ("true", "1")
 
 
+def accelerate_trains_alone() -> bool:
+    """Whether accelerate counts on this process alone, though it may have connected it with others.
+
+    So it is on CPUs where the script does not say ``cpu=True`` (Trainer: ``use_cpu``), whatever the launcher's config
+    said: ``PartialState`` sets up the process group, and keeps ``DistributedType.NO`` (accelerate 1.15, ``state.py``).
+    """
+    module = sys.modules.get("accelerate.state")
+    kind = module.PartialState._shared_state.get("distributed_type") if module is not None else None
+    return getattr(kind, "value", None) == "NO"
+
+
 def downgrade(backend: str | None = None) -> str | None:
     """Say what was asked for but is not there, and what to set.
 
@@ -25,17 +37,18 @@ def downgrade(backend: str | None = None) -> str | None:
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     together = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-    if processes > 1 and together == 1:
+    if processes > 1 and (together == 1 or accelerate_trains_alone()):
         return (
             f"{processes} processes were launched, but they don't know of each other: each trains alone, on all of "
-            "the data. Let accelerate or TrainingArguments set up torch.distributed before the optimizer steps "
-            "(DeepSpeed on CPUs: TrainingArguments(ddp_backend='gloo'))."
+            "the data. On CPUs, say so to TrainingArguments (use_cpu=True, --use_cpu true behind the script's name) or "
+            "Accelerator(cpu=True); with DeepSpeed there, ddp_backend='gloo' instead. Without accelerate, set up "
+            "torch.distributed before the optimizer steps."
         )
     if together > 1 and asked("FSDP") and backend != "FSDP":
         return (
             "FSDP was asked for, but every process holds whole parameters. On CPUs (--use_cpu) accelerate falls back "
-            "to DDP without a word: use accelerators, or distributed_type: MULTI_CPU if DDP is what you want. In a "
-            "loop of your own, pass model and optimizer to accelerator.prepare together."
+            "to DDP without a word: use accelerators, or distributed_type: MULTI_GPU (with use_cpu: true) if DDP is "
+            "what you want. In a loop of your own, pass model and optimizer to accelerator.prepare together."
         )
     if together > 1 and asked("DEEPSPEED") and backend != "DEEPSPEED":
         return (
@@ -57,8 +70,8 @@ def lone_process() -> str | None:
     if by_accelerate and not any(name in os.environ for name in LAUNCHED_BY_ENVIRONMENT):
         return (
             "accelerate launch seems to have been asked for several processes, but started this one alone. Add "
-            "--multi_gpu (on CPUs: --multi_gpu --use_cpu), or set distributed_type: MULTI_GPU (MULTI_CPU) in its "
-            "config file; --num_processes 1 if one is what you want."
+            "--multi_gpu, or set distributed_type: MULTI_GPU in its config file, on CPUs, too (there with use_cpu: "
+            "true, and --use_cpu true behind the script's name); --num_processes 1 if one is what you want."
         )
     return None
 

@@ -110,6 +110,16 @@ def test_one_process_where_two_were_asked_for(tmp_path):
     assert "asked for several processes, but started this one alone. Add --multi_gpu" in done.stderr
 
 
+def test_processes_that_train_alone_are_refused(tmp_path):
+    """accelerate connects two processes and then counts on one, where Trainer is not told of the CPU."""
+    flags = f"--output_dir {tmp_path} --optim gap_adamw --max_steps 2 --save_strategy no --report_to none"
+    done = run([*LAUNCH, "-m", "gap_hf", SCRIPTS / "rank_dirs.py", *flags.split()], CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 1
+    assert "2 processes were launched, but they don't know of each other" in done.stderr
+    assert "--use_cpu true behind the script's name" in done.stderr
+    assert not [*tmp_path.rglob("state.json"), *tmp_path.rglob(FILENAME)]
+
+
 def test_fsdp_that_became_ddp_is_refused(tmp_path):
     """accelerate drops FSDP under --use_cpu: nothing is trained, and every process says why."""
     flags = f"--output_dir {tmp_path} --use_cpu --optim gap_adamw --max_steps 4 --save_strategy no --report_to none"
@@ -117,7 +127,7 @@ def test_fsdp_that_became_ddp_is_refused(tmp_path):
     done = run([*LAUNCH, "-m", "gap_hf", *script], ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
     assert done.returncode == 1
     assert "ValueError: FSDP was asked for, but every process holds whole parameters" in done.stderr
-    assert "falls back to DDP without a word: use accelerators, or distributed_type: MULTI_CPU" in done.stderr
+    assert "falls back to DDP without a word: use accelerators, or distributed_type: MULTI_GPU" in done.stderr
     assert not [*tmp_path.rglob("state.json"), *tmp_path.rglob(FILENAME)]
 
 
