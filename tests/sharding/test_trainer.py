@@ -1,4 +1,5 @@
-"""The quickstart recipe under every config: DDP's choices and losses, and a resumed run that is bitwise the same."""
+"""The recipes for language models under every config: DDP's choices and losses, and a resumed run that is bitwise the
+same."""
 
 import functools
 import json
@@ -26,11 +27,12 @@ SWITCH = f"type=switch,{WISE}"
 SHARDED = "--fsdp_state_dict_type SHARDED_STATE_DICT"
 
 
-LORA, FULL = "--lora_targets all-linear --learning_rate 2e-3", "--lora_rank 0 --learning_rate 1e-4"
+LORA = "quickstart.py --dtype float32 --lora_targets all-linear --learning_rate 2e-3"
+FULL = "full_finetune.py --learning_rate 1e-4"
 
 
 class Case(NamedTuple):
-    """A config, how to choose, what to train, and what is added to `accelerate launch`."""
+    """A config, how to choose, which recipe with which flags, and what is added to `accelerate launch`."""
 
     config: str
     optim_args: str = WISE
@@ -46,11 +48,13 @@ CASES = {
     "fsdp1": Case("fsdp1", what=FULL),
     "fsdp1-sharded-checkpoint": Case("fsdp1", what=FULL, launch=SHARDED),
     "fsdp2": Case("fsdp2"),
+    "fsdp2-all-weights": Case("fsdp2", what=FULL),
     "fsdp2-sharded-checkpoint": Case("fsdp2", SWITCH, launch=SHARDED),
     "hsdp": Case("hsdp"),
     "zero1": Case("zero1"),
     "zero2": Case("zero2"),
     "zero3": Case("zero3"),
+    "zero3-all-weights": Case("zero3", what=FULL),
     "zero3_offload": Case("zero3_offload", SWITCH),
 }
 EACH = [pytest.param(case, id=name, marks=needs_compiler if "zero" in name else ()) for name, case in CASES.items()]
@@ -99,7 +103,8 @@ def train(small, tmp_path_factory) -> Callable[..., Path]:
     def launch(case: Case, resume: Path | None = None) -> Path:
         out = tmp_path_factory.mktemp("out")
         processes = {"single": 1, "hsdp": 4}.get(case.config, 2)
-        script, environment = ["recipes/quickstart.py"], {"CUDA_VISIBLE_DEVICES": ""}
+        recipe, *flags = case.what.split()
+        script, environment = [f"recipes/{recipe}"], {"CUDA_VISIBLE_DEVICES": ""}
         if "fsdp" in case.config or case.config == "hsdp":
             script = ["-m", "tests.sharding.on_cpu", *script, "--use_cpu", "false"]
             environment["ACCELERATE_TORCH_DEVICE"] = "cpu"
@@ -109,11 +114,11 @@ def train(small, tmp_path_factory) -> Callable[..., Path]:
             shutil.copy(resume / "gap_choices.jsonl", out)
             script += ["--resume_from_checkpoint", resume / f"checkpoint-{SAVED}"]
         options = f"--max_steps {STEPS} --save_steps {SAVED} --logging_steps 1 --warmup_steps 1"
-        options += f" --per_device_train_batch_size {4 // processes} --dtype float32 {case.what}"
+        options += f" --per_device_train_batch_size {4 // processes} --lr_scheduler_type constant_with_warmup"
         command = [sys.executable, "-m", "accelerate.commands.launch"]
         command += ["--config_file", CONFIGS / f"{case.config}.yaml", *case.launch.split(), *script, *small]
         command += ["--expect_world_size", processes, "--output_dir", out, "--optim_args", case.optim_args]
-        done = run([*command, *options.split()], **environment)
+        done = run([*command, *options.split(), *flags], **environment)
         assert done.returncode == 0, done.stderr[-4000:]
         shutil.rmtree(out / f"checkpoint-{STEPS}")
         return out
@@ -153,8 +158,11 @@ def test_chooses_like_ddp(train, case):
     assert_same_training(Trained.load(train(case)), Trained.load(train(case.ddp())))
 
 
-# DDP is resumed in tests/trainer, the others of ZeRO by the same means in test_checkpoints.py; launches take their time
-@pytest.mark.parametrize("case", [param for param in EACH if param.id not in ("zero1", "zero3_offload")])
+ONLY_CHOICES = ("hsdp", "zero1", "zero3_offload", "fsdp2-all-weights", "zero3-all-weights")
+
+
+# launches take time: DDP is resumed in tests/trainer, HSDP and the others of ZeRO in test_checkpoints.py
+@pytest.mark.parametrize("case", [param for param in EACH if param.id not in ONLY_CHOICES])
 def test_resumed_run_is_bitwise_the_same(train, case):
     whole, resumed = Trained.load(train(case)), Trained.load(train(case, train(case)))
     assert resumed.losses == whole.losses
