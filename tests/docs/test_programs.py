@@ -1,11 +1,14 @@
 """The programs in the docs run as they stand."""
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from gap_hf.trainer.record import FILENAME, read_choices
 
 ROOT = Path(__file__).parents[2]
 DDP = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / "recipes/configs/ddp_cpu.yaml")]
@@ -48,3 +51,25 @@ def test_the_simulation_prints_what_the_page_says(tmp_path):
     page = (ROOT / "docs/algorithm.md").read_text()
     output = run([sys.executable], programs("algorithm.md")[0], tmp_path)
     assert output.strip() in page
+
+
+@pytest.mark.parametrize(
+    ("page", "number", "times"),
+    [
+        ("howto/trainer.md", 0, 1),
+        ("howto/peft.md", 0, 1),
+        ("howto/peft.md", 1, 1),
+        ("howto/peft.md", 2, 1),
+        ("howto/resume.md", 0, 2),
+        ("logging.md", 0, 1),
+    ],
+)
+def test_how_to(tmp_path, monkeypatch, page, number, times):
+    """Run here, one after another: starting Python takes longer than they do."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "program.py").write_text(programs(page)[number])
+    for _ in range(times):
+        runpy.run_path("program.py")
+    (found,) = tmp_path.rglob(FILENAME)
+    steps = read_choices(found).steps
+    assert steps.tolist() == list(range(1, len(steps) + 1))
