@@ -4,10 +4,10 @@
     python tests/scripts/recipe_speed.py [STEPS] [any flag of the quickstart]
 
 Runs the recipe with each optimizer in two threads of one process that take turns step by step, and once more with the
-threads swapped. So both see the same state of the machine, and the medians over the pairs tell apart what two runs after
-one another would not. A step's time is everything from one turn to the next: the batch, forward, backward, optimizer,
-callbacks and logging. Of it the optimizer's own part is timed, too: where it is less than the noise of the whole, it is
-what tells the two apart.
+threads swapped. So both see the same state of the machine, and the medians over the pairs tell apart what two runs
+after one another would not. A step's time is everything from one turn to the next: the batch, forward, backward,
+optimizer, callbacks and logging. Of it the optimizer's own part is timed, too: where it is less than the noise of the
+whole, it is what tells the two apart.
 """
 
 import itertools
