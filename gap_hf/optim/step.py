@@ -81,7 +81,8 @@ class Decision(NamedTuple):
             return [margin(self.scores, choice).cpu() for choice in self.choices]
         found = [torch.full(choice.shape, math.nan, dtype=torch.float64) for choice in self.choices]
         for g, rows, rule, sums, numel in self.sums:
-            here = list(rows)
+            # a list as an index is slow, and mostly not needed
+            here = slice(None) if list(rows) == list(range(len(numel))) else list(rows)
             J = scores(rule, sums.cpu(), torch.tensor(numel, dtype=torch.float64)[here])
             found[g][here] = margin(J, self.choices[g].cpu()[here])
         return found
