@@ -10,7 +10,7 @@
 from dataclasses import dataclass
 
 import torch
-from common import ModelArguments, accuracy, find_model, load_rows, option, parse, show_report, train_and_save
+from common import ModelArguments, accuracy, find_model, load_rows, option, parse, show_result, train_and_save
 from offline import minilm, topics
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, Trainer
@@ -23,7 +23,6 @@ DEFAULTS = {
     "logging_steps": 10,
     "per_device_train_batch_size": 16,
     "per_device_eval_batch_size": 64,
-    "eval_on_start": True,
 }
 
 
@@ -40,8 +39,7 @@ class ScriptArguments(ModelArguments):
 def main() -> None:
     """Load, train, save, show."""
     script, args = parse(ScriptArguments, DEFAULTS)
-    with args.main_process_first():  # one process converts, the others then find the model converted
-        path = find_model(script, minilm)
+    path = find_model(script, minilm)
     tokenizer = AutoTokenizer.from_pretrained(path)
     train_rows, eval_rows = load_rows(script, {"text": str, "label": (int, str)}, topics)
     names = sorted({row["label"] for row in train_rows} | {row["label"] for row in eval_rows})
@@ -72,8 +70,7 @@ def main() -> None:
     )
     if train_and_save(trainer):
         model.config.save_pretrained(args.output_dir)  # the classes, which PEFT leaves out
-        print(f"saved in: {args.output_dir}")
-        show_report(args.output_dir)
+        show_result(trainer)
 
 
 if __name__ == "__main__":

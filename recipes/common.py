@@ -9,7 +9,7 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset, load_dataset
 from safetensors.torch import save_file
-from transformers import AutoConfig, EvalPrediction, HfArgumentParser, Trainer, TrainingArguments
+from transformers import AutoConfig, AutoTokenizer, EvalPrediction, HfArgumentParser, Trainer, TrainingArguments
 
 import gap_hf  # makes --optim gap_adamw known to Trainer
 from gap_hf.report.summary import shares
@@ -59,8 +59,9 @@ def parse(
         training: ``TrainingArguments``, or a trainer's own.
     """
     parser = HfArgumentParser((arguments, training))
+    parser.set_defaults(report_to="none", logging_steps=5, eval_on_start=True)
     # several processes do not hear it from accelerate that there is no accelerator
-    parser.set_defaults(report_to="none", use_cpu=not torch.accelerator.is_available())
+    parser.set_defaults(use_cpu=not torch.accelerator.is_available())
     asked_for = parser.parse_known_args(command_line)[0].preset
     try:
         preset = gap_hf.recommended(asked_for or defaults["preset"])
@@ -89,7 +90,8 @@ def stop(message: str) -> None:
 def find_model(script: Any, default: Callable[[], Path]) -> str:
     """Where the model is; what `default` says where --model is not given."""
     if script.model is None:
-        return str(default())
+        with PartialState().local_main_process_first():  # it converts, the others then find the model converted
+            return str(default())
     path = Path(script.model).expanduser()
     if script.model.startswith((".", "/", "~")) and not path.is_dir():
         stop(f"--model {script.model}: there is no such directory.")
@@ -99,6 +101,13 @@ def find_model(script: Any, default: Callable[[], Path]) -> str:
     except (OSError, ValueError) as error:
         stop(f"--model {script.model}: {str(error).splitlines()[0]}")
     return source
+
+
+def load_tokenizer(path: str) -> Any:
+    """The model's tokenizer, with a padding token."""
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    return tokenizer
 
 
 def load_rows(
@@ -186,8 +195,8 @@ def train_and_save(trainer: Trainer) -> bool:
         stop("Under FSDP1 peft 0.21 leaves the adapter out of checkpoints: resume under FSDP2 instead.")
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     metrics = trainer.evaluate()
-    before = [log["eval_loss"] for log in trainer.state.log_history if "eval_loss" in log][:1]
-    trainer.save_metrics("eval", {**({"eval_loss_before": before[0]} if before else {}), **metrics})
+    before = {"eval_loss_before": evaluations(trainer)[0]} if args.eval_on_start else {}
+    trainer.save_metrics("eval", {**before, **metrics})
     trainer.save_state()
     if fsdp is not None:  # save_model() writes nothing from sharded state dicts
         fsdp.set_state_dict_type("FULL_STATE_DICT")
@@ -206,6 +215,20 @@ def save_adapter(trainer: Trainer) -> None:
     if trainer.args.process_index == 0:
         weights = {name.replace(".default.", "."): w.contiguous() for name, w in whole.items() if "lora_" in name}
         save_file(weights, Path(trainer.args.output_dir) / "adapter_model.safetensors")
+
+
+def evaluations(trainer: Trainer) -> list[float]:
+    """The evaluation losses so far."""
+    return [log["eval_loss"] for log in trainer.state.log_history if "eval_loss" in log]
+
+
+def show_result(trainer: Trainer) -> None:
+    """Print the losses and what GAP chose, and draw it."""
+    losses = evaluations(trainer)
+    before = f"{losses[0]:.3f} before training, " if trainer.args.eval_on_start else ""
+    print(f"\nevaluation loss:   {before}{losses[-1]:.3f} after")
+    print(f"saved in:          {trainer.args.output_dir}")
+    show_report(trainer.args.output_dir)
 
 
 def show_report(output_dir: str) -> None:

@@ -11,9 +11,19 @@ columns prompt and completion. Without --model and --data the recipe needs no ne
 from dataclasses import dataclass
 
 import torch
-from common import ModelArguments, find_model, load_rows, option, parse, show_report, tokenize, train_and_save
+from common import (
+    ModelArguments,
+    find_model,
+    load_rows,
+    load_tokenizer,
+    option,
+    parse,
+    show_result,
+    tokenize,
+    train_and_save,
+)
 from offline import docstrings, smollm2
-from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, Trainer
+from transformers import AutoModelForCausalLM, DataCollatorForSeq2Seq, Trainer
 
 DEFAULTS = {
     "output_dir": "runs/full_finetune",
@@ -24,10 +34,6 @@ DEFAULTS = {
     "max_grad_norm": 1.0,
     "bf16": torch.cuda.is_available(),
     "max_steps": 40,
-    "logging_steps": 5,
-    "per_device_train_batch_size": 8,
-    "per_device_eval_batch_size": 8,
-    "eval_on_start": True,
 }
 
 
@@ -41,18 +47,15 @@ class ScriptArguments(ModelArguments):
 def main() -> None:
     """Load, train, save, show."""
     script, args = parse(ScriptArguments, DEFAULTS)
-    with args.main_process_first():  # one process converts, the others then find the model converted
-        path = find_model(script, smollm2)
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    path = find_model(script, smollm2)
+    tokenizer = load_tokenizer(path)
     rows = load_rows(script, {"prompt": str, "completion": str}, docstrings)
     train_set, eval_set = (tokenize(some, tokenizer, script.max_length) for some in rows)
     # after TrainingArguments: under ZeRO 3 they have every process load only its part
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     trainer = Trainer(model, args, DataCollatorForSeq2Seq(tokenizer), train_set, eval_set, processing_class=tokenizer)
     if train_and_save(trainer):
-        print(f"saved in: {args.output_dir}")
-        show_report(args.output_dir)
+        show_result(trainer)
 
 
 if __name__ == "__main__":

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from common import find_model, load_rows, option, show_report, tokenize
+from common import find_model, load_rows, load_tokenizer, option, show_report, tokenize
 from datasets import Dataset
 from offline import docstrings, smollm2
 from peft import LoraConfig, get_peft_model
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, HfArgumentParser, set_seed
+from transformers import AutoModelForCausalLM, DataCollatorForSeq2Seq, HfArgumentParser, set_seed
 from transformers import get_constant_schedule_with_warmup as schedule
 
 import gap_hf
@@ -66,10 +66,8 @@ def main() -> None:
         raise SystemExit(f"Unknown on the command line: {' '.join(unknown)}. See --help.")
     accelerator = Accelerator(cpu=not torch.accelerator.is_available(), gradient_accumulation_steps=flags.accumulation)
     set_seed(flags.seed)
-    with accelerator.main_process_first():  # one process converts, the others then find the model converted
-        path = find_model(flags, smollm2)
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    path = find_model(flags, smollm2)
+    tokenizer = load_tokenizer(path)
     rows = load_rows(flags, {"prompt": str, "completion": str}, docstrings)
     train_set, eval_set = (tokenize(some, tokenizer, flags.max_length) for some in rows)
     model = AutoModelForCausalLM.from_pretrained(path, dtype="bfloat16")

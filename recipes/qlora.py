@@ -15,13 +15,23 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from common import ModelArguments, find_model, load_rows, option, parse, show_report, stop, tokenize, train_and_save
+from common import (
+    ModelArguments,
+    find_model,
+    load_rows,
+    load_tokenizer,
+    option,
+    parse,
+    show_result,
+    stop,
+    tokenize,
+    train_and_save,
+)
 from offline import docstrings, smollm2
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     BitsAndBytesConfig,
     DataCollatorForSeq2Seq,
     Trainer,
@@ -34,10 +44,6 @@ DEFAULTS = {
     "bf16": torch.cuda.is_available(),
     "gradient_checkpointing": True,
     "max_steps": 200,
-    "logging_steps": 5,
-    "per_device_train_batch_size": 8,
-    "per_device_eval_batch_size": 8,
-    "eval_on_start": True,
 }
 
 
@@ -73,10 +79,8 @@ def main() -> None:
             stop("QLoRA needs an NVIDIA GPU: there is none. quickstart.py trains LoRA without one; see also --dry_run.")
         if importlib.util.find_spec("bitsandbytes") is None:
             stop("QLoRA needs bitsandbytes: pip install bitsandbytes")
-    with args.main_process_first():  # one process converts, the others then find the model converted
-        path = find_model(script, smollm2)
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    path = find_model(script, smollm2)
+    tokenizer = load_tokenizer(path)
     rows = load_rows(script, {"prompt": str, "completion": str}, docstrings)
     train_set, eval_set = (tokenize(some, tokenizer, script.max_length) for some in rows)
     if script.dry_run:
@@ -90,7 +94,7 @@ def main() -> None:
     )
     if script.dry_run:
         trained, _ = model.get_nb_trainable_parameters()
-        # bitsandbytes takes the linear layers; transformers leaves it the output layer out
+        # what bitsandbytes takes: the linear layers but the output's
         layers = [m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and "lm_head" not in name]
         small = sum(layer.weight.numel() for layer in layers if not layer.weight.requires_grad)
         print(
@@ -100,8 +104,7 @@ def main() -> None:
         return
     trainer = Trainer(model, args, DataCollatorForSeq2Seq(tokenizer), train_set, eval_set, processing_class=tokenizer)
     if train_and_save(trainer):
-        print(f"saved in: {args.output_dir}")
-        show_report(args.output_dir)
+        show_result(trainer)
 
 
 if __name__ == "__main__":

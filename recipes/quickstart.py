@@ -12,12 +12,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from common import ModelArguments, find_model, load_rows, option, parse, show_report, tokenize, train_and_save
+from common import (
+    ModelArguments,
+    find_model,
+    load_rows,
+    load_tokenizer,
+    option,
+    parse,
+    show_result,
+    tokenize,
+    train_and_save,
+)
 from offline import docstrings, smollm2
 from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     DataCollatorForSeq2Seq,
     PreTrainedTokenizerBase,
     Trainer,
@@ -31,10 +40,6 @@ DEFAULTS = {
     "lr_scheduler_type": "constant_with_warmup",
     "warmup_steps": 5,
     "max_steps": 80,
-    "logging_steps": 5,
-    "per_device_train_batch_size": 8,
-    "per_device_eval_batch_size": 8,
-    "eval_on_start": True,
 }
 
 
@@ -59,10 +64,8 @@ def complete(model: Any, tokenizer: PreTrainedTokenizerBase, prompt: str) -> str
 def main(command_line: list[str] | None = None, callbacks: list[TrainerCallback] | None = None) -> None:
     """Load, train, save, load what was saved, show."""
     script, args = parse(ScriptArguments, DEFAULTS, command_line)
-    with args.main_process_first():  # one process converts, the others then find the model converted
-        path = find_model(script, smollm2)
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    path = find_model(script, smollm2)
+    tokenizer = load_tokenizer(path)
     torch.manual_seed(args.seed)  # before the adapter's first weights are drawn
     model = AutoModelForCausalLM.from_pretrained(path, dtype=script.dtype)
     rank = script.lora_rank
@@ -83,10 +86,7 @@ def main(command_line: list[str] | None = None, callbacks: list[TrainerCallback]
     for when, source in (("before training:  ", path), ("after training:   ", args.output_dir)):
         model = AutoModelForCausalLM.from_pretrained(source, dtype=script.dtype).to(args.device)
         print(when, complete(model, tokenizer, sample["prompt"]))
-    losses = [log["eval_loss"] for log in trainer.state.log_history if "eval_loss" in log]
-    print(f"\nevaluation loss:   {losses[0]:.3f} before training, {losses[-1]:.3f} after")
-    print(f"saved in:          {args.output_dir}")
-    show_report(args.output_dir)
+    show_result(trainer)
 
 
 if __name__ == "__main__":

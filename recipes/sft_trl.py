@@ -10,22 +10,18 @@ completion. Without --model and --data the recipe needs no network: see offline.
 from dataclasses import dataclass
 
 import torch
-from common import ModelArguments, find_model, load_rows, option, parse, show_report, train_and_save
+from common import ModelArguments, find_model, load_rows, load_tokenizer, option, parse, show_result, train_and_save
 from datasets import Dataset
 from offline import docstrings, smollm2
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
 
 DEFAULTS = {
     "output_dir": "runs/sft_trl",
     "preset": "gap_adamw_llm_lora",
     "max_steps": 40,
-    "logging_steps": 5,
     "max_length": 96,
-    "per_device_train_batch_size": 8,
-    "per_device_eval_batch_size": 8,
-    "eval_on_start": True,
     "bf16": torch.cuda.is_available(),  # SFTConfig's own default is to compute in bfloat16 everywhere
     "gradient_checkpointing": False,
 }
@@ -43,10 +39,8 @@ class ScriptArguments(ModelArguments):
 def main() -> None:
     """Load, train, save, show."""
     script, args = parse(ScriptArguments, DEFAULTS, training=SFTConfig)
-    with args.main_process_first():  # one process converts, the others then find the model converted
-        path = find_model(script, smollm2)
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    path = find_model(script, smollm2)
+    tokenizer = load_tokenizer(path)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=script.dtype)
     rank = script.lora_rank
     lora = LoraConfig(task_type="CAUSAL_LM", r=rank, lora_alpha=2 * rank, target_modules=script.lora_targets)
@@ -63,8 +57,7 @@ def main() -> None:
         peft_config=lora,
     )
     if train_and_save(trainer):
-        print(f"saved in: {args.output_dir}")
-        show_report(args.output_dir)
+        show_result(trainer)
 
 
 if __name__ == "__main__":

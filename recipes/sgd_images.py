@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import RecipeArguments, accuracy, count_classes, load_rows, option, parse, show_report, train_and_save
+from common import RecipeArguments, accuracy, count_classes, load_rows, option, parse, show_result, train_and_save
 from offline_images import digits
 from PIL import Image
 from transformers import ResNetConfig, ResNetForImageClassification, Trainer
@@ -69,8 +69,7 @@ def main() -> None:
         compute_metrics=accuracy,
     )
     if train_and_save(trainer):
-        print(f"saved in: {args.output_dir}")
-        show_report(args.output_dir)
+        show_result(trainer)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from common import (
     load_rows,
     option,
     parse,
-    show_report,
+    show_result,
     train_and_save,
 )
 from offline_images import digits, dinov2_small
@@ -32,10 +32,8 @@ DEFAULTS = {
     "output_dir": "runs/vision_lora",
     "preset": "gap_adamw_vision_lora",
     "max_steps": 60,
-    "logging_steps": 5,
     "per_device_train_batch_size": 32,
     "per_device_eval_batch_size": 64,
-    "eval_on_start": True,
     "remove_unused_columns": False,  # the pictures become tensors only when a batch is made
     "label_names": ["labels"],
 }
@@ -63,8 +61,7 @@ def collate(rows: list[dict[str, Any]], processor: Any, size: int) -> dict[str, 
 def main() -> None:
     """Load, train, save, show."""
     script, args = parse(ScriptArguments, DEFAULTS)
-    with args.main_process_first():  # one process converts, the others then find the model converted
-        path = find_model(script, dinov2_small)
+    path = find_model(script, dinov2_small)
     train_set, eval_set = load_rows(script, {"image": Image.Image, "label": int}, digits)
     processor = AutoImageProcessor.from_pretrained(path)
     torch.manual_seed(args.seed)  # before the adapter's and the classifier's first weights are drawn
@@ -92,8 +89,7 @@ def main() -> None:
     )
     if train_and_save(trainer):
         model.config.save_pretrained(args.output_dir)  # the classes, which PEFT leaves out
-        print(f"saved in: {args.output_dir}")
-        show_report(args.output_dir)
+        show_result(trainer)
 
 
 if __name__ == "__main__":

@@ -180,7 +180,6 @@ class TestInTheInterpreter:
         assert sums[1].isfinite().all()
 
 
-@pytest.mark.skipif(INTERPRETED, reason="this is the interpreter")
 @needs_triton
 def test_in_the_interpreter() -> None:
     """Triton decides when it is imported whether it interprets: in a process of its own."""

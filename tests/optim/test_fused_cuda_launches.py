@@ -20,7 +20,6 @@ from .cuda import (
     BF16,
     DTYPES,
     F32,
-    INTERPRETED,
     RULES,
     STOCHASTIC,
     B,
@@ -175,7 +174,6 @@ HARDWARE += [("sgdm-nesterov", dtypes, 90) for dtypes in ("fp32", "bf16", "fp32-
 HARDWARE += [("adam-l2", "fp32", 90), ("adam-reset", "bf16-bf16", 80), ("sgdm-1", "fp16", 80)]
 
 
-@pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
 @needs_triton
 @pytest.mark.parametrize(("rule", "dtypes", "capability"), HARDWARE)
 def test_compiles(silent: list, monkeypatch: Any, tmp_path: Path, rule: str, dtypes: str, capability: int) -> None:
