@@ -59,12 +59,16 @@ def same(a: object, b: object) -> bool:
 
 @pytest.mark.parametrize(("processes", "optim"), [(1, "switch"), (1, "wise"), (1, "sgdm"), (2, "switch"), (2, "wise")])
 def test_resume_is_bitwise(tmp_path, processes, optim):
-    if processes == 2 and transformers.__version__ < "5":
-        pytest.skip("transformers 4.57 resumes no optimizer under DDP on the CPU: it has torch load to cpu:0")
     run = tmp_path / "run"
     whole = train(processes, tmp_path / "whole", "-", run, OPTIMIZERS[optim])
     choices = read_choices(run)
-    resumed = train(processes, tmp_path / "rest", str(run / f"checkpoint-{SAVED}"), run, OPTIMIZERS[optim])
+    rest = (processes, tmp_path / "rest", str(run / f"checkpoint-{SAVED}"), run, OPTIMIZERS[optim])
+    if processes == 2 and transformers.__version__ < "5":
+        # it has torch load every optimizer's state to cpu:0: docs/limits.md. Once this fails, that page is outdated
+        with pytest.raises(AssertionError, match=r"don't know how to restore data location .* \(tagged with cpu:0\)"):
+            train(*rest)
+        return
+    resumed = train(*rest)
     for rank in range(processes):
         assert same(whole[rank]["parameters"], resumed[rank]["parameters"])
         assert same(whole[rank]["optimizer"], resumed[rank]["optimizer"])
