@@ -24,7 +24,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
+
+from ..optim.choice import margin
 
 FILENAME = "gap_choices.jsonl"
 VERSION = 1
@@ -98,16 +101,6 @@ def margin_digits(margins: ArrayLike) -> str:
 def read_margin(digit: str) -> float:
     """What ``margin_digits`` wrote."""
     return math.nan if digit == "-" else int(digit, 36) / 35
-
-
-def margin_of_scores(J: list[float | None], choice: int) -> float:
-    """The margin of a ``'switch'`` step, as ``gap_hf.optim.choice.margin``; NaN if a score was not finite."""
-    others = [score for k, score in enumerate(J) if k != choice and score is not None]
-    applied = J[choice]
-    if applied is None or len(others) < len(J) - 1 or not others:
-        return math.nan
-    size = abs(applied) + abs(max(others))
-    return (applied - max(others)) / size if size else math.nan
 
 
 def drop_unfinished_line(path: Path) -> None:
@@ -226,7 +219,10 @@ def decode_row(header: dict[str, Any], line: dict[str, Any]) -> Row:
             raise ValueError(f"it chooses candidate {max(numbers)} of {len(group['candidates'])}")
         choices += numbers
     if switch:
-        margins = [margin_of_scores(line["J"], choices[0])] if "J" in line else [math.nan]
+        J = [math.nan if score is None else score for score in line.get("J", [None] * len(groups[0]["candidates"]))]
+        if len(J) != len(groups[0]["candidates"]):
+            raise ValueError(f"it has {len(J)} scores for {len(groups[0]['candidates'])} candidates")
+        margins = [margin(torch.tensor(J, dtype=torch.float64), torch.tensor(choices[0])).item()]
     else:
         margins = [read_margin(digit) for text in line.get("margin", ["-" * size for size in sizes]) for digit in text]
     if len(margins) != len(choices):

@@ -253,3 +253,21 @@ def test_more_candidates_than_digits_are_refused_at_once(tmp_path):
     with pytest.raises(ValueError, match=r"up to 36 candidates.*record=False"):
         ChoiceWriter(tmp_path / FILENAME, header)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("type", "line", "says"),
+    [
+        ("switch", '{"step":1,"choice":"0","J":[1.0]}', "it has 1 scores for 2 candidates"),
+        ("switch_parameter_wise", '{"step":1,"choice":["01"],"margin":["5"]}', "it has 1 margins for 2 choices"),
+        ("switch_parameter_wise", '{"step":1,"choice":["01"],"margin":["5?"]}', "invalid literal"),
+    ],
+)
+def test_damaged_scores_are_named(tmp_path, type, line, says):
+    header = (
+        f'{{"gap_hf":1,"start":0,"type":"{type}","candidate":"beta1",'
+        '"groups":[{"candidates":["0.8","0.99"],"parameters":["a","b"]}]}'
+    )
+    (tmp_path / FILENAME).write_text(f"{header}\n{line}\n{line}\n")
+    with pytest.raises(ValueError, match=f"line 2: not a line of a choices file .*{says}"):
+        read_choices(tmp_path)
