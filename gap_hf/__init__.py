@@ -4,14 +4,20 @@ Importing this package adds ``gap_adamw``, ``gap_adam``, ``gap_sgdm`` and the pr
 ``GapCallback`` to its default callbacks (it acts only where a gap optimizer is in use).
 """
 
-from .inspection import consolidated_state_dict
-from .optim import SGDM, Adam, GapAdamW
-from .trainer.callback import GapCallback
-from .trainer.presets import recommended
-from .trainer.recorder import Recorder
-from .trainer.registry import register
+import sys
+from pathlib import PurePath
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["SGDM", "Adam", "GapAdamW", "GapCallback", "Recorder", "consolidated_state_dict", "recommended", "register"]
 
-register()
+# The command gap-hf trains nothing in its own process, so it goes without torch and transformers, which take seconds to
+# import: each subcommand imports what it needs.
+if PurePath(*sys.argv[:1]).name not in ("gap-hf", "gap-hf.exe"):
+    from .inspection import consolidated_state_dict
+    from .optim import SGDM, Adam, GapAdamW
+    from .trainer.callback import GapCallback
+    from .trainer.presets import recommended
+    from .trainer.recorder import Recorder
+    from .trainer.registry import register
+
+    register()

@@ -67,9 +67,9 @@ def consolidated_state_dict(optimizer: Any, model: nn.Module) -> dict[str, Any]:
     state: dict[str, dict[str, Tensor]] = {}
     groups = []
     for g, (group, names) in enumerate(zip(gap.param_groups, parameter_names(gap, model), strict=True)):
-        local = [[gap.state[key] for key in layout.keys(g, i) if key in gap.state] for i in range(len(names))]
+        local = [[gap.state[key] for key in layout.keys(g, i) if gap.state.get(key)] for i in range(len(names))]
         taken = [max((float(found["step"]) for found in pieces if "step" in found), default=-1.0) for pieces in local]
-        steps = layout.maximum(torch.tensor(taken, device=layout.device)).tolist()
+        steps = layout.maximum(torch.tensor(taken, dtype=torch.float64, device=layout.device)).tolist()
         for i, (name, step) in enumerate(zip(names, steps, strict=True)):
             if step < 0:  # it never had a gradient
                 continue
@@ -80,6 +80,6 @@ def consolidated_state_dict(optimizer: Any, model: nn.Module) -> dict[str, Any]:
                     gathered = gathered.dequantize()
                 if first:  # one at a time, so that no rank holds them all on its device
                     whole[buffer] = gathered.detach().cpu().clone()
-            state[name] = {"step": torch.tensor(step), **whole}
+            state[name] = {"step": torch.tensor(step, dtype=torch.float64), **whole}
         groups.append({**group, "params": names})
     return {"state": state, "param_groups": groups} if first else {}

@@ -1,16 +1,21 @@
 """GAP for Adam and AdamW: K first moments share their second moments."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from torch.optim.adam import adam
 from torch.optim.adamw import adamw
 
 from ..sharding.layout import Part
-from .base import GapOptimizer, check_option, modulation
+from .base import GapOptimizer, modulation
 from .kernels import Rule
+from .options import check_flags, check_option, is_number
 
 Betas = tuple[float, float]
+DEFAULT_CANDIDATES: tuple[Betas, ...] = ((0.8, 0.999), (0.99, 0.999))
+"""Those of ``GapAdamW`` and of ``optim="gap_adamw"``."""
+
 RESET_MODES = ("none", "same", "square")
 
 
@@ -42,21 +47,27 @@ class Adam(GapOptimizer):
         second_order_momentum_reset_mode: a soft reset leaves the second moments (``'none'``), scales them alike
             (``'same'``) or by the square (``'square'``).
         J_ema: in [0, 1), moving average of the scores (``'switch'`` only).
+        foreach: use torch's multi-tensor operations (``docs/speed.md``); None leaves it open.
+        fused: use the fused kernel; None takes it where there is one.
+        capturable: let CUDA graphs capture the step.
+        state_dtype: of the moments, ``'float32'``, ``'bfloat16'`` or ``'8bit'``; None takes the parameter's.
+        maximize: step along the gradient instead of against it.
+        differentiable: must be False; in the list because ``torch.optim`` has it.
 
     State per parameter: ``step`` (0-dim), ``exp_avg_0`` ... ``exp_avg_{K-1}`` and ``exp_avg_sq_0`` ... (one per
     distinct beta2), each of the parameter's shape and dtype.
 
     Raises:
-        ValueError: an option is out of range.
+        ValueError: an option is out of range, or ``differentiable``.
     """
 
-    candidate_name = "beta1"
+    candidate_name, candidate_option = "beta1", "betas"
 
     def __init__(
         self,
         params: Any,
         lr: float = 1e-3,
-        betas: Betas | list[Betas] = (0.9, 0.999),
+        betas: Betas | Sequence[Betas] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0,
         decoupled_weight_decay: bool = False,
@@ -70,6 +81,8 @@ class Adam(GapOptimizer):
         fused: bool | None = None,
         capturable: bool = False,
         state_dtype: str | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -87,6 +100,8 @@ class Adam(GapOptimizer):
             "fused": fused,
             "capturable": capturable,
             "state_dtype": state_dtype,
+            "maximize": maximize,
+            "differentiable": differentiable,
         }
         super().__init__(params, defaults)
 
@@ -101,7 +116,9 @@ class Adam(GapOptimizer):
         return [f"{b1:g}" if shared else f"{b1:g}/{b2:g}" for b1, b2 in pairs]
 
     def _validate(self, group: dict[str, Any]) -> None:
-        check_option("eps", group["eps"], group["eps"] >= 0, ">= 0")
+        eps = group["eps"]
+        check_option("eps", eps, is_number(eps) and eps >= 0, "a number >= 0")
+        check_flags(group, ["decoupled_weight_decay"])
         mode = group["second_order_momentum_reset_mode"]
         check_option("second_order_momentum_reset_mode", mode, mode in RESET_MODES, f"one of {', '.join(RESET_MODES)}")
 
@@ -114,6 +131,8 @@ class Adam(GapOptimizer):
         group = part.group
         states = [self.make_state(group, key) for key in part.keys]
         ((beta1, beta2),) = self.candidates(group)
+        # torch's lists of tensors take a learning rate in a tensor only where a CUDA graph changes it
+        lr = float(group["lr"]) if group["foreach"] and not group["capturable"] else group["lr"]
         function = adamw if group["decoupled_weight_decay"] else adam
         function(
             part.values,
@@ -125,10 +144,10 @@ class Adam(GapOptimizer):
             amsgrad=False,
             beta1=beta1,
             beta2=beta2,
-            lr=group["lr"],
+            lr=lr,
             weight_decay=group["weight_decay"],
             eps=group["eps"],
-            maximize=False,
+            maximize=group["maximize"],
             foreach=group["foreach"],
             fused=group["fused"],
             capturable=group["capturable"],
@@ -154,21 +173,28 @@ class Adam(GapOptimizer):
             soft_reset=factor,
             second_reset={"none": 1.0, "same": factor, "square": factor**2}[group["second_order_momentum_reset_mode"]],
             stochastic=group["state_dtype"] == "bfloat16",
+            maximize=bool(group["maximize"]),
         )
 
 
 class GapAdamW(Adam):
-    """``Adam`` with decoupled weight decay and ``torch.optim.AdamW``'s default of it, 0.01."""
+    """GAP for AdamW, as ``optim="gap_adamw"`` gives it: ``Adam`` with decoupled weight decay, and GAP by default.
+
+    The arguments are ``Adam``'s, with other defaults: decoupled weight decay, of 0.01 as in ``torch.optim.AdamW``; the
+    candidates ``(0.8, 0.999)`` and ``(0.99, 0.999)``; ``type='switch_parameter_wise'``.
+
+    ``betas=None`` stands for these candidates, or with ``type='default'`` (plain AdamW) for ``(0.9, 0.999)``.
+    """
 
     def __init__(
         self,
         params: Any,
         lr: float = 1e-3,
-        betas: Betas | list[Betas] = (0.9, 0.999),
+        betas: Betas | Sequence[Betas] | None = None,
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
         decoupled_weight_decay: bool = True,
-        type: str = "default",
+        type: str = "switch_parameter_wise",
         lr_modulation: bool = False,
         soft_reset: float = 0.9,
         hysteresis_threshold: int = 10,
@@ -178,35 +204,48 @@ class GapAdamW(Adam):
         fused: bool | None = None,
         capturable: bool = False,
         state_dtype: str | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
     ) -> None:
+        if betas is None:
+            betas = (0.9, 0.999) if type == "default" else DEFAULT_CANDIDATES
         super().__init__(
             params,
-            lr,
-            betas,
-            eps,
-            weight_decay,
-            decoupled_weight_decay,
-            type,
-            lr_modulation,
-            soft_reset,
-            hysteresis_threshold,
-            second_order_momentum_reset_mode,
-            J_ema,
-            foreach,
-            fused,
-            capturable,
-            state_dtype,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            decoupled_weight_decay=decoupled_weight_decay,
+            type=type,
+            lr_modulation=lr_modulation,
+            soft_reset=soft_reset,
+            hysteresis_threshold=hysteresis_threshold,
+            second_order_momentum_reset_mode=second_order_momentum_reset_mode,
+            J_ema=J_ema,
+            foreach=foreach,
+            fused=fused,
+            capturable=capturable,
+            state_dtype=state_dtype,
+            maximize=maximize,
+            differentiable=differentiable,
         )
 
 
 def parse_betas(betas: Any) -> list[Betas]:
-    """One ``(beta1, beta2)`` or a list of them, as a list of pairs of floats.
+    """One ``(beta1, beta2)`` or a sequence of them, as a list of pairs of floats.
 
     Raises:
-        ValueError: empty, mixed lengths, or a value outside [0, 1).
+        ValueError: empty, not pairs (also two bare numbers in a list, which could mean one pair or two candidates), or
+            a value outside [0, 1).
     """
     pairs = list(betas) if isinstance(betas, (list, tuple)) else [betas]
-    if len(pairs) == 2 and all(isinstance(b, (int, float)) for b in pairs):
+    if isinstance(betas, list) and pairs and all(map(is_number, pairs)):
+        candidates = ", ".join(f"({beta1!r}, 0.999)" for beta1 in pairs)
+        raise ValueError(
+            f"betas={betas!r} is ambiguous: give each candidate its beta2, betas=[{candidates}], or a single "
+            "(beta1, beta2) as a tuple"
+        )
+    if len(pairs) == 2 and all(map(is_number, pairs)):
         pairs = [tuple(pairs)]
     if not pairs or not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
         raise ValueError(
@@ -214,7 +253,7 @@ def parse_betas(betas: Any) -> list[Betas]:
             "[(0.8, 0.999), (0.99, 0.999)]. A scheduler that cycles momentum rewrites betas: pass cycle_momentum=False."
         )
     for pair in pairs:
-        if not all(isinstance(b, (int, float)) and 0 <= b < 1 for b in pair):
+        if not all(is_number(b) and 0 <= b < 1 for b in pair):
             raise ValueError(f"betas={betas!r}: {tuple(pair)} is out of range; expected two numbers in [0, 1)")
     return [(float(beta1), float(beta2)) for beta1, beta2 in pairs]
 

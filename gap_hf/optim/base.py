@@ -9,6 +9,7 @@ in ``param_groups``: the one layout that every backend's checkpoints carry unhar
 """
 
 import copy
+import dataclasses
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -20,17 +21,13 @@ from torch.optim import Optimizer
 
 from ..sharding import deepspeed, find_layout, is_fsdp1
 from ..sharding.layout import Layout, Part
+from . import loading, options
 from .groups import Group, held
 from .kernels import Rule, eight_bit, pick
 from .kernels.deal import Dealer
 from .step import Decision, Step, Sums
 
 logger = logging.getLogger(__name__)
-
-TYPES = ("default", "switch", "switch_parameter_wise")
-
-
-STATE_DTYPES = (None, "float32", "bfloat16", "8bit")
 
 
 class GapOptimizer(Optimizer, ABC):
@@ -44,8 +41,8 @@ class GapOptimizer(Optimizer, ABC):
     candidate_name: ClassVar[str] = "candidate"
     """What a candidate is called in logs: ``beta1`` or ``momentum``."""
 
-    shared_by_switch: ClassVar[tuple[str, ...]] = ("J_ema", "hysteresis_threshold")
-    """Options that must agree in all groups under ``type='switch'``, because there is one choice for all."""
+    candidate_option: ClassVar[str]
+    """The option that lists the candidates: ``betas`` or ``momentum``."""
 
     steps_taken = 0
     """Calls of ``step`` in this process; not saved. Tells an observer whether a step happened since it looked."""
@@ -65,6 +62,12 @@ class GapOptimizer(Optimizer, ABC):
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         self._forget()
         super().__init__(params, defaults)
+        if self.type != "default" and all(group["K"] == 1 for group in self.param_groups):
+            logger.warning(
+                "%s has type=%r, but %s=%r is a single candidate: there is nothing to choose. Give a list of them, or "
+                "type='default'",
+                type(self).__name__, self.type, self.candidate_option, self.param_groups[0][self.candidate_option],
+            )  # fmt: skip
         deepspeed.prepare(type(self))
 
     def _forget(self) -> None:
@@ -125,11 +128,11 @@ class GapOptimizer(Optimizer, ABC):
             ValueError: an option is out of range or disagrees with the other groups, or a parameter is complex.
         """
         merged = {**self.defaults, **param_group}
-        self._validate_shared(merged)
-        self._validate(merged)
+        self.validate(merged)
+        K = len(self.candidates(merged))
         first = self.param_groups[0] if self.param_groups else None
         if first is not None:
-            self._validate_together([first, merged])
+            options.validate_together([first, merged], [first["K"], K])
         super().add_param_group(param_group)
         group = self.param_groups[-1] = Group(self.param_groups[-1])
         for p in group["params"]:
@@ -138,7 +141,7 @@ class GapOptimizer(Optimizer, ABC):
                 raise ValueError(
                     f"{type(self).__name__} takes real parameters; one of shape {tuple(p.shape)} is complex"
                 )
-        group["count"] = len(group["params"])
+        group["count"], group["K"] = len(group["params"]), K
         if self.type == "switch_parameter_wise":
             group["last_choice"] = [0] * len(group["params"])
             group["negative_steps"] = [0] * len(group["params"])
@@ -148,66 +151,12 @@ class GapOptimizer(Optimizer, ABC):
         else:
             group["last_choice"] = 0
             group["negative_steps"] = 0
-            group["J_bar"] = [0.0] * len(self.candidates(group))
+            group["J_bar"] = [0.0] * K
 
-    def _validate_shared(self, group: dict[str, Any]) -> None:
-        """Check the options that all families have."""
-        if group["type"] not in TYPES:
-            raise ValueError(f"type={group['type']!r} is unknown; expected one of {', '.join(map(repr, TYPES))}")
-        check_option("lr", group["lr"], float(group["lr"]) >= 0, ">= 0")
-        check_option("weight_decay", group["weight_decay"], group["weight_decay"] >= 0, ">= 0")
-        check_option("J_ema", group["J_ema"], 0 <= group["J_ema"] < 1, "in [0, 1)")
-        check_option("soft_reset", group["soft_reset"], 0 <= group["soft_reset"] <= 1, "in [0, 1]")
-        threshold = group["hysteresis_threshold"]
-        whole = isinstance(threshold, int) and not isinstance(threshold, bool)
-        check_option("hysteresis_threshold", threshold, whole and threshold >= 1, "a whole number of steps >= 1")
-        if group["type"] == "switch_parameter_wise" and group["J_ema"]:
-            raise ValueError(
-                f"J_ema={group['J_ema']} averages the global score, which type='switch_parameter_wise' does not have; "
-                "set J_ema=0 or type='switch'"
-            )
-        if group["foreach"] and group["fused"]:
-            raise ValueError("foreach=True and fused=True exclude each other; give one of them, or neither")
-        state_dtype = group["state_dtype"]
-        expected = ", ".join(map(repr, STATE_DTYPES))
-        check_option("state_dtype", state_dtype, state_dtype in STATE_DTYPES, f"one of {expected}")
-        if state_dtype == "8bit":
-            eight_bit.tensor_class()
-            for flag in ("foreach", "fused", "capturable"):
-                if group[flag]:
-                    raise ValueError(f"state_dtype='8bit' is done tensor by tensor; leave {flag}=True out")
-        if state_dtype and group["type"] == "default":
-            raise ValueError(
-                f"state_dtype={state_dtype!r} is not for type='default', which is torch.optim's own step and keeps its "
-                "state in the parameter's dtype"
-            )
-        candidates = self.candidates(group)
-        if group["type"] == "default" and len(candidates) > 1:
-            raise ValueError(
-                f"type='default' takes one candidate, got {len(candidates)}: give a single one, or set type='switch' "
-                "or type='switch_parameter_wise' to choose among them"
-            )
-
-    def _validate_together(self, groups: list[dict[str, Any]]) -> None:
-        """Check what must agree between groups."""
-        first = groups[0]
-        for group in groups[1:]:
-            if group["type"] != first["type"]:
-                raise ValueError(f"all groups share one type; got {first['type']!r} and {group['type']!r}")
-            if first["type"] != "switch":
-                continue
-            counts = len(self.candidates(first)), len(self.candidates(group))
-            if counts[0] != counts[1]:
-                raise ValueError(
-                    f"type='switch' makes one choice for all groups, but they list {counts[0]} and "
-                    f"{counts[1]} candidates"
-                )
-            for key in self.shared_by_switch:
-                if group[key] != first[key]:
-                    raise ValueError(
-                        f"type='switch' makes one choice for all groups, so {key} must agree in them; "
-                        f"got {first[key]} and {group[key]}"
-                    )
+    def validate(self, group: dict[str, Any]) -> None:
+        """Check all options of ``group``. Raises ValueError."""
+        options.validate(group, len(self.candidates(group)))
+        self._validate(group)
 
     # ------------------------------------------------------------------ the step
     @staticmethod
@@ -234,6 +183,7 @@ class GapOptimizer(Optimizer, ABC):
         Raises:
             RuntimeError: a gradient is sparse, or the layout of the parameters is one that gap_hf is not exact in, or
                 a CUDA graph captures a step without ``capturable=True``.
+            ValueError: something has rewritten the candidates, or what the last step left in the groups.
         """
         loss = None
         if closure is not None:
@@ -243,22 +193,40 @@ class GapOptimizer(Optimizer, ABC):
         if layout is None:
             return loss
         refuse_capture(layout.device, self.param_groups)
+        if layout.was_interrupted(self.param_groups):
+            logger.warning("the step before was interrupted between two parameter groups; it is dropped")
+            self._abandon_step(layout)
+        try:
+            self._take_step(layout)
+        except BaseException:  # also an interrupt: the next step begins with nothing of this one
+            self._abandon_step(layout)
+            raise
+        return loss
+
+    def _abandon_step(self, layout: Layout) -> None:
+        """Drop what has been received and observed of a step that will not be finished."""
+        self._step = Step()
+        layout.abandon()
+
+    def _take_step(self, layout: Layout) -> None:
+        """What ``step`` does with what it was handed."""
+        for group in self.param_groups:
+            options.check_candidates_kept(group, len(self.candidates(group)), self.candidate_option)
         parts = layout.receive(self.param_groups, by_parameter=self.type != "default")
         if self._only_makes_state(layout, parts):
-            return loss
+            return
         if self.type == "default":
             for part in parts:
-                self._torch_step(part.with_grad())
+                self._torch_step(for_torchs_kernel(part.with_grad()))
         else:
             self._step.observe(self, layout, parts)
         if not layout.complete():
-            return loss
+            return
         if self.type != "default":
             self._step.finish(self, layout)
             self._resets, self._sums, self._step = tuple(self._step.resets), tuple(self._step.sums), Step()
         layout.publish()
         self.steps_taken += 1
-        return loss
 
     def layout(self) -> Layout | None:
         """How the parameters lie over processes now. Every rank must ask; None while they are still being wrapped.
@@ -302,34 +270,41 @@ class GapOptimizer(Optimizer, ABC):
 
     def make_state(self, group: dict[str, Any], key: Tensor) -> dict[str, Any]:
         """``self.state[key]``, made with zero buffers and ``step`` 0 (both kept) if there is none."""
-        state = self.state[key]
-        if not state:
-            dtypes = self.buffer_dtypes(group, key)
-            if dtypes:
-                state["step"] = torch.zeros((), dtype=torch.float32, device=self._step_device(group, key))
-            for name, dtype in dtypes.items():
-                if dtype is None:
-                    state[name] = eight_bit.zeros_like(key)
-                else:
-                    state[name] = torch.zeros_like(key, dtype=dtype, memory_format=torch.preserve_format)
-        return state
+        if state := self.state.get(key):
+            return state
+        made: dict[str, Tensor] = {}
+        dtypes = self.buffer_dtypes(group, key)
+        if dtypes:
+            dtype, device = self.step_dtype_and_device(group, key)
+            made["step"] = torch.zeros((), dtype=dtype, device=device)
+        for name, stored in dtypes.items():
+            if stored is None:
+                made[name] = eight_bit.zeros_like(key)
+            else:
+                made[name] = torch.zeros_like(key, dtype=stored, memory_format=torch.preserve_format)
+        self.state[key] = made  # all at once: an interrupt leaves none rather than half of it
+        return made
 
     def buffer_dtypes(self, group: dict[str, Any], key: Tensor) -> dict[str, torch.dtype | None]:
         """The names of the buffers of ``key``, and what they are stored in; None stands for 8 bits."""
         kinds = zip(self.buffers(group), state_dtypes(group, key), strict=True)
         return {name: dtype for names, dtype in kinds for name in names}
 
-    def _step_device(self, group: dict[str, Any], key: Tensor) -> torch.device:
-        """Where the count of steps of ``key`` lives: with the buffers only where the kernel reads it there."""
+    def step_dtype_and_device(self, group: dict[str, Any], key: Tensor) -> tuple[torch.dtype, torch.device]:
+        """What the count of steps of ``key`` is, and where: with the buffers only where the kernel reads it there.
+
+        float32, which torch.optim counts in, stands still at 2^24.
+        """
         if group["type"] == "default":
-            on_device = group["capturable"] or bool(group["fused"])
+            # what torch's own kernels read on a device
+            on_device, dtype = group["capturable"] or bool(group["fused"]), torch.float32
         else:
             first, second = state_dtypes(group, key)
             if first is None:
-                return torch.device("cpu")
+                return torch.float64, torch.device("cpu")
             dtypes = (key.dtype, key.dtype, first, second)
-            on_device = pick(group["foreach"], group["fused"], key.device.type, dtypes).on_device
-        return key.device if on_device else torch.device("cpu")
+            on_device, dtype = pick(group["foreach"], group["fused"], key.device.type, dtypes).on_device, torch.float64
+        return (dtype, key.device) if on_device else (torch.float64, torch.device("cpu"))
 
     # ------------------------------------------------------------------ saved state
     def state_dict(self) -> dict[str, Any]:
@@ -345,69 +320,78 @@ class GapOptimizer(Optimizer, ABC):
                         self.make_state(group, p)
         return super().state_dict()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles take along: torch's, and what the last step decided."""
+        kept = ("steps_taken", "last_scores", "_resets", "_sums")
+        return super().__getstate__() | {name: value for name, value in vars(self).items() if name in kept}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.param_groups = [group if isinstance(group, Group) else Group(group) for group in self.param_groups]
+        for group in self.param_groups:
+            if "K" not in group:  # pickled by version 0.1.0
+                self._upgrade(group)
         self._forget()
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what ``state_dict`` gave, as ``torch.optim.Optimizer.load_state_dict``.
+    def _upgrade(self, group: dict[str, Any]) -> None:
+        """Add what a group of version 0.1.0 lacks, and make its counts of steps what the kernels read."""
+        for options_ in (self.defaults, group):
+            for key, value in ADDED_SINCE_0_1_0.items():
+                options_.setdefault(key, value)
+        group["K"] = len(self.candidates(group))
+        for p in group["params"]:
+            if state := self.state.get(p):
+                dtype, device = self.step_dtype_and_device(group, p)
+                state["step"] = torch.as_tensor(state["step"]).to(device, dtype)
 
-        The saved options replace those of the constructor, as in every torch optimizer; where that changes the
-        candidates or the type, a warning says so.
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what ``state_dict`` gave, after the hooks, as ``torch.optim.Optimizer.load_state_dict``.
+
+        Everything is checked first. Most saved options replace those of the constructor, as in every torch optimizer;
+        the documentation's page on resuming has the table. Where they differ, one line in the log tells what was taken
+        from where.
 
         Raises:
-            ValueError: the state is another optimizer's or another model's.
+            ValueError: the state is another optimizer's or another model's, or is damaged. The optimizer is as before.
         """
-        # torch's loading of full state dicts under FSDP2 loses empty lists, which a group without parameters has
-        # (distributed/_state_dict_utils.py flattens and rebuilds them)
-        nothing: dict[str, Any] = {"last_choice": [], "negative_steps": []}
-        groups = [saved if saved["params"] else {**nothing, **saved} for saved in state_dict["param_groups"]]
-        state_dict = {**state_dict, "param_groups": groups}
-        # torch's __setstate__ adds "differentiable" to the defaults, but never to the groups
-        expected = (set(self.defaults) - {"differentiable"}) | {"last_choice", "negative_steps", "count"}
-        for saved in state_dict["param_groups"]:
-            if missing := sorted(expected - set(saved)):
-                raise ValueError(
-                    f"this state was not saved by {type(self).__name__}: its groups lack {', '.join(missing)}. "
-                    "Load a checkpoint written with the same gap_hf optimizer, or start with fresh optimizer state."
-                )
-        self._refuse_another_models_state(state_dict)
-        before = [(group["type"], self.candidate_labels(group)) for group in self.param_groups]
-        super().load_state_dict(state_dict)
-        self._restore_dtypes(state_dict)
-        after = [(group["type"], self.candidate_labels(group)) for group in self.param_groups]
-        if before != after:
-            logger.warning(
-                "the loaded state replaces the optimizer's type and candidates: %s becomes %s", before, after
-            )
+        state_dict = copy.copy(state_dict)  # hooks may replace its entries
+        for before in self._optimizer_load_state_dict_pre_hooks.values():
+            replaced = before(self, state_dict)
+            state_dict = state_dict if replaced is None else replaced
+        loaded = loading.check(self, state_dict)
+        self.__setstate__({"state": loaded.state, "param_groups": loaded.param_groups})
+        loading.tell(loaded.notes)
+        for after in self._optimizer_load_state_dict_post_hooks.values():
+            after(self)
 
-    def _restore_dtypes(self, state_dict: dict[str, Any]) -> None:
-        """Undo torch's casting of state to the parameter's dtype, and put the counts where the kernels read them."""
-        for saved, group in zip(state_dict["param_groups"], self.param_groups, strict=True):
-            for index, p in zip(saved["params"], group["params"], strict=False):
-                state = self.state.get(p)
-                if not state:
-                    continue
-                state["step"] = state["step"].to(self._step_device(group, p))
-                for name, dtype in self.buffer_dtypes(group, p).items():
-                    if state[name].dtype != dtype:  # torch has cast it; 8-bit state shows itself as float32
-                        state[name] = state_dict["state"][index][name].to(p.device, dtype or torch.float32)
 
-    def _refuse_another_models_state(self, state_dict: dict[str, Any]) -> None:
-        mine = [group["count"] for group in self.param_groups]
-        if (theirs := [group["count"] for group in state_dict["param_groups"]]) != mine:
-            raise ValueError(
-                f"this state is of another model: its groups hold {theirs} parameters, this optimizer's {mine}"
+ADDED_SINCE_0_1_0 = {"maximize": False, "differentiable": False}
+
+
+def for_torchs_kernel(part: Part) -> Part:
+    """``part`` so that torch's fused kernels, which read memory as it lies, read it right.
+
+    torch.optim's own classes hand them whatever they get, and move other elements than the gradient's.
+
+    Raises:
+        RuntimeError: a parameter has gaps or overlaps in memory, or is on a device that they do not know.
+    """
+    if not part.group["fused"]:
+        return part
+    grads: list[Tensor | None] = []
+    for value, grad in zip(part.values, part.gradients(), strict=True):
+        if value.is_contiguous() and grad.is_contiguous() and not value.is_meta:
+            grads.append(grad)
+            continue
+        if value.is_meta or not torch.ops.aten.is_non_overlapping_and_dense(value):
+            what = "is on the meta device" if value.is_meta else f"has the strides {value.stride()}"
+            raise RuntimeError(
+                f"fused=True needs parameters that fill their memory; one of shape {tuple(value.shape)} {what}. Leave "
+                "fused out"
             )
-        for saved, group in zip(state_dict["param_groups"], self.param_groups, strict=True):
-            for i, (index, p) in enumerate(zip(saved["params"], group["params"], strict=False)):
-                for name, value in state_dict["state"].get(index, {}).items():
-                    if torch.is_tensor(value) and value.ndim and value.shape != p.shape:
-                        raise ValueError(
-                            f"this state is of another model, or of another sharding of it: {name} of parameter {i} "
-                            f"has the shape {tuple(value.shape)}, the parameter {tuple(p.shape)}"
-                        )
+        alike = value.stride() == grad.stride()
+        grads.append(grad if alike else torch.empty_like(value).copy_(grad))
+    return dataclasses.replace(part, grads=grads)
 
 
 def refuse_capture(device: torch.device, param_groups: list[dict[str, Any]]) -> None:
@@ -429,9 +413,3 @@ def state_dtypes(group: dict[str, Any], key: Tensor) -> tuple[torch.dtype | None
 def modulation(group: dict[str, Any], powers: list[float]) -> tuple[float, ...]:
     """Each candidate's factor on the learning rate: nu_j / nu_0 where ``lr_modulation`` is on."""
     return tuple(power / powers[0] if group["lr_modulation"] else 1.0 for power in powers)
-
-
-def check_option(name: str, value: Any, good: bool, expected: str) -> None:
-    """Raise a ValueError that names the option, its value and what was expected, unless ``good``."""
-    if not good:
-        raise ValueError(f"{name}={value!r} is out of range; expected {expected}")

@@ -1,12 +1,14 @@
 """Parameter groups whose choices stay on the device until somebody reads them."""
 
 from collections.abc import ItemsView, Iterator, ValuesView
+from math import isfinite
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .constants import upload
+from .options import is_count, is_number
 
 DTYPES = {"last_choice": torch.int64, "negative_steps": torch.int64, "J_bar": torch.float64}
 """What a step decides: kept where it was computed, and plain numbers for whoever reads it."""
@@ -109,8 +111,36 @@ class Group(dict[str, Any]):
         return Group, (dict(self),)
 
 
+def check_decided(group: dict[str, Any], key: str) -> None:
+    """Raise ValueError unless ``group[key]``, one of ``DTYPES``, is what a step can have left there.
+
+    It may come from a file, or from somebody's assignment, and kernels in C index memory with it.
+    """
+    value, K = group[key], group["K"]
+    per_parameter = group["type"] == "switch_parameter_wise"
+    if key == "J_bar":
+        good = isinstance(value, list) and len(value) == K and all(is_number(J) and isfinite(J) for J in value)
+        expected = f"a list of {K} finite numbers"
+    else:
+        below = K if key == "last_choice" else 2**63
+        several = per_parameter and isinstance(value, list) and len(value) == group["count"]
+        entries = value if several else [value]
+        good = several == per_parameter and all(is_count(entry) and entry < below for entry in entries)
+        expected = "a whole number from 0" + (f" to {K - 1}" if key == "last_choice" else " on")
+        if per_parameter:
+            expected = f"a list of {group['count']}, each {expected}"
+    if not good:
+        shown = repr(value)
+        raise ValueError(f"{key}={shown[:100]}{'...' * (len(shown) > 100)} is damaged; expected {expected}")
+
+
 def on_device(group: dict[str, Any], key: str, device: torch.device) -> Tensor:
-    """``group[key]``, an int or a list of numbers, as a 0-dim or 1-D tensor on ``device``."""
+    """``group[key]``, an int or a list of numbers, as a 0-dim or 1-D tensor on ``device``.
+
+    Raises:
+        ValueError: it is not what a step can have left there.
+    """
+    check_decided(group, key)
     value = group[key]
     if isinstance(value, list):
         return upload(value, DTYPES[key], device)

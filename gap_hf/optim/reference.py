@@ -129,6 +129,7 @@ class ReferenceAdam(_Reference):
         hysteresis_threshold: int = 10,
         second_order_momentum_reset_mode: str = "none",
         J_ema: float = 0.0,
+        maximize: bool = False,
     ) -> None:
         super().__init__(params, {k: v for k, v in locals().items() if k not in ("self", "params", "__class__")})
 
@@ -181,6 +182,7 @@ class ReferenceSGDM(_Reference):
         soft_reset: float = 0.5,
         hysteresis_threshold: int = 5,
         J_ema: float = 0.0,
+        maximize: bool = False,
     ) -> None:
         super().__init__(params, {k: v for k, v in locals().items() if k not in ("self", "params", "__class__")})
 
@@ -210,11 +212,12 @@ class ReferenceSGDM(_Reference):
 
 
 def gradient(group: dict[str, Any], p: Tensor) -> Tensor:
-    """g: with the L2 term ``weight_decay * p`` where the decay is not decoupled."""
+    """g: with the other sign under ``maximize``, and with the L2 term where the decay is not decoupled."""
     assert p.grad is not None
+    g = -p.grad if group["maximize"] else p.grad
     if group["weight_decay"] and not group.get("decoupled_weight_decay", False):
-        return p.grad.add(p, alpha=group["weight_decay"])
-    return p.grad
+        return g.add(p, alpha=group["weight_decay"])
+    return g
 
 
 def nu_ratio(group: dict[str, Any], beta1: float) -> float:

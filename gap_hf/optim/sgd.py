@@ -7,8 +7,9 @@ from torch import Tensor
 from torch.optim.sgd import sgd
 
 from ..sharding.layout import Part
-from .base import GapOptimizer, check_option, modulation
+from .base import GapOptimizer, modulation
 from .kernels import Rule
+from .options import check_flags, check_option, is_number
 
 
 class SGDM(GapOptimizer):
@@ -33,6 +34,12 @@ class SGDM(GapOptimizer):
         soft_reset: factor on the buffers after ``hysteresis_threshold`` steps in a row against the gradient.
         hysteresis_threshold: that number of steps.
         J_ema: in [0, 1), moving average of the scores (``'switch'`` only).
+        foreach: use torch's multi-tensor operations (``docs/speed.md``); None leaves it open.
+        fused: use the fused kernel; None takes it where there is one.
+        capturable: let CUDA graphs capture the step.
+        state_dtype: of the buffers, ``'float32'``, ``'bfloat16'`` or ``'8bit'``; None takes the parameter's.
+        maximize: step along the gradient instead of against it.
+        differentiable: must be False; in the list because ``torch.optim`` has it.
 
     State per parameter: ``step`` (0-dim) and ``momentum_buffer_0`` ... ``momentum_buffer_{K-1}``, each of the
     parameter's shape and dtype (none for ``type='default'`` without momentum).
@@ -41,7 +48,7 @@ class SGDM(GapOptimizer):
         ValueError: an option is out of range.
     """
 
-    candidate_name = "momentum"
+    candidate_name = candidate_option = "momentum"
 
     def __init__(
         self,
@@ -60,6 +67,8 @@ class SGDM(GapOptimizer):
         fused: bool | None = None,
         capturable: bool = False,
         state_dtype: str | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -76,6 +85,8 @@ class SGDM(GapOptimizer):
             "fused": fused,
             "capturable": capturable,
             "state_dtype": state_dtype,
+            "maximize": maximize,
+            "differentiable": differentiable,
         }
         super().__init__(params, defaults)
 
@@ -88,12 +99,14 @@ class SGDM(GapOptimizer):
         return [f"{m:g}" for m in self.candidates(group)]
 
     def _validate(self, group: dict[str, Any]) -> None:
-        if group["nesterov"] and (group["dampening"] != 0 or min(self.candidates(group)) <= 0):
+        dampening = group["dampening"]
+        check_option("dampening", dampening, is_number(dampening) and math.isfinite(dampening), "a number")
+        check_flags(group, ["nesterov"])
+        if group["nesterov"] and (dampening != 0 or min(self.candidates(group)) <= 0):
             raise ValueError(
                 f"nesterov needs every momentum > 0 and dampening = 0; got momentum={group['momentum']!r}, "
-                f"dampening={group['dampening']!r}"
+                f"dampening={dampening!r}"
             )
-        check_option("dampening", group["dampening"], isinstance(group["dampening"], (int, float)), "a number")
 
     def buffers(self, group: dict[str, Any]) -> tuple[list[str], list[str]]:
         momenta = self.candidates(group)
@@ -120,7 +133,7 @@ class SGDM(GapOptimizer):
             lr=group["lr"],
             dampening=group["dampening"],
             nesterov=group["nesterov"],
-            maximize=False,
+            maximize=group["maximize"],
             foreach=group["foreach"],
             fused=group["fused"],
         )
@@ -145,6 +158,7 @@ class SGDM(GapOptimizer):
             nesterov=group["nesterov"],
             soft_reset=group["soft_reset"],
             stochastic=group["state_dtype"] == "bfloat16",
+            maximize=bool(group["maximize"]),
         )
 
 
@@ -155,7 +169,7 @@ def parse_momentum(momentum: Any) -> list[float]:
         ValueError: empty, not numbers, or a value outside [0, 1).
     """
     momenta = list(momentum) if isinstance(momentum, (list, tuple)) else [momentum]
-    if not momenta or not all(isinstance(m, (int, float)) and 0 <= m < 1 for m in momenta):
+    if not momenta or not all(is_number(m) and 0 <= m < 1 for m in momenta):
         raise ValueError(
             f"momentum={momentum!r} is malformed or out of range; expected one number in [0, 1) or a list of them, one "
             "per candidate, like [0.5, 0.9, 0.99]"

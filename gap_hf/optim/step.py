@@ -83,9 +83,26 @@ class Decision(NamedTuple):
         for g, rows, rule, sums, numel in self.sums:
             # a list as an index is slow, and mostly not needed
             here = slice(None) if list(rows) == list(range(len(numel))) else list(rows)
-            J = scores(rule, sums.cpu(), torch.tensor(numel, dtype=torch.float64)[here])
+            J = scores(rule, sums.cpu(), constant(tuple(numel), torch.float64, torch.device("cpu"))[here])
             found[g][here] = margin(J, self.choices[g].cpu()[here])
         return found
+
+    def not_counted(self) -> list[int]:
+        """For each group, how many parameters had a gradient but a score that is not finite: their choice stood.
+
+        Under ``'switch'`` there is one score for all: 1 in every group or 0 in every group.
+        """
+        if self.scores is not None:
+            return [int(not bool(self.scores.isfinite().all()))] * len(self.choices)
+        counts = [0] * len(self.choices)
+        for g, rows, rule, sums, numel in self.sums:
+            found = sums.cpu()
+            if found.isfinite().all() and (found[:, len(rule.betas) :] > 0).all():
+                continue  # all scores are finite: nearly always, and told at a tenth of the cost
+            J = scores(rule, found, torch.tensor(numel, dtype=torch.float64)[list(rows)])
+            had_gradient = (found != 0).any(dim=-1)  # without one all sums are 0, r's too
+            counts[g] += int((~J.isfinite().all(dim=-1) & had_gradient).sum())
+        return counts
 
 
 class Step:
@@ -115,7 +132,7 @@ class Step:
             live = part.with_grad()
             _, rule = self.groups.setdefault(part.g, (part.group, optimizer.rule(part.group)))
             if live is not part:
-                without = [i for i, key in enumerate(part.keys) if part.grads[i] is None and key in optimizer.state]
+                without = [i for i, key in enumerate(part.keys) if part.grads[i] is None and optimizer.state.get(key)]
                 self.idle.append(part.select(without))
             works += self.works(optimizer, live, rule)
         for fragments, kernel, work in works:

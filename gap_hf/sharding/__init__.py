@@ -34,6 +34,18 @@ def refuse_torch_zero(optimizer: Optimizer) -> None:
         )
 
 
+def local_part(tensor: Tensor) -> Tensor:
+    """This rank's plain part of a saved buffer: itself, unless it is a DTensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def cut_alike(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of the same shape are cut over the same ranks in the same way."""
+    if isinstance(one, DTensor) and isinstance(other, DTensor):
+        return one.placements == other.placements and one.device_mesh == other.device_mesh
+    return isinstance(one, DTensor) == isinstance(other, DTensor)
+
+
 def find_layout(optimizer: Optimizer) -> Layout | None:
     """How the parameters of ``optimizer`` lie over processes at this moment.
 

@@ -211,11 +211,10 @@ class Zero(InPieces):
         for group in param_groups:
             for key in group["params"]:
                 flat = self.known.get(id(key))
-                if flat is None or flat in self.received:
-                    self.received = []
+                if flat is None:
                     raise RuntimeError(
-                        f"DeepSpeed handed step() {'an unknown flat tensor' if flat is None else 'a group twice'}; "
-                        "gap_hf reads its layout once, before the first step, and can't follow a change"
+                        "DeepSpeed handed step() an unknown flat tensor; gap_hf reads its layout once, before the "
+                        "first step, and can't follow a change"
                     )
                 self.received.append(flat)
                 refuse_dropped(flat.g, group, len(self.numel[flat.g]))
@@ -230,6 +229,13 @@ class Zero(InPieces):
 
     def complete(self) -> bool:
         return len(self.received) == len(self.flats)
+
+    def abandon(self) -> None:
+        self.received = []
+
+    def was_interrupted(self, param_groups: list[dict[str, Any]]) -> bool:
+        # between two calls: what arrives is what had arrived already
+        return any(self.known.get(id(key)) in self.received for group in param_groups for key in group["params"])
 
     def reduce(self, tables: list[Tensor], live: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         # DeepSpeed fills in zeros where a parameter took no part in the loss: all of them have a gradient, also those

@@ -125,6 +125,13 @@ class Layout(ABC):
     def publish(self) -> None:  # noqa: B027
         """Hand the new values back to the backend, where it has already copied the old ones."""
 
+    def abandon(self) -> None:  # noqa: B027
+        """Forget what was received of a step that failed or was interrupted."""
+
+    def was_interrupted(self, param_groups: list[dict[str, Any]]) -> bool:
+        """Whether a step had begun that this call of ``step`` does not go on with."""
+        return False
+
     reduces = False
     """Whether ranks hold different elements, so that ``reduce`` adds something up."""
 

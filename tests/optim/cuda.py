@@ -54,6 +54,8 @@ RULES = {
     "sgdm-3": candidates(SGDM, (0.0, 0.5, 0.99)),
     "sgdm-nesterov": replaced(SGDM, nesterov=True, l2=0.1, modulation=(1.0, 0.5)),
     "sgdm-dampening": replaced(SGDM, dampening=0.3),
+    "adam-maximize": replaced(ADAM, maximize=True, l2=0.1),
+    "sgdm-maximize": replaced(SGDM, maximize=True, nesterov=True, l2=0.1),
 }
 DTYPES = {  # of values and gradients, first moments, second moments
     "fp32": (F32, F32, F32),
@@ -83,7 +85,7 @@ def work_of(rule: Rule, dtypes: tuple[torch.dtype, ...], shapes: list[tuple[int,
         return [plain(torch.zeros(shape), dtype) for shape in shapes]
 
     values = [plain(torch.randn(shape, generator=generator), dtypes[0]) for shape in shapes]
-    steps = [torch.zeros(()) for _ in shapes]
+    steps = [torch.zeros((), dtype=torch.float64) for _ in shapes]
     first, second = [zeros(dtypes[1]) for _ in rule.betas], [zeros(dtypes[2]) for _ in rule.betas2]
     return Work(rule, values, zeros(dtypes[0]), steps, first, second)
 

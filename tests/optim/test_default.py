@@ -17,7 +17,7 @@ SGD = [
 ]
 CASES = [(gap_hf.Adam, torch.optim.Adam, {}, o) for o in ADAM]
 CASES += [(gap_hf.Adam, torch.optim.AdamW, {"decoupled_weight_decay": True}, {"weight_decay": 0.0, **o}) for o in ADAM]
-CASES += [(gap_hf.GapAdamW, torch.optim.AdamW, {}, o) for o in ADAM]
+CASES += [(gap_hf.GapAdamW, torch.optim.AdamW, {"type": "default"}, o) for o in ADAM]
 CASES += [(gap_hf.SGDM, torch.optim.SGD, {}, o) for o in SGD]
 
 
@@ -71,11 +71,16 @@ def test_one_candidate_to_switch_among_is_torch_too(ours, torchs, options, kerne
 
 
 @pytest.mark.parametrize(
-    ("ours", "torchs"),
-    [(gap_hf.Adam, torch.optim.Adam), (gap_hf.GapAdamW, torch.optim.AdamW), (gap_hf.SGDM, torch.optim.SGD)],
+    ("ours", "torchs", "extra"),
+    [
+        (gap_hf.Adam, torch.optim.Adam, {}),
+        (gap_hf.GapAdamW, torch.optim.AdamW, {"type": "default"}),
+        (gap_hf.SGDM, torch.optim.SGD, {}),
+    ],
 )
-def test_defaults_are_torchs(ours, torchs):
+def test_defaults_are_torchs(ours, torchs, extra):
     p = [torch.zeros(1, requires_grad=True)]
-    shared = set(ours(p).defaults) & set(torchs(p).defaults)
-    assert {"lr", "weight_decay"} <= shared
-    assert {k: ours(p).defaults[k] for k in shared} == {k: torchs(p).defaults[k] for k in shared}
+    mine, theirs = ours(p, **extra).defaults, torchs(p).defaults
+    shared = set(mine) & set(theirs)
+    assert {"lr", "weight_decay", "maximize", "foreach"} <= shared
+    assert {k: mine[k] for k in shared} == {k: theirs[k] for k in shared}

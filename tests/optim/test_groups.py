@@ -10,13 +10,14 @@ import torch
 from gap_hf.optim.groups import Group, held, keep
 
 CPU = torch.device("cpu")
+FACTS = {"type": "switch_parameter_wise", "count": 2, "K": 3}
 
 
 @pytest.fixture
 def group():
-    group = Group({"lr": 0.1, "last_choice": [0, 0], "negative_steps": [0, 0], "J_bar": [0.0]})
+    group = Group({**FACTS, "last_choice": [0, 0], "negative_steps": [0, 0], "J_bar": [0.0, 0.0, 0.0]})
     group.keep("last_choice", torch.tensor([1, 2]))
-    group.keep("J_bar", torch.tensor([0.5, 2.0], dtype=torch.float64))
+    group.keep("J_bar", torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64))
     return group
 
 
@@ -24,7 +25,7 @@ READERS = {
     "item": lambda g: g["last_choice"],
     "get": lambda g: g.get("last_choice"),
     "items": lambda g: dict(g.items())["last_choice"],
-    "values": lambda g: list(g.values())[1],
+    "values": lambda g: list(g.values())[3],
     "dict": lambda g: dict(g)["last_choice"],
     "unpacked": lambda g: {**g}["last_choice"],
     "copied": lambda g: g.copy()["last_choice"],
@@ -46,8 +47,8 @@ def test_every_way_of_reading_gives_numbers(group, read):
 
 
 def test_equality_is_of_numbers(group):
-    assert group == {"lr": 0.1, "last_choice": [1, 2], "negative_steps": [0, 0], "J_bar": [0.5, 2.0]}
-    assert group != {"lr": 0.1}
+    assert group == {**FACTS, "last_choice": [1, 2], "negative_steps": [0, 0], "J_bar": [0.5, 2.0, 1.0]}
+    assert group != FACTS
     assert group == copy.deepcopy(group)
 
 
@@ -75,10 +76,10 @@ def test_what_is_written_counts(group, write):
 
 
 def test_scalars_and_dtypes(group):
-    group.keep("last_choice", torch.tensor(3))
-    assert group["last_choice"] == 3
+    group.keep("last_choice", torch.tensor(2))
+    assert group["last_choice"] == 2
     assert isinstance(group["last_choice"], int)
-    group["last_choice"] = 1
+    group["type"], group["last_choice"] = "switch", 1
     assert held(group, "last_choice", CPU).dtype == torch.int64
     assert held(group, "last_choice", CPU).ndim == 0
     assert held(group, "J_bar", CPU).dtype == torch.float64
@@ -86,9 +87,9 @@ def test_scalars_and_dtypes(group):
 
 
 def test_a_plain_dict_gets_the_numbers_at_once():
-    group = {"last_choice": 0}
+    group = {**FACTS, "type": "switch", "last_choice": 0}
     keep(group, "last_choice", torch.tensor(2))
-    assert group == {"last_choice": 2}
+    assert group["last_choice"] == 2
     assert held(group, "last_choice", CPU).item() == 2
 
 
@@ -103,3 +104,15 @@ def test_capturable_values_stay_in_place_and_are_read_anew():
     group.keep("last_choice", torch.tensor(0))
     assert held(group, "last_choice", CPU) is kept
     assert group["last_choice"] == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("last_choice", bad) for bad in ([0, 3], [0, -1], [0], [0, 0, 0], 1, None, [0, 0.5], [0, True], [0, 2**70], "00")]
+    + [("negative_steps", bad) for bad in ([0, -1], [[], 0], [0, 2**63], 0)]
+    + [("J_bar", bad) for bad in ([0.0, 1.0], [0.0, 1.0, float("nan")], 0.0, ["0", "1", "2"])],
+)
+def test_what_is_written_is_checked_before_it_reaches_a_kernel(group, key, value):
+    group[key] = value
+    with pytest.raises(ValueError, match=f"{key}=.* is damaged; expected"):
+        held(group, key, CPU)

@@ -100,7 +100,9 @@ def test_another_models_state_is_refused():
     optimizer = gap_hf.GapAdamW([w])
     optimizer.step()
     saved = optimizer.state_dict()
-    with pytest.raises(ValueError, match=r"another model.*exp_avg_0 of parameter 0 has the shape \(3,\), .* \(4,\)"):
+    with pytest.raises(
+        ValueError, match=r"another model.*exp_avg_0 of parameter 0 of group 0 has the shape \(3,\), .* \(4,\)"
+    ):
         gap_hf.GapAdamW([torch.zeros(4, requires_grad=True)]).load_state_dict(saved)
     with pytest.raises(ValueError, match=r"groups hold \[1\] parameters, this optimizer's \[2\]"):
         gap_hf.GapAdamW([torch.zeros(3, requires_grad=True) for _ in range(2)]).load_state_dict(saved)
@@ -111,7 +113,7 @@ def test_loading_other_candidates_says_so(caplog):
     saved = gap_hf.Adam(ps, betas=[(0.5, 0.9), (0.9, 0.9)], type="switch").state_dict()
     optimizer = gap_hf.Adam(ps, betas=[(0.8, 0.9), (0.9, 0.9)], type="switch")
     optimizer.load_state_dict(saved)
-    assert "replaces the optimizer's type and candidates" in caplog.text
+    assert "from the checkpoint: betas=[(0.5, 0.9), (0.9, 0.9)] (this run: [(0.8, 0.9), (0.9, 0.9)])" in caplog.text
     assert optimizer.candidate_labels(optimizer.param_groups[0]) == ["0.5", "0.9"]
     caplog.clear()
     optimizer.load_state_dict(saved)

@@ -212,7 +212,7 @@ def test_bad_options():
     with pytest.raises(ValueError, match="state_dtype='int8' is out of range; expected one of None, 'float32'"):
         build([p], state_dtype="int8")
     with pytest.raises(ValueError, match="state_dtype='bfloat16' is not for type='default'"):
-        gap_hf.GapAdamW([p], state_dtype="bfloat16")
+        gap_hf.Adam([p], state_dtype="bfloat16")
 
 
 @pytest.mark.parametrize("flag", ["foreach", "fused", "capturable"])

@@ -74,12 +74,14 @@ ADAM_OPTIONS = {
     "reset-same": {"hysteresis_threshold": 2, "soft_reset": 0.7, "second_order_momentum_reset_mode": "same"},
     "reset-square": {"hysteresis_threshold": 1, "soft_reset": 0.0, "second_order_momentum_reset_mode": "square"},
     "eps": {"eps": 1e-2},
+    "maximize": {"maximize": True, "weight_decay": 0.1},
 }
 SGDM_OPTIONS = {
     "nesterov": {"nesterov": True, "weight_decay": 0.1},
     "dampening": {"dampening": 0.3},
     "lr_modulation": {"lr_modulation": True},
     "reset": {"hysteresis_threshold": 1, "soft_reset": 0.3},
+    "maximize": {"maximize": True, "nesterov": True, "weight_decay": 0.1},
 }
 CASES = [("adam", name, options) for name, options in ADAM_OPTIONS.items()]
 CASES += [("sgdm", name, options) for name, options in SGDM_OPTIONS.items()]

@@ -49,8 +49,8 @@ class Dealer:
             fused: as torch.optim's flag. Tensors that are not contiguous are left to the other kernels even so.
 
         Raises:
-            RuntimeError: ``fused=True`` where there is no fused kernel, or a parameter and its state on different
-                devices or of different sizes.
+            RuntimeError: ``fused=True`` where there is no fused kernel, a parameter and its state on different
+                devices or of different sizes, or a count of steps that is not one.
         """
         columns = (work.values, work.steps, *work.first, *work.second)
         addresses = addresses_of(chain(*columns))
@@ -112,10 +112,21 @@ def deal(work: Work, foreach: bool | None, fused: bool | None) -> list[Dealt]:
                 f"{', '.join(sorted({str(t.device) for t in row[1:]}))}. If the model was moved after a step, move the "
                 "state too: optimizer.load_state_dict(optimizer.state_dict())"
             )
+        if row[0].is_meta:
+            raise RuntimeError(
+                "a parameter is on the meta device, which holds no numbers to choose by; materialize the model first "
+                "(to_empty, or load its weights), or use type='default'"
+            )
         if len({t.numel() for t in row}) > 1:
             raise RuntimeError(
                 f"a parameter has {row[0].numel()} elements, its gradient or optimizer state {row[-1].numel()}. If its "
                 "data were replaced by others of another size, build the optimizer anew"
+            )
+        step = work.steps[i]
+        if step.dtype != torch.float64 or step.ndim:
+            raise RuntimeError(
+                f"a parameter's count of steps is {step.dtype} of shape {tuple(step.shape)}; expected torch.float64 of "
+                "shape (). Whatever replaced it should call optimizer.load_state_dict, which converts it"
             )
         kind = (row[0].device, tuple(map(dtype_of, row)), all(map(Tensor.is_contiguous, row)))
         kinds.setdefault(kind, []).append(i)

@@ -84,9 +84,10 @@ class Loop(Foreach):
 
 def filtered(ops: Any, work: Work) -> list[Tensor]:
     """The gradients that enter the filter: with the L2 term where the decay is not decoupled."""
+    grads = list(ops.neg(work.grads)) if work.rule.maximize else work.grads
     if work.rule.l2:
-        return list(ops.add(work.grads, work.values, alpha=work.rule.l2))
-    return work.grads
+        return list(ops.add(grads, work.values, alpha=work.rule.l2))
+    return grads
 
 
 def cast(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:

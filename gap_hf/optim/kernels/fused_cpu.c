@@ -43,6 +43,7 @@ struct job {
   double eps, keep, l2;    /* keep: 1 - lr * decay where it is decoupled; l2: the decay where it is not */
   double dampening;        /* SGDM */
   int64_t nesterov;        /* SGDM */
+  int64_t maximize;        /* take the gradient with the other sign */
   double soft_reset, second_reset;
   int64_t wave, threshold; /* gap_step: elements that fit the cache; hysteresis */
   double J_ema;            /* gap_step_for_all */
@@ -122,6 +123,10 @@ static void store(void *to, int64_t dtype, int64_t n, float *scratch) {
 /* The gradient that enters the filter. */
 static const float *filtered(const struct job *job, void *value, void *grad, int64_t n, float *scratch, float *more) {
   const float *g = load(grad, job->value_dtype, n, scratch);
+  if (job->maximize) {
+    for (int64_t i = 0; i < n; i++) scratch[i] = -g[i];
+    g = scratch;
+  }
   if (job->l2 == 0) return g;
   const float *p = load(value, job->value_dtype, n, more);
   float l2 = job->l2;
@@ -146,7 +151,7 @@ static float dot(const float *restrict x, const float *restrict y, int64_t n) {
 }
 
 /* The first moment j, towards g; the values as they are stored, for the score. */
-static const float *first_moment(const struct job *job, void *stored, const float *g, int64_t n, int64_t j, float t,
+static const float *first_moment(const struct job *job, void *stored, const float *g, int64_t n, int64_t j, double t,
                                  float *scratch) {
   float *m = load(stored, job->first_dtype, n, scratch);
   if (job->family == ADAM)
@@ -159,7 +164,7 @@ static const float *first_moment(const struct job *job, void *stored, const floa
   }
   if (job->stochastic) {
     uint16_t *x = stored;
-    uint32_t salt = (uint32_t)t * 0x9E3779B9U + (uint32_t)j * 0x85EBCA6BU;
+    uint32_t salt = (uint32_t)(uint64_t)t * 0x9E3779B9U + (uint32_t)j * 0x85EBCA6BU;
     for (int64_t i = 0; i < n; i++) {
       x[i] = to_bfloat16_stochastic(m[i], g[i], x[i], salt);
       m[i] = from_bits((uint32_t)x[i] << 16);
@@ -173,7 +178,7 @@ static const float *first_moment(const struct job *job, void *stored, const floa
 
 /* Columns of the table. */
 static char *value_of(const struct job *job, int64_t i) { return job->table[i]; }
-static float step_of(const struct job *job, int64_t i) { return *(float *)job->table[job->n + i]; }
+static double step_of(const struct job *job, int64_t i) { return *(double *)job->table[job->n + i]; }
 static char *first_of(const struct job *job, int64_t i, int64_t j) { return job->table[(2 + j) * job->n + i]; }
 static char *second_of(const struct job *job, int64_t i, int64_t u) {
   return job->table[(2 + job->K + u) * job->n + i];
@@ -190,7 +195,7 @@ static void observe(const struct job *job, int64_t i, int64_t begin, int64_t end
                     double *sums) {
   float of_grad[TILE], of_value[TILE], of_first[TILE], of_second[TILE];
   char *value = value_of(job, i), *grad = grad_of(job, i);
-  float t = step_of(job, i);
+  double t = step_of(job, i);
   float weighted[job->U ? job->U : 1][TILE];
   memset(sums, 0, (job->K + job->U) * sizeof(double));
   int64_t wide = size_of(job->value_dtype);
@@ -317,7 +322,7 @@ static int choose_for_all(const struct job *job, const double *sums, double *J, 
 }
 
 /* One more step for each of the n counters. */
-void gap_tick(float *const *steps, int64_t n) {
+void gap_tick(double *const *steps, int64_t n) {
   for (int64_t i = 0; i < n; i++) *steps[i] += 1;
 }
 

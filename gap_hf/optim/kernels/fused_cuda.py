@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from .work import Kernel, Rule, Work
 
@@ -91,6 +92,7 @@ class FusedCUDA(Kernel):
         decisions = choices, choices.stride(0), resets, resets.stride(0)
         arguments = (tables.table, tables.blocks, tables.numbers, *decisions, lr, len(work.values), *numbers)
         launch(work, "apply", (tables.n_blocks,), *arguments, **shared_options(work), **options)
+        increment_version(work.values)  # autograd does not see what is written by address
 
 
 def shared_options(work: Work) -> dict[str, Any]:
@@ -104,6 +106,7 @@ def shared_options(work: Work) -> dict[str, Any]:
         "FIRST_DTYPE": element_type(first),
         "SECOND_DTYPE": element_type(work.second[0][0].dtype if work.second else first),
         "L2": rule.l2 != 0,
+        "MAXIMIZE": rule.maximize,
         "BLOCK": BLOCK,
     }
 

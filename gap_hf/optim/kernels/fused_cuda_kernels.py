@@ -87,14 +87,14 @@ def place(blocks: tl.tensor, n: tl.tensor, b: tl.tensor, BLOCK: tl.constexpr) ->
 
 @triton.jit
 def steps_of(table: tl.tensor, n: tl.tensor, i: tl.tensor) -> tl.tensor:
-    """The count of steps of fragment ``i``, float32."""
-    return tl.load(tl.load(table + n + i).to(tl.pointer_type(tl.float32)))
+    """The count of steps of fragment ``i``, float64."""
+    return tl.load(tl.load(table + n + i).to(tl.pointer_type(tl.float64)))
 
 
 @triton.jit
 def bias_correction(log_beta: tl.tensor, t: tl.tensor) -> tl.tensor:
     """1 - beta^t, float64."""
-    return 1.0 - tl.exp(t.to(tl.float64) * log_beta)
+    return 1.0 - tl.exp(t * log_beta)
 
 
 @triton.jit
@@ -108,11 +108,14 @@ def filtered(
     COLUMN: tl.constexpr,
     VALUE: tl.constexpr,
     L2: tl.constexpr,
+    MAXIMIZE: tl.constexpr,
     BLOCK: tl.constexpr,
     WHOLE: tl.constexpr,
 ) -> tl.tensor:
     """The gradient that enters the filter, float32; the gradients are in ``COLUMN``."""
     g = read(elements(table, n, COLUMN, i, begin, VALUE, BLOCK, WHOLE), inside, WHOLE).to(tl.float32)
+    if MAXIMIZE:
+        g = -g
     if L2:
         g += l2 * read(elements(table, n, 0, i, begin, VALUE, BLOCK, WHOLE), inside, WHOLE).to(tl.float32)
     return g
@@ -125,7 +128,7 @@ def filtered(
 def tick(table: tl.tensor, at: tl.tensor, count: tl.tensor, BLOCK: tl.constexpr) -> None:
     """One more step for each of the ``count`` counters whose addresses begin at ``table[at]``."""
     c = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    steps = tl.load(table + at + c, mask=c < count, other=0).to(tl.pointer_type(tl.float32))
+    steps = tl.load(table + at + c, mask=c < count, other=0).to(tl.pointer_type(tl.float64))
     tl.store(steps, tl.load(steps, mask=c < count, other=0.0) + 1.0, mask=c < count)
 
 
@@ -185,6 +188,7 @@ def observe_block(
     FIRST_DTYPE: tl.constexpr,
     SECOND_DTYPE: tl.constexpr,
     L2: tl.constexpr,
+    MAXIMIZE: tl.constexpr,
     STOCHASTIC: tl.constexpr,
     BLOCK: tl.constexpr,
     WHOLE: tl.constexpr,
@@ -192,7 +196,7 @@ def observe_block(
     """``observe`` for block ``b``."""
     inside = tl.arange(0, BLOCK) < count
     t = steps_of(table, n, i)
-    g = filtered(table, n, i, begin, inside, l2, 2 + K + U, VALUE, L2, BLOCK, WHOLE)
+    g = filtered(table, n, i, begin, inside, l2, 2 + K + U, VALUE, L2, MAXIMIZE, BLOCK, WHOLE)
     # the SGDM family goes once through the outer loop, without second moment
     for u in tl.static_range(U if U > 0 else 1):
         weighted = g
@@ -237,6 +241,7 @@ def observe(
     FIRST_DTYPE: tl.constexpr,
     SECOND_DTYPE: tl.constexpr,
     L2: tl.constexpr,
+    MAXIMIZE: tl.constexpr,
     STOCHASTIC: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
@@ -253,12 +258,12 @@ def observe(
     if (aligned != 0) & (count == BLOCK):
         observe_block(
             table, numbers, partial, n, n_blocks, b, i, begin, count, eps, l2, rest,
-            K, U, SECOND, VALUE, FIRST_DTYPE, SECOND_DTYPE, L2, STOCHASTIC, BLOCK, WHOLE=True,
+            K, U, SECOND, VALUE, FIRST_DTYPE, SECOND_DTYPE, L2, MAXIMIZE, STOCHASTIC, BLOCK, WHOLE=True,
         )  # fmt: skip
     else:
         observe_block(
             table, numbers, partial, n, n_blocks, b, i, begin, count, eps, l2, rest,
-            K, U, SECOND, VALUE, FIRST_DTYPE, SECOND_DTYPE, L2, STOCHASTIC, BLOCK, WHOLE=False,
+            K, U, SECOND, VALUE, FIRST_DTYPE, SECOND_DTYPE, L2, MAXIMIZE, STOCHASTIC, BLOCK, WHOLE=False,
         )  # fmt: skip
 
 
@@ -319,6 +324,7 @@ def apply_block(
     FIRST_DTYPE: tl.constexpr,
     SECOND_DTYPE: tl.constexpr,
     L2: tl.constexpr,
+    MAXIMIZE: tl.constexpr,
     NESTEROV: tl.constexpr,
     RESET_SECOND: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -340,7 +346,7 @@ def apply_block(
         p = p * keep - rate * tl.div_rn(m, tl.sqrt_rn(v) * scale + eps)
     else:
         if NESTEROV:
-            g = filtered(table, n, i, begin, inside, l2, 2 + K + U, VALUE, L2, BLOCK, WHOLE)
+            g = filtered(table, n, i, begin, inside, l2, 2 + K + U, VALUE, L2, MAXIMIZE, BLOCK, WHOLE)
             m = g + tl.load(numbers + j).to(tl.float32) * m
         p = p - rate.to(tl.float32) * m
     write(at, p.to(VALUE), inside, WHOLE)
@@ -374,6 +380,7 @@ def apply(
     FIRST_DTYPE: tl.constexpr,
     SECOND_DTYPE: tl.constexpr,
     L2: tl.constexpr,
+    MAXIMIZE: tl.constexpr,
     NESTEROV: tl.constexpr,
     RESET_SECOND: tl.constexpr,
     LR_ON_DEVICE: tl.constexpr,
@@ -399,10 +406,10 @@ def apply(
     if (aligned != 0) & (count == BLOCK):
         apply_block(
             table, numbers, j, due, rate, n, i, begin, count, eps, l2, decay, soft_reset, second_reset,
-            K, U, VALUE, FIRST_DTYPE, SECOND_DTYPE, L2, NESTEROV, RESET_SECOND, BLOCK, WHOLE=True,
+            K, U, VALUE, FIRST_DTYPE, SECOND_DTYPE, L2, MAXIMIZE, NESTEROV, RESET_SECOND, BLOCK, WHOLE=True,
         )  # fmt: skip
     else:
         apply_block(
             table, numbers, j, due, rate, n, i, begin, count, eps, l2, decay, soft_reset, second_reset,
-            K, U, VALUE, FIRST_DTYPE, SECOND_DTYPE, L2, NESTEROV, RESET_SECOND, BLOCK, WHOLE=False,
+            K, U, VALUE, FIRST_DTYPE, SECOND_DTYPE, L2, MAXIMIZE, NESTEROV, RESET_SECOND, BLOCK, WHOLE=False,
         )  # fmt: skip

@@ -28,6 +28,7 @@ class Rule(NamedTuple):
         l2: weight decay through the gradient.
         dampening: of the gradient in the momentum buffers.
         nesterov: step by the gradient plus momentum times the buffer.
+        maximize: take the gradients with the other sign.
         soft_reset: factor on the first moments at a reset.
         second_reset: on the second ones.
         stochastic: round first moments stochastically to bfloat16.
@@ -45,6 +46,7 @@ class Rule(NamedTuple):
     l2: float = 0.0
     dampening: float = 0.0
     nesterov: bool = False
+    maximize: bool = False
     soft_reset: float = 1.0
     second_reset: float = 1.0
     stochastic: bool = False
@@ -58,7 +60,7 @@ class Work:
         rule: the group's numbers.
         values: the elements, updated in place.
         grads: their gradients, left alone.
-        steps: 0-dim float32, the counts of steps, the current one included once ``Kernel.tick`` has been called.
+        steps: 0-dim float64, the counts of steps, the current one included once ``Kernel.tick`` has been called.
         first: K lists, the momentum buffers.
         second: U lists, the second moments.
         addresses: of all these tensors, column by column: N values, steps, then first and second moments, and N

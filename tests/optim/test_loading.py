@@ -1,0 +1,362 @@
+"""What a loaded state may be, what it does to the options, and that a refused one changes nothing."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+
+import gap_hf
+
+from .test_protocol import build, params, run
+from .twins import KERNELS, random_gradients
+
+B = [(0.8, 0.999), (0.99, 0.999)]
+OLD = sorted((Path(__file__).parent / "saved_by_0_1_0").glob("*.pt"))
+
+VARIANTS = {
+    "wise": (gap_hf.GapAdamW, {"betas": B, "type": "switch_parameter_wise"}),
+    "switch": (gap_hf.GapAdamW, {"betas": B, "type": "switch", "J_ema": 0.5}),
+    "default": (gap_hf.GapAdamW, {"type": "default"}),
+    "sgdm": (gap_hf.SGDM, {"momentum": [0.5, 0.9], "type": "switch_parameter_wise"}),
+}
+
+
+def trained(cls=gap_hf.GapAdamW, steps=5, **options):
+    """Parameters and an optimizer that has stepped them."""
+    ps = params()
+    optimizer = cls([{"params": ps[:2]}, {"params": ps[2:]}], **options)
+    for _ in random_gradients(ps, steps):
+        optimizer.step()
+    return ps, optimizer
+
+
+def everything(ps, optimizer):
+    """All that a failed load must leave alone, and how it is held."""
+    state = {
+        (i, key): (id(value), value.dtype, value.tolist())
+        for i, p in enumerate(ps)
+        for key, value in optimizer.state.get(p, {}).items()
+    }
+    groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    owned = [[id(p) for p in group["params"]] for group in optimizer.param_groups]
+    return copy.deepcopy((state, groups, owned, [p.tolist() for p in ps], optimizer.steps_taken))
+
+
+def first_group(key, value):
+    return lambda saved: saved["param_groups"][0].__setitem__(key, value)
+
+
+def first_state(key, value):
+    return lambda saved: saved["state"][0].__setitem__(key, value)
+
+
+ANY = {
+    "no dictionary": lambda saved: [],
+    "no groups": lambda saved: saved.pop("param_groups"),
+    "no state": lambda saved: saved.pop("state"),
+    "groups of another type": lambda saved: saved.update(param_groups="two"),
+    "a group less": lambda saved: saved["param_groups"].pop(),
+    "a group without parameters": lambda saved: saved["param_groups"][0].pop("params"),
+    "a parameter less": lambda saved: saved["param_groups"][0]["params"].pop(),
+    "a parameter twice": first_group("params", [0, 0]),
+    "an unhashable parameter": first_group("params", [[0], 1]),
+    "buffers of a stranger": lambda saved: saved["state"].update({7: saved["state"][0]}),
+    "no type": lambda saved: saved["param_groups"][0].pop("type"),
+    "an unknown type": first_group("type", "nope"),
+    "an unhashable type": first_group("type", ["switch"]),
+    "lr -1": first_group("lr", -1.0),
+    "lr NaN": first_group("lr", float("nan")),
+    "lr text": first_group("lr", "0.1"),
+    "lr of two numbers": first_group("lr", torch.ones(2)),
+    "decay -1": first_group("weight_decay", -1),
+    "maximize 7": first_group("maximize", 7),
+    "differentiable": first_group("differentiable", True),
+    "another count": first_group("count", 3),
+    "count text": first_group("count", "2"),
+    "K 3": first_group("K", 3),
+    "K text": first_group("K", "two"),
+    "last_choice -1": first_group("last_choice", -1),
+    "last_choice 10**6": first_group("last_choice", 10**6),
+    "last_choice 7 for each": first_group("last_choice", [7, 7]),
+    "last_choice text": first_group("last_choice", "0"),
+    "last_choice None": first_group("last_choice", None),
+    "negative_steps -1": first_group("negative_steps", -1),
+    "negative_steps nested": first_group("negative_steps", [[], 0]),
+    "negative_steps huge": first_group("negative_steps", 2**70),
+    "step NaN": first_state("step", torch.tensor(float("nan"))),
+    "step infinite": first_state("step", torch.tensor(float("inf"))),
+    "step -3": first_state("step", torch.tensor(-3.0)),
+    "step 1.5": first_state("step", 1.5),
+    "step text": first_state("step", "5"),
+    "steps": first_state("step", torch.ones(3)),
+    "complex step": first_state("step", torch.tensor(1j)),
+    "no step": lambda saved: saved["state"][0].pop("step"),
+    "an unknown buffer": first_state("exp_avg_sq_9", torch.zeros(6, 5)),
+    "a state of another type": lambda saved: saved["state"].update({0: [1]}),
+    "no buffers at all": lambda saved: saved["state"].update({0: {"step": torch.tensor(3.0)}}),
+}
+ADAM = {
+    "eps -1": first_group("eps", -1),
+    "betas of one number": first_group("betas", 0.9),
+    "betas out of range": first_group("betas", [(0.8, 0.999), (1.5, 0.999)]),
+    "a candidate less": first_group("betas", [(0.8, 0.999)] * 3),
+    "v < 0": lambda saved: saved["state"][0]["exp_avg_sq_0"].neg_(),
+    "a moment less": lambda saved: saved["state"][0].pop("exp_avg_0"),
+    "another shape": first_state("exp_avg_0", torch.zeros(5, 6)),
+    "whole numbers": first_state("exp_avg_0", torch.zeros(6, 5, dtype=torch.int64)),
+    "complex numbers": first_state("exp_avg_0", torch.zeros(6, 5, dtype=torch.complex64)),
+    "a sparse moment": first_state("exp_avg_0", torch.zeros(6, 5).to_sparse()),
+    "a list": first_state("exp_avg_0", [0.0]),
+    "None": first_state("exp_avg_0", None),
+}
+SWITCH = {
+    "J_bar too short": first_group("J_bar", [0.0]),
+    "J_bar NaN": first_group("J_bar", [0.0, float("nan")]),
+    "no J_bar": lambda saved: saved["param_groups"][0].pop("J_bar"),
+}
+BAD = [(name, damage, variant) for name, damage in ANY.items() for variant in VARIANTS if (name, variant) not in (
+    # what says nothing wrong there
+    ("last_choice 7 for each", "switch"),
+)]  # fmt: skip
+BAD += [(name, damage, variant) for name, damage in ADAM.items() for variant in VARIANTS if variant != "sgdm"]
+BAD += [(name, damage, "switch") for name, damage in SWITCH.items()]
+
+
+@pytest.mark.parametrize(("name", "damage", "variant"), BAD, ids=[f"{variant}-{name}" for name, _, variant in BAD])
+def test_a_damaged_state_is_refused_and_changes_nothing(name, damage, variant):
+    cls, options = VARIANTS[variant]
+    _, source = trained(cls, **options)
+    saved = copy.deepcopy(source.state_dict())
+    replaced = damage(saved)
+    ps, optimizer = trained(cls, steps=3, **options)
+    before = everything(ps, optimizer)
+    with pytest.raises(ValueError):  # noqa: PT011 (the message differs; below: that one is told what)
+        optimizer.load_state_dict(replaced if name == "no dictionary" else saved)
+    assert everything(ps, optimizer) == before
+    for p in ps:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (
+            first_group("type", "nope"),
+            r"group 0 of the loaded state: type='nope' is unknown; expected one of 'default'",
+        ),
+        (first_group("last_choice", [7, 0]), r"group 0.*last_choice=\[7, 0\] is damaged; expected a list of 2.*0 to 1"),
+        (
+            first_state("step", torch.tensor(-3)),
+            "step of parameter 0 of group 0 is -3; expected the number of its steps",
+        ),
+        (lambda saved: saved["state"][1].pop("exp_avg_1"), "parameter 1 of group 0.*lacks exp_avg_1, and has nothing"),
+        (first_group("betas", [(0.5, 0.9)]), "1 candidates in betas, and 2 as their number"),
+    ],
+)
+def test_a_refusal_says_what_is_wrong_and_where(damage, says):
+    _, source = trained()
+    saved = copy.deepcopy(source.state_dict())
+    damage(saved)
+    with pytest.raises(ValueError, match=says):
+        trained(steps=1)[1].load_state_dict(saved)
+
+
+def test_adamws_state_is_refused_with_the_way_out():
+    ps = params()
+    adamw = torch.optim.AdamW([{"params": ps[:2]}, {"params": ps[2:]}])
+    with pytest.raises(ValueError, match=r"not saved by GapAdamW.*delete optimizer\.pt from the checkpoint"):
+        trained()[1].load_state_dict(adamw.state_dict())
+
+
+def test_a_parameter_without_buffers_among_others_is_told(caplog):
+    """It may never have had a gradient; if it had, somebody should know."""
+    _, source = trained()
+    saved = copy.deepcopy(source.state_dict())
+    del saved["state"][1]
+    trained()[1].load_state_dict(saved)
+    assert "the checkpoint has no buffers of 1 parameters (parameter 1 of group 0)" in caplog.text
+
+
+# ---------------------------------------------------------------- the count of steps
+STEPS = [
+    torch.tensor(100), torch.tensor(100, dtype=torch.int32), torch.tensor(100.0), torch.tensor(100.0).double(),
+    torch.tensor(100.0).half(), torch.tensor([100.0]), 100, 100.0,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: f"{type(step).__name__}-{getattr(step, 'dtype', '')}")
+def test_a_count_of_any_type_is_that_number(step, kernel):
+    p = torch.ones(3, requires_grad=True)
+    optimizer = gap_hf.GapAdamW([p], lr=0.01, weight_decay=0.0, betas=B, **KERNELS[kernel])
+    p.grad = torch.ones(3)
+    optimizer.step()
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["state"][0]["step"] = step
+    optimizer.load_state_dict(saved)
+    before = p.detach().clone()
+    optimizer.step()
+    assert optimizer.state[p]["step"].item() == 101
+    assert optimizer.state[p]["step"].dtype == torch.float64
+    v, m = 1 - 0.999**2, 1 - 0.8**2  # two gradients of 1
+    moved = 0.01 * m / (1 - 0.8**101) / (v / (1 - 0.999**101)) ** 0.5
+    torch.testing.assert_close(before - p.detach(), torch.full((3,), moved), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_counts_go_on_past_what_float32_can_count(variant, kernel):
+    cls, options = VARIANTS[variant]
+    ps, optimizer = trained(cls, **options, **(KERNELS[kernel] if variant != "default" else {}))
+    saved = copy.deepcopy(optimizer.state_dict())
+    for state in saved["state"].values():
+        state["step"] = 2**24 + 1
+    optimizer.load_state_dict(saved)
+    for _ in random_gradients(ps, 3):
+        optimizer.step()
+    again = copy.deepcopy(optimizer.state_dict())
+    optimizer.load_state_dict(again)
+    assert all(optimizer.state[p]["step"].item() == 2**24 + 4 for p in ps)
+
+
+# ---------------------------------------------------------------- which options win
+def test_options_of_the_run_and_of_the_checkpoint(caplog):
+    """The table of docs/howto/resume.md."""
+    saved = trained(lr=0.1, weight_decay=0.01, eps=1e-6, soft_reset=0.9, hysteresis_threshold=10)[1].state_dict()
+    here = {"soft_reset": 0.5, "hysteresis_threshold": 3, "second_order_momentum_reset_mode": "same"}
+    here |= {"foreach": True, "lr_modulation": True}
+    optimizer = trained(lr=0.2, weight_decay=0.5, eps=1e-8, maximize=True, **here)[1]
+    optimizer.load_state_dict(saved)
+    for group in optimizer.param_groups:
+        assert {key: group[key] for key in here} == here
+        assert {key: group[key] for key in ("lr", "weight_decay", "eps", "maximize")} == {
+            "lr": 0.1, "weight_decay": 0.01, "eps": 1e-6, "maximize": False,
+        }  # fmt: skip
+    (line,) = [record.getMessage() for record in caplog.records if "optimizer state loaded" in record.getMessage()]
+    checkpoint, _, run_ = line.partition("; from this run: ")
+    for shown in ("lr=0.1 (this run: 0.2)", "weight_decay=0.01 (this run: 0.5)", "eps=1e-06 (this run: 1e-08)"):
+        assert shown in checkpoint
+    for shown in ("soft_reset=0.5 (checkpoint: 0.9)", "hysteresis_threshold=3 (checkpoint: 10)", "foreach=True"):
+        assert shown in run_
+
+
+def test_nothing_is_told_where_nothing_differs_but_the_scheduled_learning_rate(caplog):
+    ps, optimizer = trained(lr=0.1)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
+    for _ in random_gradients(ps, 3):
+        optimizer.step()
+        scheduler.step()
+    saved = copy.deepcopy(optimizer.state_dict())
+    again = trained(lr=0.1)[1]
+    torch.optim.lr_scheduler.LambdaLR(again, lambda step: 1 / (1 + step))
+    caplog.clear()
+    again.load_state_dict(saved)
+    assert not caplog.records
+    assert again.param_groups[0]["lr"] == 0.025
+
+
+def test_a_soft_reset_of_the_new_run_is_used():
+    """The defect: a changed option was dropped, and the run ended in the old one's bits."""
+    ends = []
+    for soft_reset in (0.9, 0.1):
+        ps, source = trained(gap_hf.SGDM, momentum=[0.9, 0.99], type="switch", hysteresis_threshold=1, soft_reset=0.9)
+        saved = copy.deepcopy(source.state_dict())
+        optimizer = gap_hf.SGDM([{"params": ps[:2]}, {"params": ps[2:]}], momentum=[0.9, 0.99], type="switch",
+                                hysteresis_threshold=1, soft_reset=soft_reset)  # fmt: skip
+        optimizer.load_state_dict(saved)
+        run(optimizer, ps, 60, seed=1)
+        ends.append(torch.cat([p.detach().flatten() for p in ps]))
+    assert not torch.equal(*ends)
+
+
+def test_decoupled_decay_is_a_matter_of_the_class():
+    _, adam = trained(gap_hf.Adam, betas=B, type="switch_parameter_wise", weight_decay=0.1)
+    _, adamw = trained(gap_hf.GapAdamW, weight_decay=0.1)
+    adamw.load_state_dict(adam.state_dict())
+    assert all(group["decoupled_weight_decay"] for group in adamw.param_groups)
+    assert adamw.rule(adamw.param_groups[0]).l2 == 0
+
+
+def test_another_type_brings_its_own_options(caplog):
+    saved = trained(type="switch", J_ema=0.9, soft_reset=0.3)[1].state_dict()
+    optimizer = trained(type="switch_parameter_wise", soft_reset=0.7)[1]
+    optimizer.load_state_dict(saved)
+    first = optimizer.param_groups[0]
+    assert (optimizer.type, first["J_ema"], first["soft_reset"]) == ("switch", 0.9, 0.3)
+    assert "type='switch' (this run: 'switch_parameter_wise')" in caplog.text
+
+
+@pytest.mark.parametrize("here", [None, "float32", "bfloat16", "8bit"])
+@pytest.mark.parametrize("there", [None, "bfloat16", "8bit"])
+def test_state_is_converted_to_the_runs_dtype(here, there):
+    if "8bit" in (here, there):
+        pytest.importorskip("torchao")
+
+    def built(state_dtype):
+        p = torch.zeros(64, 64, requires_grad=True)
+        optimizer = gap_hf.GapAdamW([p], betas=B, state_dtype=state_dtype)
+        for _ in random_gradients([p], 3):
+            optimizer.step()
+        return p, optimizer
+
+    p, source = built(there)
+    q, optimizer = built(here)
+    optimizer.load_state_dict(source.state_dict())
+    assert optimizer.param_groups[0]["state_dtype"] == here
+    assert {key: value.dtype for key, value in optimizer.state[q].items()} == {
+        key: value.dtype for key, value in built(here)[1].state.popitem()[1].items()
+    }
+    torch.testing.assert_close(optimizer.state[q]["exp_avg_sq_0"], source.state[p]["exp_avg_sq_0"], rtol=0, atol=0)
+    wide = [s["exp_avg_1"].dequantize() if d == "8bit" else s["exp_avg_1"].float()
+            for s, d in ((source.state[p], there), (optimizer.state[q], here))]  # fmt: skip
+    torch.testing.assert_close(*wide, rtol=0.02, atol=0.02 * wide[0].abs().max().item())
+    for _ in random_gradients([q], 2):
+        optimizer.step()
+
+
+# ---------------------------------------------------------------- hooks, and what older versions saved
+def test_a_hook_may_convert_a_foreign_state():
+    """Checked is what the hooks have made of it."""
+    ps = params()
+    adamw = torch.optim.AdamW(ps, betas=(0.8, 0.999))
+    for _ in random_gradients(ps, 4):
+        adamw.step()
+    optimizer = gap_hf.GapAdamW(ps, betas=B)
+    mine = copy.deepcopy(optimizer.state_dict())
+
+    def convert(optimizer, state_dict):
+        state = {
+            i: {
+                "step": s["step"],
+                "exp_avg_0": s["exp_avg"],
+                "exp_avg_1": s["exp_avg"],
+                "exp_avg_sq_0": s["exp_avg_sq"],
+            }
+            for i, s in state_dict["state"].items()
+        }
+        return {"state": state, "param_groups": mine["param_groups"]}
+
+    seen = []
+    optimizer.register_load_state_dict_pre_hook(convert)
+    optimizer.register_load_state_dict_post_hook(lambda optimizer: seen.append(optimizer.state[ps[0]]["step"].item()))
+    optimizer.load_state_dict(adamw.state_dict())
+    assert seen == [4]
+    assert torch.equal(optimizer.state[ps[0]]["exp_avg_1"], adamw.state[ps[0]]["exp_avg"])
+
+
+@pytest.mark.parametrize("path", OLD, ids=lambda path: path.stem)
+def test_what_version_0_1_0_saved_goes_on_bit_for_bit(path):
+    saved = torch.load(path, weights_only=True)
+    options = dict(saved["options"])
+    if path.stem.endswith("default"):
+        options["type"] = "default"
+    if isinstance(options.get("betas"), list) and isinstance(options["betas"][0], float):
+        options["betas"] = tuple(options["betas"])
+    ps, optimizer = build(getattr(gap_hf, saved["class"]), {**options, "foreach": False})
+    for p, q in zip(ps, saved["parameters"], strict=True):
+        p.data.copy_(q)
+    optimizer.load_state_dict(saved["state_dict"])
+    assert run(optimizer, ps, 20, seed=2) == saved["choices"]
+    assert all(torch.equal(p, q) for p, q in zip(ps, saved["afterwards"], strict=True))
