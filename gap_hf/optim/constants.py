@@ -25,5 +25,5 @@ def remembered(values: tuple[float, ...], dtype: torch.dtype, device: torch.devi
 
 def upload(values: tuple[float, ...] | list[int] | list[float], dtype: torch.dtype, device: torch.device) -> Tensor:
     """``values`` as a new 1-D tensor on ``device``; the host does not wait for the copy."""
-    there = torch.tensor(values, dtype=dtype, pin_memory=device.type == "cuda")
+    there = torch.tensor(values, dtype=dtype, device="cpu", pin_memory=device.type == "cuda")
     return there.to(device, non_blocking=True)

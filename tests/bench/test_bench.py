@@ -62,8 +62,8 @@ def test_state(results):
     expected = {"torch": 8, "literal": 16, "gap-loop": 12, "gap-foreach": 12, "gap-fused": 12, "gap-bf16": 8}
     for name, got in per_parameter.items():
         beginning = next(beginning for beginning in expected if name.startswith(beginning))
-        # each tensor's 4 bytes of step count
-        assert expected[beginning] <= got <= expected[beginning] + 4 * 3 / TINY.elements, name
+        # each tensor's count of steps, 8 bytes at most
+        assert expected[beginning] <= got <= expected[beginning] + 8 * 3 / TINY.elements, name
 
 
 def test_literal_reads_once_per_parameter(results):

@@ -1,11 +1,14 @@
 """What the doctor says of the machine that the tests run on."""
 
 import importlib.metadata
+import importlib.util
+import re
 import sys
 from pathlib import Path
 
 import torch
 
+import gap_hf
 from gap_hf.doctor.finding import State
 from gap_hf.doctor.machine import kernels, layouts, supported, versions
 from gap_hf.optim.kernels import fused_cpu
@@ -27,7 +30,7 @@ def test_a_version_that_does_not_fit(monkeypatch):
     )
     (finding,) = [finding for finding in versions() if finding.what == "transformers"]
     assert finding.state is State.BAD
-    assert "made for transformers<6,>=4.57" in finding.text
+    assert "needs transformers<6,>=4.57" in finding.text
 
 
 def test_kernels_say_what_the_optimizer_would_do(monkeypatch):
@@ -44,6 +47,20 @@ def test_layouts():
     assert found["DDP"] is State.GOOD
     if not torch.accelerator.is_available():
         assert found["FSDP1, FSDP2"] is State.MISSING
+
+
+def test_what_is_missing_can_be_installed(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "deepspeed" else find(name))
+    (finding,) = [finding for finding in layouts() if finding.what == "DeepSpeed ZeRO"]
+    assert finding.state is State.MISSING
+    assert finding.text == f"pip install 'deepspeed{supported()['deepspeed'].specifier}'"
+
+
+def test_no_message_names_what_a_wheel_lacks():
+    """The recipes are in a checkout only, and the extras need an index that has gap_hf."""
+    for path in Path(gap_hf.__file__).parent.rglob("*.py"):
+        assert not re.search(r"recipes/|gap_hf\[|ddp_cpu", path.read_text(encoding="utf-8")), path
 
 
 def test_command():

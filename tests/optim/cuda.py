@@ -54,7 +54,7 @@ RULES = {
     "sgdm-3": candidates(SGDM, (0.0, 0.5, 0.99)),
     "sgdm-nesterov": replaced(SGDM, nesterov=True, l2=0.1, modulation=(1.0, 0.5)),
     "sgdm-dampening": replaced(SGDM, dampening=0.3),
-    "adam-maximize": replaced(ADAM, maximize=True, l2=0.1),
+    "adam-maximize": replaced(ADAM, maximize=True, l2=0.1, eps=1e-3),
     "sgdm-maximize": replaced(SGDM, maximize=True, nesterov=True, l2=0.1),
 }
 DTYPES = {  # of values and gradients, first moments, second moments
@@ -117,7 +117,7 @@ def true_sums(work: Work) -> Tensor:
     """The partial sums of the buffers as they are stored, in float64."""
     rule, rows = work.rule, []
     for i, p in enumerate(work.values):
-        g = work.grads[i].double() + rule.l2 * p.double()
+        g = work.grads[i].double() * (-1 if rule.maximize else 1) + rule.l2 * p.double()
         r = [
             1 / ((v[i].double() / (1 - beta2 ** work.steps[i].item())).sqrt() + rule.eps)
             for beta2, v in zip(rule.betas2, work.second, strict=True)

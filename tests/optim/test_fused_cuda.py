@@ -1,5 +1,6 @@
 """The fused CUDA kernels in Triton's interpreter, which runs them on the CPU: compared with the loop."""
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -12,13 +13,15 @@ import numpy as np
 import pytest
 import torch
 
-from gap_hf.optim.kernels import FusedCUDA, Loop, Rule, fused_cuda
+from gap_hf.optim.kernels import FusedCUDA, Loop, Rule, fused_cuda, selfcheck
 from gap_hf.optim.kernels.deal import address
 
 from .cuda import (
     ADAM,
+    BF16,
     CASES,
     DTYPES,
+    F32,
     INTERPRETED,
     OPTIONS,
     RULES,
@@ -178,6 +181,33 @@ class TestInTheInterpreter:
         sums = FusedCUDA().observe(work)
         assert sums[0].isnan().all()
         assert sums[1].isfinite().all()
+
+    @pytest.mark.parametrize("dtypes", [(F32,) * 4, (F32, F32, BF16)], ids=["adam", "sgdm"])
+    def test_passes_the_check_before_its_use(self, dtypes: tuple[torch.dtype, ...]) -> None:
+        selfcheck.check(FusedCUDA(), torch.device("cpu"), dtypes)
+
+    @pytest.mark.parametrize(
+        ("right", "mistaken", "what"),
+        [
+            ("p * keep - rate *", "p * keep + rate *", "a new value is"),
+            ("1.0 - tl.exp(t", "1.0 - tl.exp(1.0 + t", "a sum is"),
+            ("0x846CA68B", "0x846CA68C", "rounded otherwise"),
+        ],
+    )
+    def test_mistakes_do_not(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, right: str, mistaken: str, what: str
+    ) -> None:
+        source = Path(fused_cuda.load().__file__).read_text()
+        assert right in source
+        (tmp_path / "wrong.py").write_text(source.replace(right, mistaken))
+        spec = importlib.util.spec_from_file_location("wrong", tmp_path / "wrong.py")
+        assert spec is not None
+        assert spec.loader is not None
+        wrong = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(wrong)
+        monkeypatch.setattr(fused_cuda, "load", lambda: wrong)
+        with pytest.raises(selfcheck.Disagreement, match=what):
+            selfcheck.check(FusedCUDA(), torch.device("cpu"), (F32, F32, BF16, F32))
 
 
 @needs_triton

@@ -82,12 +82,12 @@ def test_built_once_and_said(fresh, caplog):
     with caplog.at_level(logging.WARNING, "gap_hf"):
         assert type(kernels.pick(None, None, "cpu", F32)) is FusedCPU
         assert [r.message for r in caplog.records if "building the fused CPU kernel" in r.message]
-        (library,) = fresh.iterdir()
+        (library,) = fresh.glob("*.so")
         caplog.clear()
         fused_cpu.load.cache_clear()
         assert not isinstance(fused_cpu.load(), fused_cpu.Unavailable)
         assert not caplog.records
-        assert list(fresh.iterdir()) == [library]
+        assert list(fresh.glob("*.so")) == [library]
 
 
 @pytest.mark.parametrize(
@@ -324,6 +324,7 @@ class Calls:
     ],
 )
 def test_calls_are_constant_in_the_number_of_tensors(monkeypatch, type_, expected):
+    kernels.pick(None, None, "cpu", F32)  # its check before its first use calls it, too
     calls = Calls(fused_cpu.load())
     monkeypatch.setattr(fused_cpu, "load", lambda: calls)
     for n in (1, 50):

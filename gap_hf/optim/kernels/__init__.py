@@ -41,9 +41,15 @@ def pick(foreach: bool | None, fused: bool | None, device_type: str, dtypes: tup
 
 
 def why_not_fused(device_type: str, dtypes: tuple[torch.dtype, ...]) -> str | None:
-    """Why there is no fused kernel, or None if there is one."""
+    """Why there is no fused kernel that does what the loop does, or None if there is one.
+
+    Raises:
+        RuntimeError: a CUDA graph is being captured, and it has not been checked before.
+    """
+    from . import selfcheck  # it deals and chooses, which needs this module
+
     if device_type == "cpu":
-        return fused_cpu.why_not(dtypes)
+        return fused_cpu.why_not(dtypes) or selfcheck.why_not(FusedCPU, device_type, dtypes)
     if device_type == "cuda":
-        return fused_cuda.why_not(dtypes)
+        return fused_cuda.why_not(dtypes) or selfcheck.why_not(FusedCUDA, device_type, dtypes)
     return f"there is none for {device_type}"

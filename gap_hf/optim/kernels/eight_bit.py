@@ -26,7 +26,7 @@ def tensor_class() -> Any:
         from torchao.optim.subclass_8bit import OptimState8bit
     except ImportError as error:
         raise ImportError(
-            f"state_dtype='8bit' keeps its state in torchao's format ({error}); pip install 'gap_hf[8bit]'"
+            f"state_dtype='8bit' keeps its state in torchao's format ({error}); pip install 'torchao>=0.13'"
         ) from error
     return OptimState8bit
 

@@ -1,32 +1,18 @@
-"""The fused CPU kernel: ``fused_cpu.c``, built once with the machine's C compiler and cached.
-
-It is plain C behind ctypes, so that one second of ``cc`` is all it takes: no torch headers, no C++, no build tool, and
-nothing to rebuild for another Python or torch. Its threads are those of the OpenMP library that torch has loaded.
-"""
+"""The fused CPU kernel: the functions of ``fused_cpu.c``, called through ctypes."""
 
 import ctypes
-import functools
-import hashlib
-import logging
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
+from .build import Unavailable, load
 from .work import Kernel, Work
 
-logger = logging.getLogger(__name__)
-
-SOURCE = Path(__file__).with_suffix(".c")
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC", "-lm")
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+CPU = torch.device("cpu")  # whatever the default device is: C writes there
 
 WAVE = 1 << 19
 """Elements that ``step`` observes before it applies: about 10 MB of buffers for K=2, in reach of the last-level cache.
@@ -42,87 +28,11 @@ class Job(ctypes.Structure):
         *[(name, ctypes.c_void_p) for name in ("table", "numel", "second", "beta1", "beta2", "rate", "gain")],
         *[(name, ctypes.c_double) for name in ("eps", "keep", "l2", "dampening")],
         ("nesterov", ctypes.c_int64),
+        ("maximize", ctypes.c_int64),
         *[(name, ctypes.c_double) for name in ("soft_reset", "second_reset")],
         *[(name, ctypes.c_int64) for name in ("wave", "threshold")],
         ("J_ema", ctypes.c_double),
     ]
-
-
-class Unavailable(RuntimeError):
-    """Why a kernel can't be had on this machine."""
-
-
-def cache_dir() -> Path:
-    """Where the built kernel is kept: ``$GAP_HF_CACHE``, else ``~/.cache/gap_hf``."""
-    return Path(os.environ.get("GAP_HF_CACHE") or Path.home() / ".cache" / "gap_hf")
-
-
-def compiler() -> str:
-    """The C compiler: ``$CC``, else the first of cc, gcc, clang.
-
-    Raises:
-        Unavailable: there is none.
-    """
-    names = [os.environ["CC"]] if os.environ.get("CC") else ["cc", "gcc", "clang"]
-    for name in names:
-        if path := shutil.which(name):
-            return path
-    raise Unavailable(f"no C compiler was found (looked for {', '.join(names)}); install gcc or clang, or set CC")
-
-
-def processor() -> str:
-    """What ``-march=native`` depends on: a cache directory may be shared by machines."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
-    except OSError:
-        return platform.processor()
-    kept = ("model name", "flags", "Features", "CPU part")
-    return "\n".join(line for line in lines if line.startswith(kept))
-
-
-def build() -> Path:
-    """The shared library, built unless it is in the cache.
-
-    Raises:
-        Unavailable: no compiler, or it fails.
-    """
-    if platform.system() != "Linux":
-        raise Unavailable(f"the fused CPU kernel is built on Linux only, this is {platform.system()}")
-    cc = compiler()
-    version = subprocess.run([cc, "--version"], capture_output=True, text=True, check=False).stdout.partition("\n")[0]
-    key = "\0".join([SOURCE.read_text(), *FLAGS, version, platform.machine(), processor()])
-    path = cache_dir() / f"fused_cpu-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
-    if path.exists():
-        return path
-    logger.warning("building the fused CPU kernel with %s, once; it is kept as %s", cc, path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # several processes may build at the same time: each its own file, and the last one to finish replaces
-        handle, building = tempfile.mkstemp(suffix=".so", dir=path.parent)
-    except OSError as error:
-        raise Unavailable(
-            f"{path.parent} can't be written ({error}); set GAP_HF_CACHE to a directory that can"
-        ) from error
-    os.close(handle)
-    try:
-        done = subprocess.run([cc, str(SOURCE), "-o", building, *FLAGS], capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise Unavailable(f"{cc} could not build {SOURCE}: {done.stderr.strip()[-2000:]}")
-        os.replace(building, path)
-    finally:
-        Path(building).unlink(missing_ok=True)
-    return path
-
-
-@functools.cache
-def load() -> Any:
-    """The library, or ``Unavailable`` that says why there is none."""
-    try:
-        return ctypes.CDLL(str(build()))
-    except Unavailable as error:
-        return error
-    except OSError as error:
-        return Unavailable(f"the fused CPU kernel was built but can't be loaded: {error}")
 
 
 def why_not(dtypes: tuple[torch.dtype, ...]) -> str | None:
@@ -140,7 +50,11 @@ def why_not(dtypes: tuple[torch.dtype, ...]) -> str | None:
 
 
 class FusedCPU(Kernel):
-    """One call for all tensors and both moments."""
+    """One call for all tensors and both moments.
+
+    It writes where torch does not look, and so tells autograd that the values have changed: a graph that was built
+    before the step must not be differentiated after it.
+    """
 
     name: ClassVar[str] = "fused"
     by_address: ClassVar[bool] = True
@@ -151,13 +65,14 @@ class FusedCPU(Kernel):
 
     def observe(self, work: Work) -> Tensor:
         job = prepare(work)
-        sums = torch.empty(len(work.values), job.K + job.U, dtype=torch.float64)
+        sums = torch.empty(len(work.values), job.K + job.U, dtype=torch.float64, device=CPU)
         load().gap_observe(ctypes.byref(job), ctypes.c_void_p(sums.data_ptr()))
         return sums
 
     def apply(self, work: Work, choices: list[int], resets: list[bool]) -> None:
         chosen, due = np.array(choices, dtype=np.int64), np.array(resets, dtype=np.uint8)
         load().gap_apply(ctypes.byref(prepare(work)), pointer(chosen), pointer(due))
+        increment_version(work.values)
 
     def step(self, work: Work, threshold: int, choices: Tensor, negative_steps: Tensor) -> tuple[Tensor, Tensor]:
         """``observe``, a choice for each fragment, ``apply``: the second pass finds the buffers in the cache.
@@ -175,10 +90,11 @@ class FusedCPU(Kernel):
         """
         job = prepare(work)
         job.threshold = threshold
-        sums = torch.empty(len(work.values), job.K + job.U, dtype=torch.float64)
-        resets = torch.empty(len(work.values), dtype=torch.uint8)
+        sums = torch.empty(len(work.values), job.K + job.U, dtype=torch.float64, device=CPU)
+        resets = torch.empty(len(work.values), dtype=torch.uint8, device=CPU)
         outputs = [ctypes.c_void_p(t.data_ptr()) for t in (sums, choices, negative_steps, resets)]
         load().gap_step(ctypes.byref(job), *outputs)
+        increment_version(work.values)
         return resets.bool(), sums
 
     def step_for_all(
@@ -199,10 +115,11 @@ class FusedCPU(Kernel):
         """
         job = prepare(work)
         job.threshold, job.J_ema = threshold, J_ema
-        sums = torch.empty(len(work.values), job.K + job.U, dtype=torch.float64)
-        J, reset = torch.empty(job.K, dtype=torch.float64), torch.empty((), dtype=torch.uint8)
+        sums = torch.empty(len(work.values), job.K + job.U, dtype=torch.float64, device=CPU)
+        J, reset = torch.empty(job.K, dtype=torch.float64, device=CPU), torch.empty((), dtype=torch.uint8, device=CPU)
         outputs = [ctypes.c_void_p(t.data_ptr()) for t in (sums, J, J_bar, choice, negative_steps, reset)]
         load().gap_step_for_all(ctypes.byref(job), *outputs)
+        increment_version(work.values)
         return J, reset.bool()
 
 
@@ -256,6 +173,7 @@ def describe(work: Work) -> tuple[Job, list[np.ndarray]]:
         l2=rule.l2,
         dampening=rule.dampening,
         nesterov=rule.nesterov,
+        maximize=rule.maximize,
         soft_reset=rule.soft_reset,
         second_reset=rule.second_reset,
         wave=WAVE,
