@@ -80,6 +80,6 @@ def consolidated_state_dict(optimizer: Any, model: nn.Module) -> dict[str, Any]:
                     gathered = gathered.dequantize()
                 if first:  # one at a time, so that no rank holds them all on its device
                     whole[buffer] = gathered.detach().cpu().clone()
-            state[name] = {"step": torch.tensor(step, dtype=torch.float64), **whole}
+            state[name] = {"step": torch.tensor(step, dtype=torch.float64, device="cpu"), **whole}
         groups.append({**group, "params": names})
     return {"state": state, "param_groups": groups} if first else {}

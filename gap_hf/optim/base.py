@@ -9,7 +9,6 @@ in ``param_groups``: the one layout that every backend's checkpoints carry unhar
 """
 
 import copy
-import dataclasses
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from torch.optim import Optimizer
 from ..sharding import deepspeed, find_layout, is_fsdp1
 from ..sharding.layout import Layout, Part
 from . import loading, options
+from .default import for_torchs_kernel
 from .groups import Group, held
 from .kernels import Rule, eight_bit, pick
 from .kernels.deal import Dealer
@@ -257,7 +257,7 @@ class GapOptimizer(Optimizer, ABC):
         ``torch.distributed.checkpoint.state_dict`` does so with zero gradients and a learning rate of zero
         (``_init_optim_state``): the state is made, and nothing else happens.
         """
-        if not layout.loads_by_stepping or self.state or any(float(part.group["lr"]) for part in parts):
+        if not layout.loads_by_stepping or any(self.state.values()) or any(float(part.group["lr"]) for part in parts):
             return False
         grads = [grad for part in parts for grad in part.grads if grad is not None]
         nonzero = torch.tensor(float(any(bool(grad.any()) for grad in grads)), device=layout.device)
@@ -366,32 +366,6 @@ class GapOptimizer(Optimizer, ABC):
 
 
 ADDED_SINCE_0_1_0 = {"maximize": False, "differentiable": False}
-
-
-def for_torchs_kernel(part: Part) -> Part:
-    """``part`` so that torch's fused kernels, which read memory as it lies, read it right.
-
-    torch.optim's own classes hand them whatever they get, and move other elements than the gradient's.
-
-    Raises:
-        RuntimeError: a parameter has gaps or overlaps in memory, or is on a device that they do not know.
-    """
-    if not part.group["fused"]:
-        return part
-    grads: list[Tensor | None] = []
-    for value, grad in zip(part.values, part.gradients(), strict=True):
-        if value.is_contiguous() and grad.is_contiguous() and not value.is_meta:
-            grads.append(grad)
-            continue
-        if value.is_meta or not torch.ops.aten.is_non_overlapping_and_dense(value):
-            what = "is on the meta device" if value.is_meta else f"has the strides {value.stride()}"
-            raise RuntimeError(
-                f"fused=True needs parameters that fill their memory; one of shape {tuple(value.shape)} {what}. Leave "
-                "fused out"
-            )
-        alike = value.stride() == grad.stride()
-        grads.append(grad if alike else torch.empty_like(value).copy_(grad))
-    return dataclasses.replace(part, grads=grads)
 
 
 def refuse_capture(device: torch.device, param_groups: list[dict[str, Any]]) -> None:

@@ -95,6 +95,7 @@ def check(optimizer: Loadable, state_dict: Any) -> Loaded:
                 state[p] = check_state(optimizer, group, p, found, f"parameter {i} of group {g}")
             elif p.numel():
                 absent.append(f"{i} of group {g}")
+    apart(iter(state.values()))
     state.update(others)
     notes = list(differences(optimizer.param_groups, saved_groups, groups))
     if absent and state:
@@ -240,16 +241,29 @@ def check_state(optimizer: Loadable, group: dict[str, Any], p: Tensor, saved: An
     state: dict[str, Any] = {"step": torch.tensor(count_of(saved["step"], where), dtype=dtype, device=device)}
     for name, dtype_or_8bit in optimizer.buffer_dtypes(group, p).items():
         check_buffer(saved[name], p, f"{name} of {where}")
-        if name in second and bool((local_part(saved[name]) < 0).any()):
+        if name in second and not p.is_meta and bool((local_part(saved[name]) < 0).any()):
             raise ValueError(f"{name} of {where} is damaged: it has negative elements, and is a mean of squares")
-        state[name] = converted(saved[name], p, dtype_or_8bit)
+        state[name] = converted(saved[name].detach(), p, dtype_or_8bit)
     return state
+
+
+def apart(buffers: Iterator[dict[str, Any]]) -> None:
+    """Give each of the states ``buffers`` memory of its own: what is one tensor in a file would be updated twice."""
+    seen = set()
+    for state in buffers:
+        for name, buffer in state.items():
+            if eight_bit.is_eight_bit(buffer) or not (plain_part := local_part(buffer)).numel() or plain_part.is_meta:
+                continue
+            address = plain_part.untyped_storage().data_ptr()
+            if address in seen:
+                state[name] = buffer.clone()
+            seen.add(address)
 
 
 def count_of(step: Any, where: str) -> int:
     """A saved count of steps, of whatever type, as an int. Raises ValueError where it is none."""
     if isinstance(step, Tensor):
-        step = step.item() if step.numel() == 1 and not step.is_complex() else None
+        step = step.item() if is_plain(step) and step.numel() == 1 and not step.is_complex() else None
     if not isinstance(step, (int, float)) or not isfinite(step) or step < 0 or step != int(step) or step > 2**53:
         raise ValueError(f"step of {where} is {step!r}; expected the number of its steps")
     return int(step)
@@ -259,13 +273,21 @@ def check_buffer(buffer: Any, p: Tensor, what: str) -> None:
     """Raise ValueError unless ``buffer`` can be a moment of ``p``."""
     if not isinstance(buffer, Tensor):
         raise ValueError(f"{what} is a {type(buffer).__name__}, not a tensor")
+    if not eight_bit.is_eight_bit(buffer) and not (is_plain(buffer) or (buffer.is_meta and p.is_meta)):
+        kind = "nested" if buffer.is_nested else "quantized" if buffer.is_quantized else f"{buffer.layout}"
+        raise ValueError(f"{what} is a {'meta' if buffer.is_meta else kind} tensor; expected an ordinary one")
     if buffer.shape != p.shape or not cut_alike(buffer, p):
         raise ValueError(
             f"this state is of another model, or of another sharding of it: {what} has the shape "
             f"{tuple(buffer.shape)}, the parameter {tuple(p.shape)}"
         )
-    if not eight_bit.is_eight_bit(buffer) and (not buffer.is_floating_point() or buffer.layout != torch.strided):
-        raise ValueError(f"{what} is a {buffer.layout} tensor of {buffer.dtype}; expected floating point numbers")
+    if not eight_bit.is_eight_bit(buffer) and not buffer.is_floating_point():
+        raise ValueError(f"{what} is a tensor of {buffer.dtype}; expected floating point numbers")
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether ``tensor`` holds its numbers one by one."""
+    return not (tensor.is_nested or tensor.is_quantized or tensor.is_meta) and tensor.layout == torch.strided
 
 
 def converted(buffer: Tensor, p: Tensor, dtype: torch.dtype | None) -> Tensor:
@@ -278,4 +300,6 @@ def converted(buffer: Tensor, p: Tensor, dtype: torch.dtype | None) -> Tensor:
         return template.copy_(wide.to(p.device, torch.float32))
     if eight_bit.is_eight_bit(buffer):
         buffer = buffer.dequantize()
-    return buffer.to(p.device, dtype)
+    buffer = buffer.to(p.device, dtype)
+    # kernels read memory as it lies: in the order of the parameter's, each element once
+    return buffer if buffer.stride() == p.stride() else torch.empty_like(p, dtype=dtype).copy_(buffer)

@@ -1,7 +1,7 @@
 """The options that all families have: which values are allowed, and what must agree between groups."""
 
 from collections.abc import Sequence
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ def check_option(name: str, value: Any, good: bool, expected: str) -> None:
 
 def is_number(value: Any) -> bool:
     """Whether ``value`` is a real number that a float can hold; NaN and infinity are, True is not."""
-    if not isinstance(value, Real) or isinstance(value, bool):
+    if not isinstance(value, (int, float, np.integer, np.floating)) or isinstance(value, bool):
         return False
     try:
         float(value)
@@ -59,7 +59,8 @@ def validate(group: dict[str, Any], K: int) -> None:
         raise ValueError(f"type={group['type']!r} is unknown; expected one of {', '.join(map(repr, TYPES))}")
     lr = group["lr"]
     if isinstance(lr, Tensor):
-        check_option("lr", lr, lr.numel() == 1 and not lr.is_complex() and float(lr) >= 0, "one number >= 0")
+        plain = lr.is_floating_point() and not lr.is_meta and not lr.is_nested
+        check_option("lr", lr, plain and lr.numel() == 1 and float(lr) >= 0, "a number >= 0, or a tensor of one")
     else:
         check_option("lr", lr, is_number(lr) and lr >= 0, "a number >= 0")
     decay, J_ema, soft_reset = group["weight_decay"], group["J_ema"], group["soft_reset"]

@@ -1,4 +1,4 @@
-r"""The readable twin: GAP one tensor at a time, in the paper's notation. Slow, and the oracle of every test.
+r"""The reference implementation: GAP one tensor at a time, in the paper's notation. Slow; every test compares with it.
 
 Adam / AdamW, for each parameter \(p\) with gradient \(g\) and each candidate \(j\):
 

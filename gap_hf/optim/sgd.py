@@ -118,6 +118,13 @@ class SGDM(GapOptimizer):
         group = part.group
         (momentum,) = self.candidates(group)
         states = [self.make_state(group, key) for key in part.keys]
+        new = [i for i, state in enumerate(states) if momentum and not state["step"]]
+        if group["fused"] and 0 < len(new) < len(
+            states
+        ):  # torch's fused kernel takes all with a buffer, or all without
+            self._torch_step(part.select(new))
+            self._torch_step(part.select([i for i in range(len(states)) if i not in new]))
+            return
         mine: list[Tensor] = []
         buffers: list[Tensor | None] = [None] * len(states)
         if momentum:

@@ -21,6 +21,8 @@ from .kernels.deal import Dealer
 if TYPE_CHECKING:
     from .base import GapOptimizer
 
+CPU = torch.device("cpu")
+
 KEPT = ("last_choice", "negative_steps", "J_bar")
 """What a step hands on to the next, in each group."""
 
@@ -43,6 +45,7 @@ class Sums(NamedTuple):
         rule: the group's numbers.
         sums: ``(N, S)`` float64, over whole parameters.
         numel: the element counts of all P.
+        live: ``(N,)`` bool, which of them have a gradient; None where all have.
     """
 
     g: int
@@ -50,6 +53,7 @@ class Sums(NamedTuple):
     rule: Rule
     sums: Tensor
     numel: Sequence[int]
+    live: Tensor | None
 
 
 class Decision(NamedTuple):
@@ -79,11 +83,11 @@ class Decision(NamedTuple):
         """Each group's margin (see ``choice.margin``), shaped like its choices, on the CPU; NaN without a gradient."""
         if self.scores is not None:
             return [margin(self.scores, choice).cpu() for choice in self.choices]
-        found = [torch.full(choice.shape, math.nan, dtype=torch.float64) for choice in self.choices]
-        for g, rows, rule, sums, numel in self.sums:
+        found = [torch.full(choice.shape, math.nan, dtype=torch.float64, device=CPU) for choice in self.choices]
+        for g, rows, rule, sums, numel, _ in self.sums:
             # a list as an index is slow, and mostly not needed
             here = slice(None) if list(rows) == list(range(len(numel))) else list(rows)
-            J = scores(rule, sums.cpu(), constant(tuple(numel), torch.float64, torch.device("cpu"))[here])
+            J = scores(rule, sums.cpu(), constant(tuple(numel), torch.float64, CPU)[here])
             found[g][here] = margin(J, self.choices[g].cpu()[here])
         return found
 
@@ -93,15 +97,15 @@ class Decision(NamedTuple):
         Under ``'switch'`` there is one score for all: 1 in every group or 0 in every group.
         """
         if self.scores is not None:
-            return [int(not bool(self.scores.isfinite().all()))] * len(self.choices)
+            return [int(not all(map(math.isfinite, self.scores.tolist())))] * len(self.choices)
         counts = [0] * len(self.choices)
-        for g, rows, rule, sums, numel in self.sums:
+        for g, rows, rule, sums, numel, live in self.sums:
             found = sums.cpu()
             if found.isfinite().all() and (found[:, len(rule.betas) :] > 0).all():
                 continue  # all scores are finite: nearly always, and told at a tenth of the cost
-            J = scores(rule, found, torch.tensor(numel, dtype=torch.float64)[list(rows)])
-            had_gradient = (found != 0).any(dim=-1)  # without one all sums are 0, r's too
-            counts[g] += int((~J.isfinite().all(dim=-1) & had_gradient).sum())
+            J = scores(rule, found, torch.tensor(numel, dtype=torch.float64, device=CPU)[list(rows)])
+            says_nothing = ~J.isfinite().all(dim=-1)
+            counts[g] += int((says_nothing if live is None else says_nothing & live.cpu()).sum())
         return counts
 
 
@@ -173,22 +177,22 @@ class Step:
 
     def step_alone(self, layout: Layout, part: Part, kernel: FusedCPU, work: Work) -> None:
         """Observe, choose and apply at once: where each parameter is here as a whole and has its own choice."""
-        group, device = part.group, torch.device("cpu")
+        group, device = part.group, CPU
         rows = constant(part.rows, torch.int64, device)
         choice, negative_steps = held(group, "last_choice", device), held(group, "negative_steps", device)
         mine, counts = choice[rows], negative_steps[rows]
         due, sums = kernel.step(work, group["hysteresis_threshold"], mine, counts)
         keep(group, "last_choice", choice.index_copy(0, rows, mine))
         keep(group, "negative_steps", negative_steps.index_copy(0, rows, counts))
-        resets = torch.zeros(len(choice), dtype=torch.bool).index_copy_(0, rows, due)
+        resets = torch.zeros(len(choice), dtype=torch.bool, device=device).index_copy_(0, rows, due)
         self.resets.append((part.g, resets))
-        self.sums.append(Sums(part.g, part.rows, work.rule, sums, layout.numel[part.g]))
+        self.sums.append(Sums(part.g, part.rows, work.rule, sums, layout.numel[part.g], None))
 
     def step_alone_for_all(
         self, optimizer: "GapOptimizer", layout: Layout, part: Part, kernel: FusedCPU, work: Work
     ) -> None:
         """The same where one choice is made for the whole model, and ``work`` is all of it."""
-        group, device = part.group, torch.device("cpu")
+        group, device = part.group, CPU
         candidate, negative_steps, J_bar = (held(group, key, device).clone() for key in KEPT)
         J, reset = kernel.step_for_all(
             work, group["hysteresis_threshold"], group["J_ema"], candidate, negative_steps, J_bar
@@ -219,7 +223,7 @@ class Step:
             numel = constant(tuple(layout.numel[g]), torch.float64, layout.device)
             J.append(torch.where(has_grad.unsqueeze(1), scores(rule, sums, numel), 0.0))
             if optimizer.type == "switch_parameter_wise":
-                self.sums.append(Sums(g, range(len(numel)), rule, sums, layout.numel[g]))
+                self.sums.append(Sums(g, range(len(numel)), rule, sums, layout.numel[g], has_grad))
         only_groups = {g: group for g, (group, _) in groups.items()}
         if optimizer.type == "switch":
             choices, resets, optimizer.last_scores = self.choose_for_all(only_groups, J, live)

@@ -1,6 +1,7 @@
 """What a loaded state may be, what it does to the options, and that a refused one changes nothing."""
 
 import copy
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,8 @@ ANY = {
     "step text": first_state("step", "5"),
     "steps": first_state("step", torch.ones(3)),
     "complex step": first_state("step", torch.tensor(1j)),
+    "a meta step": first_state("step", torch.zeros((), device="meta")),
+    "a meta lr": first_group("lr", torch.zeros((), device="meta")),
     "no step": lambda saved: saved["state"][0].pop("step"),
     "an unknown buffer": first_state("exp_avg_sq_9", torch.zeros(6, 5)),
     "a state of another type": lambda saved: saved["state"].update({0: [1]}),
@@ -107,6 +110,10 @@ ADAM = {
     "whole numbers": first_state("exp_avg_0", torch.zeros(6, 5, dtype=torch.int64)),
     "complex numbers": first_state("exp_avg_0", torch.zeros(6, 5, dtype=torch.complex64)),
     "a sparse moment": first_state("exp_avg_0", torch.zeros(6, 5).to_sparse()),
+    "a meta moment": first_state("exp_avg_0", torch.zeros(6, 5, device="meta")),
+    "a meta v": first_state("exp_avg_sq_0", torch.zeros(6, 5, device="meta")),
+    "a nested moment": first_state("exp_avg_0", torch.nested.nested_tensor([torch.zeros(5)] * 6)),
+    "a quantized moment": first_state("exp_avg_0", torch.quantize_per_tensor(torch.zeros(6, 5), 1.0, 0, torch.qint8)),
     "a list": first_state("exp_avg_0", [0.0]),
     "None": first_state("exp_avg_0", None),
 }
@@ -177,6 +184,29 @@ def test_a_parameter_without_buffers_among_others_is_told(caplog):
     del saved["state"][1]
     trained()[1].load_state_dict(saved)
     assert "the checkpoint has no buffers of 1 parameters (parameter 1 of group 0)" in caplog.text
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_buffers_that_share_memory_are_given_their_own(kernel):
+    """One tensor under two names, or one number for all elements: what a file may hold, no step can update."""
+    _, source = trained()
+    saved = copy.deepcopy(source.state_dict())
+    first = saved["state"][0]
+    first["exp_avg_1"] = first["exp_avg_0"]
+    first["exp_avg_sq_0"] = torch.full((1, 1), 0.5).expand(6, 5)
+    saved["state"][1]["exp_avg_0"] = torch.zeros(8)[::2]
+    apart = copy.deepcopy(saved)
+    apart["state"][0]["exp_avg_1"] = first["exp_avg_0"].clone()
+    apart["state"][0]["exp_avg_sq_0"] = torch.full((6, 5), 0.5)
+    apart["state"][1]["exp_avg_0"] = torch.zeros(4)
+    ends = []
+    for state_dict in (saved, apart):
+        ps, optimizer = trained(steps=1, **KERNELS[kernel])
+        optimizer.load_state_dict(state_dict)
+        for _ in random_gradients(ps, 3):
+            optimizer.step()
+        ends.append(ps)
+    assert all(torch.equal(p, q) for p, q in zip(*ends, strict=True))
 
 
 # ---------------------------------------------------------------- the count of steps
@@ -360,3 +390,20 @@ def test_what_version_0_1_0_saved_goes_on_bit_for_bit(path):
     optimizer.load_state_dict(saved["state_dict"])
     assert run(optimizer, ps, 20, seed=2) == saved["choices"]
     assert all(torch.equal(p, q) for p, q in zip(ps, saved["afterwards"], strict=True))
+
+
+# ---------------------------------------------------------------- what is not promised
+def test_a_flipped_byte_is_found_by_the_zip_files_checksums(tmp_path):
+    """torch.load does not look at them: ``python -m zipfile -t optimizer.pt`` does."""
+    path = tmp_path / "optimizer.pt"
+    ps, optimizer = trained()
+    torch.save(optimizer.state_dict(), path)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+    data = bytearray(path.read_bytes())
+    place = data.index(optimizer.state[ps[0]]["exp_avg_0"].numpy().tobytes())
+    data[place + 5] ^= 1
+    path.write_bytes(data)
+    torch.load(path)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is not None

@@ -7,7 +7,7 @@ import torch
 
 import gap_hf
 from gap_hf.optim.choice import margin
-from gap_hf.trainer.record import margin_digits, read_margin
+from gap_hf.trainer.record import margin_digits, read_margins
 
 from .twins import random_gradients
 
@@ -38,7 +38,7 @@ def test_text():
     values = [0.0, 0.01, 0.5, 0.99, 1.0, -1e-7, NAN]
     text = margin_digits(values)
     assert text[-2:] == "0-", "a tie, and nothing to choose by"
-    assert [read_margin(digit) for digit in text] == pytest.approx(values, abs=0.5 / 35 + 1e-6, nan_ok=True)
+    assert read_margins(text).tolist() == pytest.approx(values, abs=0.5 / 35 + 1e-6, nan_ok=True)
 
 
 @pytest.mark.parametrize("family", [gap_hf.GapAdamW, gap_hf.SGDM])

@@ -224,5 +224,5 @@ def test_8bit_with_flags_is_refused(flag):
 
 def test_8bit_without_torchao_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torchao.optim.subclass_8bit", None)
-    with pytest.raises(ImportError, match=r"pip install 'gap_hf\[8bit\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'torchao>=0\.13'"):
         build([torch.zeros(3, requires_grad=True)], state_dtype="8bit")
