@@ -4,7 +4,9 @@
 ``torchrun [flags] -m gap_hf SCRIPT.py ARGS...``; ``-m MODULE`` in place of ``SCRIPT.py`` runs a module.
 """
 
+import importlib.util
 import os
+import pkgutil
 import runpy
 import sys
 
@@ -26,6 +28,7 @@ def main() -> None:
     if arguments[0] == "-m":
         if len(arguments) < 2:
             raise SystemExit("gap_hf: -m needs a module\n" + USAGE)
+        refuse_bare_package(arguments[1])
         sys.argv = arguments[1:]
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
         return
@@ -35,6 +38,19 @@ def main() -> None:
     sys.argv = arguments
     sys.path[0] = os.path.dirname(os.path.abspath(script))  # where Python looks first when it starts a script itself
     runpy.run_path(script, run_name="__main__")
+
+
+def refuse_bare_package(name: str) -> None:
+    """End with the names of its modules where ``name`` is a package that can't be run by itself."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.submodule_search_locations is None or importlib.util.find_spec(f"{name}.__main__"):
+        return
+    found = pkgutil.iter_modules(spec.submodule_search_locations)
+    modules = sorted(module.name for module in found if not module.name.startswith("_"))
+    raise SystemExit(
+        f"gap_hf: {name!r} is a package that can't be run by itself: it has no __main__ module. Run one of its "
+        f"modules, -m {name}.MODULE; it has {', '.join(modules) or 'none'}\n" + USAGE
+    )
 
 
 if __name__ == "__main__":

@@ -13,18 +13,30 @@ import rich.table
 import typer
 from rich.markup import escape
 
-from .trainer.record import read_choices
+from . import __version__
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
+def show_version(asked: bool) -> None:
+    """Print it and end, if asked."""
+    if asked:
+        typer.echo(f"gap-hf {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def main() -> None:
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
     """Look at what the GAP optimizers did, and at what they cost."""
 
 
 Formats = Annotated[
-    list[str], typer.Option("--format", help="png, svg or html; several times for several.", show_default="all three")
+    list[str] | None,
+    typer.Option("--format", help="png, svg or html; several times for several.", show_default="all three"),
 ]
 
 
@@ -34,7 +46,7 @@ def plot(
     out: Annotated[
         Path | None, typer.Option(help="Where the files go.", show_default="next to the choices file")
     ] = None,
-    formats: Formats = ["png", "svg", "html"],  # noqa: B006  # typer shows it, and copies it
+    formats: Formats = None,
 ) -> None:
     """Draw what GAP chose in a run.
 
@@ -43,12 +55,13 @@ def plot(
     and a table by kind of parameter.
     """
     with failing_cleanly(OSError, ValueError):
+        from .report.run import choices_of, read_run
         from .report.summary import shares
-        from .report.write import plot_run
+        from .report.write import FORMATS, plot_run
 
-        paths = plot_run(run_dir, out, formats)
-        found = shares(read_choices(run_dir))
-    for name, share in found.items():
+        run = read_run(run_dir)
+        paths = plot_run(run, out, formats or FORMATS)
+    for name, share in shares(choices_of(run)).items():
         typer.echo(f"{name}: {share:.1%} of all choices")
     for path in paths:
         typer.echo(path)
@@ -57,20 +70,25 @@ def plot(
 @app.command()
 def compare(
     run_dirs: Annotated[list[Path], typer.Argument(help="Trainers' output_dirs; with or without a gap optimizer.")],
-    out: Annotated[Path, typer.Option(help="Where the files go.")] = Path("."),
-    formats: Formats = ["png", "svg", "html"],  # noqa: B006
+    out: Annotated[
+        Path | None, typer.Option(help="Where pictures and a page go.", show_default="none are written")
+    ] = None,
+    formats: Formats = None,
 ) -> None:
     """Put runs side by side: losses, and what GAP applied.
 
-    Prints a table, and draws the losses over one another, as pictures and as
-    a page.
+    Prints a table. With --out it also draws the losses and the applied
+    candidates over one another, as pictures and as a page.
     """
     with failing_cleanly(OSError, ValueError):
         from .report.compare import table
-        from .report.write import compare_runs, read_runs
+        from .report.write import FORMATS, compare_runs, read_runs
 
-        paths = compare_runs(run_dirs, out, formats)
-        show_table(*table(read_runs(run_dirs)))
+        if formats and out is None:
+            raise ValueError("--format says what goes into --out; give that, too")
+        runs = read_runs(run_dirs)
+        paths = compare_runs(runs, out, formats or FORMATS) if out is not None else []
+        show_table(*table(runs))
     for path in paths:
         typer.echo(path)
 
@@ -194,11 +212,14 @@ def sweep(
 
     All runs are the same script with the same flags (those that are not the
     sweep's own go to the script); a fixed value is torch's own optimizer. Runs
-    that an earlier call has finished are kept, so a sweep can be gone on with.
+    that an earlier call has finished are kept: the same command continues a
+    sweep that was stopped.
 
-        gap-hf sweep recipes/quickstart.py --value 0.8 --value 0.9 --max_steps 200
+        gap-hf sweep train.py --value 0.8 --value 0.9 --max_steps 200
     """
-    from . import sweep as sweeps
+    with failing_cleanly():  # what the pictures need is missed now, and not when everything has been trained
+        from . import sweep as sweeps
+        from .report.write import compare_runs
 
     with failing_cleanly(OSError, ValueError, sweeps.SweepError):
         members = sweeps.plan(script, context.args, gap, gap_args, value, seed, out, launch)
@@ -218,8 +239,6 @@ def sweep(
 
             sweeps.run(members, lambda member: bar.update(task, description=str(member.directory)), ended)
         show_table(*sweeps.table(members))
-        from .report.write import compare_runs
-
         paths = compare_runs([member.directory for member in members], out)
     for path in paths:
         typer.echo(path)
@@ -233,7 +252,7 @@ def failing_cleanly(*mendable: type[Exception]) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if error.name not in ("matplotlib", "jinja2"):
             raise
-        fail(f"pictures need {error.name}; install it with: pip install 'gap_hf[plots]'")
+        fail(f"{error.name} is not installed; pictures and tables of runs need it: pip install matplotlib jinja2")
     except mendable as error:
         fail(str(error))
 

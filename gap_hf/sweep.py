@@ -13,9 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from .report.compare import LAST, without_empty_columns
 from .report.run import STATE, read_run
-from .trainer.presets import PRESETS
+from .trainer.presets import PRESETS, options_of
 
 DONE = "sweep_done.json"
 LOG = "sweep.log"
@@ -67,7 +69,8 @@ def plan(
         launch: an accelerate config file; without it each run is one process.
 
     Raises:
-        SweepError: there is no such script, config file or optimizer, or a flag is one that the sweep sets.
+        SweepError: there is no such script, config file or optimizer, the optimizer refuses a value or ``gap_args``,
+            or a flag is one that the sweep sets.
     """
     if not script.is_file():
         raise SweepError(f"{script}: there is no such script.")
@@ -78,21 +81,30 @@ def plan(
     taken = [flag for flag in flags if flag.startswith("--") and name_of(flag) in OWN_FLAGS]
     if taken:
         raise SweepError(f"{taken[0]} is set by the sweep: see its own --gap, --gap-args, --out and --seed")
-    candidate = PRESETS[gap].optimizer.candidate_name
-    option = "betas" if candidate == "beta1" else "momentum"
+    candidate, option = PRESETS[gap].optimizer.candidate_name, PRESETS[gap].optimizer.candidate_option
     start = [sys.executable, "-m", "gap_hf", str(script)]
     if launch is not None:
         start[1:1] = ["-m", "accelerate.commands.launch", "--config_file", str(launch)]
     optimizers = {gap: gap_args}
-    optimizers |= {f"{candidate}={value:g}": f"type=default,{option}={value:g}" for value in values or GRIDS[candidate]}
+    for value in values or GRIDS[candidate]:
+        optimizers[f"{candidate}={value:.12g}"] = f"type=default,{option}={value:.12g}"
     members = []
     for name, optim_args in optimizers.items():
+        check_options(name, gap, optim_args)
         for seed in seeds:
             directory = out / (name if len(seeds) == 1 else f"{name}-seed{seed}")
             own = ["--optim", gap, *(["--optim_args", optim_args] if optim_args else [])]
             command = [*start, *flags, *own, "--seed", str(seed), "--output_dir", str(directory)]
             members.append(Member(name, seed, directory, command))
     return members
+
+
+def check_options(name: str, gap: str, optim_args: str | None) -> None:
+    """Raise SweepError where the optimizer would refuse its options: now, and not after other runs have trained."""
+    try:
+        PRESETS[gap].optimizer([torch.zeros(1)], **options_of(gap, optim_args))
+    except (ValueError, ImportError) as error:
+        raise SweepError(f"{name}: {error}") from error
 
 
 def name_of(flag: str) -> str:

@@ -60,6 +60,8 @@ def parse(
     """
     parser = HfArgumentParser((arguments, training))
     parser.set_defaults(report_to="none", logging_steps=5, eval_on_start=True)
+    # Trainer's default has DDP search for unused parameters at every step, and warn: here each takes part in each step
+    parser.set_defaults(ddp_find_unused_parameters=False)
     # several processes do not hear it from accelerate that there is no accelerator
     parser.set_defaults(use_cpu=not torch.accelerator.is_available())
     asked_for = parser.parse_known_args(command_line)[0].preset

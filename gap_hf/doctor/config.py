@@ -85,7 +85,7 @@ def multi_cpu(config: ClusterConfig) -> list[Finding]:
     """accelerate starts several processes for it by mpirun only (``commands/launch.py``, 1.15)."""
     if config.mpirun_config:
         return []
-    why = "without mpirun_config accelerate starts one process; set MULTI_GPU and use_cpu: true, as in ddp_cpu.yaml"
+    why = "without mpirun_config accelerate starts one process; set distributed_type: MULTI_GPU with use_cpu: true"
     return [refused("distributed_type: MULTI_CPU", why)]
 
 
@@ -102,14 +102,16 @@ def fsdp(config: ClusterConfig) -> tuple[str, list[Finding]]:
     options = config.fsdp_config
     found = []
     if config.use_cpu:
-        why = "accelerate makes DDP of FSDP on CPUs; set distributed_type: MULTI_GPU if that is what you want"
+        why = (
+            "on CPUs accelerate silently turns FSDP into DDP; set distributed_type: MULTI_GPU if that is what you want"
+        )
         found.append(refused("use_cpu", why))
     if str(options.get("fsdp_version", 1)) == "2":
         return "FSDP2", found
     if not is_true(options.get("fsdp_use_orig_params", True)):
-        why = "several parameters become one, without borders; set it to true, or fsdp_version: 2"
+        why = "several parameters are merged into one and can't choose separately; set it to true, or fsdp_version: 2"
         found.append(refused("fsdp_use_orig_params: false", why))
-    text = "peft 0.21 leaves adapters out of checkpoints there (with any optimizer); FSDP2 has them"
+    text = "peft 0.21 leaves adapters out of checkpoints there (with any optimizer); FSDP2 saves them"
     return "FSDP1", [*found, note("FSDP1 and LoRA", text)]
 
 
@@ -118,7 +120,9 @@ def deepspeed(config: ClusterConfig) -> tuple[str, list[Finding]]:
     options = dict(config.deepspeed_config)
     found = []
     if config.use_cpu:
-        found.append(refused("use_cpu", "accelerate ignores DeepSpeed there; set DS_ACCELERATOR=cpu instead of it"))
+        found.append(
+            refused("use_cpu", "accelerate ignores DeepSpeed there; set DS_ACCELERATOR=cpu instead of use_cpu")
+        )
     if path := options.get("deepspeed_config_file"):
         try:
             file = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -150,7 +154,7 @@ def deepspeed_file(file: Mapping[str, Any]) -> tuple[str, list[Finding]]:
             found.append(refused(f"{key}: nvme", "not tested; offload to the CPU is"))
     for key in UNTESTED_IN_DEEPSPEED:
         if zero.get(key) or file.get(key) or offload.get(key):
-            found.append(refused(key, "not tested; plain ZeRO is"))
+            found.append(refused(key, "not tested; use plain ZeRO"))
     if int(zero.get("zero_hpz_partition_size", 1)) > 1:
         found.append(refused("zero_hpz_partition_size", "not tested; leave it out"))
     if zero.get("elastic_checkpoint"):
@@ -195,7 +199,9 @@ def precision(config: ClusterConfig) -> list[Finding]:
     if precision == "fp8":
         return [refused("mixed_precision: fp8", "not tested; bf16 and fp16 are")]
     if precision == "fp16":
-        return [note("mixed_precision: fp16", "steps whose gradients overflow are skipped, and are no steps for GAP")]
+        return [
+            note("mixed_precision: fp16", "steps whose gradients overflow are skipped, and GAP does not count them")
+        ]
     return []
 
 

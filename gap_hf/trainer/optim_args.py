@@ -95,17 +95,11 @@ def candidates(text: str) -> list[Any]:
 
 
 def convert(text: str, parameter: inspect.Parameter) -> Any:
-    """Read ``text`` as the type of the constructor's ``parameter``."""
-    default = parameter.default
-    kinds = {type(default), *get_args(parameter.annotation)}
+    """Read ``text`` as what the constructor's ``parameter`` is annotated with."""
+    kinds = get_args(parameter.annotation) or (parameter.annotation,)
     if bool in kinds:
         try:
             return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
         except KeyError:
             raise ValueError(text) from None
-    return str(text) if str in kinds else int(text) if is_count(default) else float(text)
-
-
-def is_count(default: Any) -> bool:
-    """Whole-number options default to an int above 0 (a plain 0 stands for 0.0 in torch's signatures)."""
-    return isinstance(default, int) and default > 0
+    return text if str in kinds else int(text) if int in kinds else float(text)

@@ -4,8 +4,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..optim import SGDM, Adam, GapAdamW, GapOptimizer
+from ..optim.adam import DEFAULT_CANDIDATES
+from . import optim_args
 
-LLM_LORA: dict[str, Any] = {"betas": [0.8, 0.99], "type": "switch_parameter_wise"}
+LLM_LORA: dict[str, Any] = {"betas": [beta1 for beta1, _ in DEFAULT_CANDIDATES], "type": "switch_parameter_wise"}
 VISION_LORA: dict[str, Any] = {"betas": [0.5, 0.99], "type": "switch_parameter_wise"}
 SMALL_BATCH: dict[str, Any] = {"betas": [0.5, 0.9, 0.99], "type": "switch", "J_ema": 0.9}
 SGD_BASELINE: dict[str, Any] = {"momentum": [0.5, 0.9, 0.99], "type": "switch"}
@@ -42,6 +44,34 @@ PRESETS: dict[str, Preset] = {
         SGDM, SGD_BASELINE, "in place of an SGD baseline", {"learning_rate": 0.1, "weight_decay": 0.0}
     ),
 }
+
+
+def options_of(
+    name: str, text: str | None = None, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8
+) -> dict[str, Any]:
+    """What an ``optim=`` name and its ``optim_args`` give to the optimizer's constructor.
+
+    Learning rate and decay are not among it.
+
+    Args:
+        name: one of ``PRESETS``.
+        text: the ``optim_args``.
+        beta1: ``TrainingArguments.adam_beta1``, which only ``type=default`` takes.
+        beta2: ``TrainingArguments.adam_beta2``, for each candidate without its own.
+        eps: ``TrainingArguments.adam_epsilon``, unless ``optim_args`` gives one.
+
+    Raises:
+        ValueError: ``text`` can't be read.
+    """
+    preset = PRESETS[name]
+    given = optim_args.parse(preset.optimizer, optim_args.split(text))
+    options = preset.options | given
+    if "betas" in options:
+        options.setdefault("eps", eps)
+        if options["type"] == "default" and "betas" not in given:
+            options["betas"] = [beta1]
+        options["betas"] = [b if isinstance(b, tuple) else (b, beta2) for b in options["betas"]]
+    return options
 
 
 def recommended(name: str) -> dict[str, Any]:

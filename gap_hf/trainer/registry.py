@@ -3,7 +3,7 @@
 transformers has no public way to register an optimizer: ``TrainingArguments`` turns ``optim`` into a member of the
 closed enum ``OptimizerNames``, and ``Trainer.get_optimizer_cls_and_kwargs`` maps members to classes. So two things are
 done, the same for every supported version: the enum gets more members, and that static method is wrapped to answer for
-them.
+them. (What model cards say of them is wrapped, too: ``card.py``.)
 """
 
 import importlib.metadata
@@ -17,7 +17,7 @@ from packaging.version import Version
 from ..optim import GapOptimizer
 from ..sharding.launch import downgrade
 from . import optim_args
-from .presets import PRESETS
+from .presets import PRESETS, options_of
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +42,13 @@ def register() -> bool:
     from transformers import trainer
 
     from .callback import DefaultGapCallback
+    from .card import describe_in_model_cards
 
     for name in PRESETS:
         add_optimizer_name(name)
     if DefaultGapCallback not in trainer.DEFAULT_CALLBACKS:
         trainer.DEFAULT_CALLBACKS.append(DefaultGapCallback)
+    describe_in_model_cards()
     original = trainer.Trainer.get_optimizer_cls_and_kwargs
     if getattr(original, "answers_for_gap", False):
         return True
@@ -92,17 +94,11 @@ def optimizer_and_options(name: str, args: Any) -> tuple[type[GapOptimizer], dic
     state = AcceleratorState._shared_state  # empty where nobody has built an Accelerator
     if message := downgrade(state["distributed_type"].value if state else None):
         raise ValueError(message)
-    preset = PRESETS[name]
-    options = preset.options | optim_args.parse(preset.optimizer, optim_args.split(args.optim_args))
+    options = options_of(name, args.optim_args, args.adam_beta1, args.adam_beta2, args.adam_epsilon)
     options["lr"] = args.learning_rate
-    if "betas" in options:
-        options.setdefault("eps", args.adam_epsilon)
-        if options["type"] == "default" and options["betas"] is preset.options["betas"]:
-            options["betas"] = [args.adam_beta1]
-        options["betas"] = [b if isinstance(b, tuple) else (b, args.adam_beta2) for b in options["betas"]]
     if args.should_log:
         advise(name, args, options)
-    return preset.optimizer, options
+    return PRESETS[name].optimizer, options
 
 
 def advise(name: str, args: Any, options: dict[str, Any]) -> None:

@@ -43,6 +43,7 @@ def test_two_processes_train_save_reload_and_plot(tmp_path):
     done = run([*LAUNCH, RECIPE, "--expect_world_size", "2", "--output_dir", tmp_path, *options], timeout=500)
     assert done.returncode == 0, done.stderr[-4000:]
     assert "2 process(es), optimizer gap_adamw" in done.stdout
+    assert "find_unused_parameters" not in done.stderr, "DDP looks for nothing that isn't there"
     written = {line.split(":")[0]: line.split(":", 1)[1].strip() for line in done.stdout.splitlines() if ":" in line}
     assert written["before training"]
     assert written["after training"]

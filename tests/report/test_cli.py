@@ -1,4 +1,4 @@
-"""``gap-hf plot``."""
+"""``gap-hf`` itself, ``gap-hf plot``, and where ``gap-hf compare`` writes."""
 
 import re
 import sys
@@ -7,15 +7,18 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import gap_hf
 from gap_hf.cli import app
 
 from ..tiny import run, tiny_trainer
-from .runs import write_run
+from .runs import write_log, write_run
+
+COMMAND = Path(sys.executable).parent / "gap-hf"
 
 
 def test_installed_command_plots_a_real_run(tmp_path):
     tiny_trainer(tmp_path, max_steps=4).train()
-    done = run([Path(sys.executable).parent / "gap-hf", "plot", tmp_path])
+    done = run([COMMAND, "plot", tmp_path])
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     shares, written = lines[:2], lines[2:]
@@ -51,8 +54,8 @@ def test_format(tmp_path):
     [
         (None, "holds no run: neither gap_choices.jsonl (written with a gap optimizer) nor trainer_state.json"),
         ("", "holds no steps yet"),
-        ("hello\nworld\n", "line 1: not a line of a choices file"),
-        ('{"a": 1}\n', "line 1: not a line of a choices file (no header)"),
+        ("hello\nworld\n", "is not a choices file (line 1: not JSON"),
+        ('{"a": 1}\n', "is not a choices file (line 1: no header)"),
     ],
 )
 def test_what_cannot_be_plotted(tmp_path, content, says):
@@ -60,6 +63,18 @@ def test_what_cannot_be_plotted(tmp_path, content, says):
         (tmp_path / "gap_choices.jsonl").write_text(content)
     check_failure(["plot", str(tmp_path)], says)
     assert not list(tmp_path.glob("*.png"))
+
+
+def test_damaged_line_is_told_once(tmp_path, caplog):
+    write_run(tmp_path, [["a", "b"]], steps=4)
+    path = tmp_path / "gap_choices.jsonl"
+    path.write_text(path.read_text().replace('{"step":2,', "{"))
+    for command in (["plot"], ["compare", "--out", str(tmp_path / "out")]):
+        caplog.clear()
+        result = CliRunner().invoke(app, [*command, str(tmp_path)])
+        assert result.exit_code == 0, result.stderr
+        (record,) = caplog.records
+        assert record.getMessage() == f"{path}: lines that can't be read are left out (line 3: it has no 'step')"
 
 
 def test_missing_directory(tmp_path):
@@ -92,3 +107,28 @@ def test_no_arguments_show_help():
     result = CliRunner().invoke(app, [])
     assert "plot" in result.output
     assert result.exit_code == 2
+
+
+def test_help_imports_neither_torch_nor_transformers():
+    """They take seconds, and the help needs nothing of them."""
+    done = run([sys.executable, "-X", "importtime", COMMAND, "--help"])
+    assert done.returncode == 0, done.stderr
+    assert "sweep" in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "gap_hf.cli" in imported
+    assert not imported & {"torch", "transformers", "numpy", "matplotlib"}
+
+
+def test_version():
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, f"gap-hf {gap_hf.__version__}\n")
+
+
+def test_compare_writes_only_where_it_is_told_to(tmp_path, monkeypatch):
+    write_log(tmp_path / "run", [2.0, 1.0])
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["compare", "run"])
+    assert result.exit_code == 0, result.stderr
+    assert "1.5000" in result.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    check_failure(["compare", "run", "--format", "png"], "--format says what goes into --out; give that, too")

@@ -1,6 +1,7 @@
 """``gap-hf sweep`` on a small real script."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,12 +83,61 @@ def test_fixed_value_is_torchs_optimizer(tmp_path):
 
 
 def test_failing_script(tmp_path):
-    status, out, err = sweep("--value", 0.9, "--out", tmp_path, "--gap-args", "betas=0.8:1.5")
+    status, out, err = sweep("--value", 0.9, "--out", tmp_path, "--no_such_flag", "17")
     assert status == 1
     assert out == ""
     assert "gap_adamw failed with status 1" in err
-    assert "1.5" in err
+    assert "--no_such_flag" in err
     assert not (tmp_path / "gap_adamw" / "sweep_done.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--value", 0.9, "--value", 1.5], "beta1=1.5: betas=[(1.5, 0.999)]"),
+        (["--value", "nan"], "beta1=nan: "),
+        (["--gap", "gap_sgdm", "--value", -0.5], "momentum=-0.5: momentum=[-0.5]"),
+        (["--gap-args", "betas=0.8:1.5"], "gap_adamw: betas=[(0.8, 0.999), (1.5, 0.999)]"),
+        (["--gap-args", "bettas=0.8"], "did you mean 'betas'?"),
+    ],
+)
+def test_a_value_that_is_out_of_range_is_refused_before_anything_trains(tmp_path, options, says):
+    status, out, err = sweep(*options, "--out", tmp_path / "out")
+    assert (status, out) == (1, "")
+    assert says in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+WITHOUT_MATPLOTLIB = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path, target=None):
+        if name == "matplotlib":
+            raise ModuleNotFoundError(name, name=name)
+
+sys.meta_path.insert(0, Absent())
+sys.argv[0] = "gap-hf"
+from gap_hf.cli import app
+app()
+"""
+
+
+@pytest.mark.parametrize("command", ["sweep", "compare"])
+def test_without_matplotlib(tmp_path, command):
+    """One line that can be followed however gap_hf was installed; the sweep says it before it trains."""
+    done = run([sys.executable, "-c", WITHOUT_MATPLOTLIB, command, SCRIPT if command == "sweep" else tmp_path])
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "matplotlib is not installed" in done.stderr
+    assert "pip install matplotlib jinja2" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_values_that_are_nearly_equal_are_two(tmp_path):
+    _, one, other = plan(SCRIPT, [], values=[0.9, 0.9000001], out=tmp_path)
+    assert (one.name, other.name) == ("beta1=0.9", "beta1=0.9000001")
+    assert "type=default,betas=0.9000001" in other.command
 
 
 @pytest.mark.parametrize(

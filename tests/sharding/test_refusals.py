@@ -108,4 +108,4 @@ def test_a_lone_process_of_accelerate_launch(caplog, monkeypatch):
     assert lone_process() is None
     monkeypatch.setenv("MASTER_PORT", "29500")
     gap_optimizer().step()
-    assert "asked for several processes, but started this one alone. Add --multi_gpu" in caplog.text
+    assert "asked for several processes, but started only this one. Add --multi_gpu" in caplog.text

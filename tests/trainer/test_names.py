@@ -61,6 +61,16 @@ def test_name_builds(tmp_path, name):
     assert {key: optimizer.param_groups[0][key] for key in options} == options
 
 
+def test_the_class_alone_is_what_the_name_gives(tmp_path):
+    """``GapAdamW(parameters)`` and ``optim="gap_adamw"``, but for what TrainingArguments owns."""
+    named = tiny_trainer(tmp_path).create_optimizer()
+    alone = gap_hf.GapAdamW(named.param_groups[0]["params"])
+    assert alone.candidates(alone.param_groups[0]) == named.candidates(named.param_groups[0])
+    owned = ("params", "betas", "lr", "weight_decay")
+    ours, theirs = ({k: v for k, v in o.param_groups[0].items() if k not in owned} for o in (alone, named))
+    assert ours == theirs
+
+
 @pytest.mark.parametrize("name", ["gap_adamw", "gap_adam", "gap_sgdm"])
 def test_type_alone_changes_just_that(tmp_path, name):
     other = {"switch": "switch_parameter_wise", "switch_parameter_wise": "switch"}[EXPECTED[name][1]["type"]]

@@ -11,11 +11,13 @@ from gap_hf.trainer.optim_args import EXAMPLES
 
 from ..tiny import tiny_trainer
 
-KERNELS = {
+BOTH = {
     "foreach=false": ("foreach", False),
     "fused=false": ("fused", False),
     "capturable=1": ("capturable", True),
     "state_dtype=bfloat16": ("state_dtype", "bfloat16"),
+    "maximize=true": ("maximize", True),
+    "differentiable=false": ("differentiable", False),
 }
 ADAM = {
     "betas=0.7:0.9:0.95": ("betas", [(0.7, 0.999), (0.9, 0.999), (0.95, 0.999)]),
@@ -38,7 +40,7 @@ ADAM = {
     "second_order_momentum_reset_mode=square": ("second_order_momentum_reset_mode", "square"),
     "type=switch,J_ema=0.5": ("J_ema", 0.5),
     " type = switch , J_ema=0.5, ": ("J_ema", 0.5),
-    **KERNELS,
+    **BOTH,
 }
 SGDM = {
     "momentum=0.3:0.6": ("momentum", [0.3, 0.6]),
@@ -50,7 +52,7 @@ SGDM = {
     "soft_reset=0.25": ("soft_reset", 0.25),
     "hysteresis_threshold=3": ("hysteresis_threshold", 3),
     "J_ema=0.5": ("J_ema", 0.5),
-    **KERNELS,
+    **BOTH,
 }
 CASES = [("gap_adamw", text, *want) for text, want in ADAM.items()]
 CASES += [("gap_adam", text, *want) for text, want in ADAM.items()]
@@ -111,6 +113,8 @@ def test_every_option_is_tested(cls, table):
         ("gap_adamw", "hysteresis_threshold=2.5", ["hysteresis_threshold='2.5'", "hysteresis_threshold=10"]),
         ("gap_adamw", "hysteresis_threshold=0", ["hysteresis_threshold=0", ">= 1"]),
         ("gap_adamw", "lr_modulation=yes", ["lr_modulation='yes'", "lr_modulation=false"]),
+        ("gap_adamw", "maximize=yes", ["maximize='yes'", "maximize=false"]),
+        ("gap_adamw", "differentiable=true", ["differentiable=True is not supported", "Leave it out"]),
         ("gap_adamw", "soft_reset=half", ["soft_reset='half'", "soft_reset=0.9"]),
         ("gap_adamw", "soft_reset=2", ["soft_reset=2.0", "[0, 1]"]),
         ("gap_adamw", "eps=-1", ["eps=-1.0", ">= 0"]),

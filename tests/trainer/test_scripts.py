@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 import gap_hf
 import gap_hf.__main__
+from gap_hf.doctor.machine import DDP_ON_CPUS
 from gap_hf.trainer.record import FILENAME, read_choices
 
 from ..tiny import LAUNCH, ROOT, SCRIPTS, run, tiny_model
@@ -90,10 +91,14 @@ def test_run_clm_in_two_processes(local, tmp_path):
 
 
 def test_only_rank_0_writes(tmp_path):
-    """Both processes get an output_dir of their own here, so that a second writer would show."""
-    flags = f"--output_dir {tmp_path} --use_cpu --optim gap_adamw --max_steps 4 --logging_steps 2 --save_strategy no"
-    script = [SCRIPTS / "rank_dirs.py", *flags.split(), "--report_to", "none"]
-    done = run([*LAUNCH, "-m", "gap_hf", *script])
+    """Both processes get an output_dir of their own here, so that a second writer would show.
+
+    They are started by the flags that ``gap-hf doctor`` names, without a config file.
+    """
+    launcher, behind = DDP_ON_CPUS.removeprefix("accelerate launch ").split("SCRIPT")
+    flags = f"--output_dir {tmp_path} --optim gap_adamw --max_steps 4 --logging_steps 2 --save_strategy no"
+    script = [SCRIPTS / "rank_dirs.py", *behind.split(), *flags.split(), "--report_to", "none"]
+    done = run([*LAUNCH[:3], *launcher.split(), "--main_process_port", "0", "-m", "gap_hf", *script])
     assert done.returncode == 0, done.stderr[-3000:]
     assert sorted(path.parent.name for path in tmp_path.rglob("state.json")) == ["rank0", "rank1"]
     assert [p.parent.name for p in tmp_path.rglob(FILENAME)] == ["rank0"]
@@ -107,7 +112,7 @@ def test_one_process_where_two_were_asked_for(tmp_path):
     done = run([*LAUNCH[:3], "--cpu", "--num_processes", "2", "--num_machines", "1", "-m", "gap_hf", *script])
     assert done.returncode == 0, done.stderr[-3000:]
     assert [path.parent.name for path in tmp_path.rglob("state.json")] == ["rank0"]
-    assert "asked for several processes, but started this one alone. Add --multi_gpu" in done.stderr
+    assert "asked for several processes, but started only this one. Add --multi_gpu" in done.stderr
 
 
 def test_processes_that_train_alone_are_refused(tmp_path):
@@ -116,7 +121,7 @@ def test_processes_that_train_alone_are_refused(tmp_path):
     done = run([*LAUNCH, "-m", "gap_hf", SCRIPTS / "rank_dirs.py", *flags.split()], CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 1
     assert "2 processes were launched, but they don't know of each other" in done.stderr
-    assert "--use_cpu true behind the script's name" in done.stderr
+    assert "--use_cpu true after the script's name" in done.stderr
     assert not [*tmp_path.rglob("state.json"), *tmp_path.rglob(FILENAME)]
 
 
@@ -127,7 +132,7 @@ def test_fsdp_that_became_ddp_is_refused(tmp_path):
     done = run([*LAUNCH, "-m", "gap_hf", *script], ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
     assert done.returncode == 1
     assert "ValueError: FSDP was asked for, but every process holds whole parameters" in done.stderr
-    assert "falls back to DDP without a word: use accelerators, or distributed_type: MULTI_GPU" in done.stderr
+    assert "silently falls back to DDP: use accelerators, or distributed_type: MULTI_GPU" in done.stderr
     assert not [*tmp_path.rglob("state.json"), *tmp_path.rglob(FILENAME)]
 
 
@@ -178,6 +183,43 @@ def test_trl_sft(local, tmp_path):
     assert (saved.optim.value, saved.optim_args) == ("gap_adamw", "betas=0.5:0.9:0.99")
 
 
+GAP = [sys.executable, "-m", "gap_hf"]
+TRL = [Path(sys.executable).parent / "trl", "sft"]
+"""Starts the script in a process of its own."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "by_sitecustomize"),
+    [
+        (TRL, True),
+        ([*TRL, "--multi_gpu", "--num_processes", "2"], True),
+        ([*GAP, "-m", "trl.cli.main", "sft", "-m", "gap_hf", "--accelerate_config", LAUNCH[-1]], False),
+    ],
+    ids=["sitecustomize", "two processes", "gap_hf twice"],
+)
+def test_trl_command(local, tmp_path, command, by_sitecustomize):
+    """``docs/howto/trl.md`` names these ways."""
+    flags = f"""
+        --model_name_or_path {local}/model --dataset_name {local}/data --output_dir {tmp_path}/out --optim gap_adamw
+        --max_steps 4 --per_device_train_batch_size 4 --max_length 32 --use_cpu --bf16 false --dtype float32
+        --gradient_checkpointing false --save_strategy no --report_to none
+    """
+    (tmp_path / "sitecustomize.py").write_text("import gap_hf\n")
+    environment = {"PYTHONPATH": str(tmp_path)} if by_sitecustomize else {}
+    done = run([*command, *flags.split()], HF_HOME=str(tmp_path / "cache"), **environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert read_choices(tmp_path / "out").steps.tolist() == [1, 2, 3, 4]
+
+
+def test_sitecustomize(tmp_path):
+    """Every Python process knows the names, with nothing said on its command line."""
+    (tmp_path / "sitecustomize.py").write_text("import gap_hf\n")
+    program = "from transformers.training_args import OptimizerNames; print(OptimizerNames('gap_adamw').value)"
+    done = run([sys.executable, "-c", program], PYTHONPATH=str(tmp_path))
+    assert done.stdout == "gap_adamw\n", done.stderr
+
+
 # ---------------------------------------------------------------- the command itself
 def call(monkeypatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", ["gap_hf", *arguments])
@@ -204,6 +246,11 @@ def test_help(monkeypatch, capsys):
         (["nothing_here.py", "--x"], "gap_hf: no such script: 'nothing_here.py'; expected the path of a Python file"),
         (["tests"], "gap_hf: no such script: 'tests'"),
         (["-m"], "gap_hf: -m needs a module"),
+        (
+            ["-m", "trl.cli"],
+            "gap_hf: 'trl.cli' is a package that can't be run by itself: it has no __main__ module. Run one of its "
+            "modules, -m trl.cli.MODULE; it has accelerate_config, accelerate_launcher, commands, main\n",
+        ),
     ],
 )
 def test_wrong_arguments(monkeypatch, arguments, says):

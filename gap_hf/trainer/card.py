@@ -1,0 +1,69 @@
+"""What the model card that Trainer writes says of a gap optimizer.
+
+transformers describes every optimizer with "adam" in its name by ``adam_beta1`` and ``adam_beta2``, of which a gap
+optimizer does not take the first. So its function is wrapped, and what it says of a gap optimizer is replaced.
+"""
+
+import functools
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from ..inspection import find_gap_optimizer
+from ..optim import GapOptimizer
+from .presets import PRESETS, options_of
+
+OF_THE_MACHINE = ("foreach", "fused", "capturable")
+"""Options that leave what is computed as it is."""
+
+
+def describe_in_model_cards() -> None:
+    """Have model cards name gap optimizers with their own options; a second call changes nothing."""
+    from transformers import modelcard
+
+    original = getattr(modelcard, "extract_hyperparameters_from_trainer", None)
+    if original is None or getattr(original, "answers_for_gap", False):  # a later transformers may do without it
+        return
+
+    @functools.wraps(original)
+    def extract_hyperparameters_from_trainer(trainer: Any) -> dict[str, Any]:
+        found = original(trainer)
+        if text := optimizer_of(trainer):
+            found["optimizer"] = text
+        return found
+
+    extract_hyperparameters_from_trainer.answers_for_gap = True  # type: ignore[attr-defined]
+    modelcard.extract_hyperparameters_from_trainer = extract_hyperparameters_from_trainer
+
+
+def optimizer_of(trainer: Any) -> str | None:
+    """The card's line on the trainer's optimizer; None where that is no gap optimizer."""
+    name = getattr(trainer.args.optim, "value", trainer.args.optim)
+    optimizer = find_gap_optimizer(trainer.optimizer)
+    if optimizer is not None:
+        return describe(name if name in PRESETS else None, type(optimizer), optimizer.param_groups[0])
+    if name in PRESETS:  # the card is written before the training
+        args = trainer.args
+        options = options_of(name, args.optim_args, args.adam_beta1, args.adam_beta2, args.adam_epsilon)
+        return describe(name, PRESETS[name].optimizer, options)
+    return None
+
+
+def describe(name: str | None, optimizer: type[GapOptimizer], options: Mapping[str, Any]) -> str:
+    """One line: the optimizer, its candidates and type, and each other option that is not at its default.
+
+    Learning rate and weight decay are left out: the card tells the first by itself, and no optimizer's second.
+    """
+    from .. import __version__
+
+    parameters = inspect.signature(optimizer).parameters
+    always = [optimizer.candidate_option, "type"]
+    others = [
+        key
+        for key, parameter in parameters.items()
+        if key not in (*always, "params", "lr", "weight_decay", *OF_THE_MACHINE)
+        and options.get(key, parameter.default) != parameter.default
+    ]
+    told = ", ".join(f"{key}={options[key]}" for key in [*always, *others])
+    of = f"{optimizer.__name__} of gap_hf {__version__}"
+    return f"Use {f'{name} ({of})' if name else of} with {told}"
