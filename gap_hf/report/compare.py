@@ -7,8 +7,8 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 from .candidates import all_labels, label_indices
-from .loss import line_styles
-from .plot import SHARE_POINTS, legend, step_ticks, stretches
+from .loss import draw_line, line_styles, plain_numbers
+from .plot import SHARE_POINTS, legend, stretches
 from .run import Run
 from .summary import summarise
 
@@ -33,12 +33,12 @@ def choices_figure(runs: list[Run]) -> Figure | None:
         starts = stretches(len(applied), SHARE_POINTS)
         means = [block.mean() for block in np.split(applied, starts[1:])]
         middles = [block.mean() for block in np.split(run.choices.steps, starts[1:])]
-        handles += axes.plot(middles, means, color=color, linestyle=style, label=run.name)
+        handles += draw_line(axes, middles, means, color=color, linestyle=style, label=run.name)
         kinds.append(run.choices.candidate)
     kind = " or ".join(dict.fromkeys(kinds))
     axes.set(xlabel="step", ylabel=f"mean {kind}", title=f"Mean {kind} that GAP applied")
     axes.grid(alpha=0.3)
-    step_ticks(axes)
+    plain_numbers(axes)
     legend(figure, handles)
     return figure
 
@@ -70,13 +70,12 @@ def without_empty_columns(head: list[str], rows: list[list[str]]) -> tuple[list[
 
 def row(run: Run, first: Run) -> list[str]:
     """One row of ``table``."""
-    steps, losses = run.curve("loss")
+    losses = run.curve("loss")[1]
     evaluations = run.curve("eval_loss")[1]
     whole = summarise(run.choices)[0] if run.choices else None
-    last_step = max([*steps[-1:], *([int(run.choices.steps[-1])] if run.choices else [])], default=None)
     return [
         run.name,
-        "" if last_step is None else str(last_step),
+        str(run.last_step) if run.last_step else "",
         f"{np.mean(losses[-LAST:]):.4f}" if losses else "",
         f"{evaluations[-1]:.4f}" if evaluations else "",
         f"{min(evaluations):.4f}" if evaluations else "",

@@ -1,8 +1,11 @@
 """Training and evaluation loss of one run or several in one picture."""
 
+from collections.abc import Sequence
 from itertools import cycle
+from typing import Any
 
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .plot import legend, step_ticks
@@ -20,6 +23,17 @@ def line_styles(count: int) -> list[tuple[str, str]]:
     return [(next(colors), STYLES[i // len(COLORS) % len(STYLES)]) for i in range(count)]
 
 
+def draw_line(axes: Axes, steps: Sequence[float], values: Sequence[float], **style: Any) -> list[Any]:
+    """A line over steps; a single point, of which a line shows nothing, is a dot."""
+    return axes.plot(steps, values, marker="." if len(steps) == 1 else None, **style)
+
+
+def plain_numbers(axes: Axes) -> None:
+    """Whole steps, and values as they are: not as differences to a number in the corner."""
+    step_ticks(axes)
+    axes.ticklabel_format(axis="y", useOffset=False)
+
+
 def loss_figure(runs: list[Run]) -> Figure | None:
     """The logged loss over steps as lines, evaluation as points; None where no run has logged any."""
     if not any(run.curve("loss")[0] for run in runs):
@@ -29,7 +43,7 @@ def loss_figure(runs: list[Run]) -> Figure | None:
     handles: list[Artist] = []
     for run, (color, style) in zip(runs, line_styles(len(runs)), strict=True):
         name = run.name if len(runs) > 1 else "training loss"
-        handles += axes.plot(*run.curve("loss"), color=color, linestyle=style, label=name)
+        handles += draw_line(axes, *run.curve("loss"), color=color, linestyle=style, label=name)
         steps, losses = run.curve("eval_loss")
         points = axes.plot(steps, losses, "o", color=color, markerfacecolor="white", label="evaluation loss")
         if steps and len(runs) == 1:
@@ -37,6 +51,6 @@ def loss_figure(runs: list[Run]) -> Figure | None:
     title = "Loss" if len(runs) == 1 else "Training loss (lines) and evaluation loss (points)"
     axes.set(xlabel="step", ylabel="loss", title=title)
     axes.grid(alpha=0.3)
-    step_ticks(axes)
+    plain_numbers(axes)
     legend(figure, handles)
     return figure

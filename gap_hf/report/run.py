@@ -17,17 +17,27 @@ class Run:
 
     Attributes:
         name: what it is called in pictures and tables.
+        directory: where it is.
         choices: the choices file, if there is one.
         log: Trainer's ``log_history``; empty where there is no ``trainer_state.json``.
+        global_step: Trainer's count of steps; 0 where there is no ``trainer_state.json``.
     """
 
     name: str
+    directory: Path
     choices: Choices | None
     log: list[dict[str, Any]]
+    global_step: int = 0
+
+    @property
+    def last_step(self) -> int:
+        """The last step that left a trace: it need not have been logged."""
+        chosen = 0 if self.choices is None else int(self.choices.steps[-1])
+        return max(self.global_step, chosen, *self.curve("step")[0])
 
     def curve(self, key: str) -> tuple[list[int], list[float]]:
         """(steps, values) of what was logged as ``key``."""
-        rows = [row for row in self.log if isinstance(row.get(key), (int, float)) and "step" in row]
+        rows = [row for row in self.log if type(row.get(key)) in (int, float) and "step" in row]
         return [int(row["step"]) for row in rows], [float(row[key]) for row in rows]
 
     def last(self, key: str) -> float | None:
@@ -36,16 +46,20 @@ class Run:
         return values[-1] if values else None
 
 
-def read_run(path: str | Path) -> Run:
-    """Read a Trainer's ``output_dir``, or a choices file alone.
+def read_run(path: str | Path | Run) -> Run:
+    """Read a Trainer's ``output_dir``, or a choices file alone; what has been read stays as it is.
 
     Raises:
         FileNotFoundError: there is neither Trainer's log nor a choices file.
         ValueError: one of them can't be read.
     """
+    if isinstance(path, Run):
+        return path
     path = Path(path)
     if path.is_file():
-        return Run(path.parent.resolve().name, read_choices(path), [])
+        directory = path.parent.resolve().name
+        name = directory if path.name == FILENAME else f"{directory}/{path.name}"
+        return Run(name, path.parent, read_choices(path), [])
     found = path / FILENAME
     state = find_state(path)
     if not found.is_file() and state is None:
@@ -56,7 +70,21 @@ def read_run(path: str | Path) -> Run:
             "checkpoints and by trainer.save_state())."
         )
     choices = read_choices(found) if found.is_file() else None
-    return Run(path.resolve().name, choices, read_log(state) if state is not None else [])
+    return Run(path.resolve().name, path, choices, *(read_state(state) if state is not None else ([], 0)))
+
+
+def choices_of(run: Run) -> Choices:
+    """The run's choices.
+
+    Raises:
+        FileNotFoundError: it has none.
+    """
+    if run.choices is None:
+        raise FileNotFoundError(
+            f"{run.directory} has no {FILENAME}: its optimizer was not a gap optimizer, or chose nothing "
+            "(type=default). gap-hf compare shows its losses."
+        )
+    return run.choices
 
 
 def find_state(directory: Path) -> Path | None:
@@ -71,16 +99,24 @@ def find_state(directory: Path) -> Path | None:
     return steps[max(steps)] if steps else None
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """``log_history`` of a state file.
+def read_state(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """``log_history`` and ``global_step`` of a state file.
 
     Raises:
         ValueError: it is not one, or was cut off.
     """
     try:
-        history = json.loads(path.read_text(encoding="utf-8"))["log_history"]
+        state = json.loads(path.read_text(encoding="utf-8"))
+        history, global_step = state["log_history"], state.get("global_step", 0)
         if not isinstance(history, list) or not all(isinstance(row, dict) for row in history):
             raise ValueError("log_history is not a list of logs")
-    except (ValueError, KeyError, TypeError) as error:
+        for step in (global_step, *(row.get("step", 0) for row in history)):
+            if type(step) not in (int, float) or not 0 <= step < 2**63:
+                raise ValueError(f"step {step!r} is not a number of steps")
+        for row in history:
+            for value in row.values():
+                if type(value) is int:
+                    float(value)  # else drawing it would overflow
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path}: not a Trainer's state ({error})") from error
-    return history
+    return history, int(global_step)

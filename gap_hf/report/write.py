@@ -12,7 +12,7 @@ from .candidates import all_labels, display_names
 from .loss import loss_figure
 from .page import DPI, Picture, Table, render, svg
 from .plot import figures
-from .run import Run, read_run
+from .run import Run, choices_of, read_run
 from .summary import summarise
 
 FORMATS = ("png", "svg", "html")
@@ -33,11 +33,13 @@ TITLES = {
 }
 
 
-def plot_run(run_dir: str | Path, out_dir: str | Path | None = None, formats: Collection[str] = FORMATS) -> list[Path]:
+def plot_run(
+    run: str | Path | Run, out_dir: str | Path | None = None, formats: Collection[str] = FORMATS
+) -> list[Path]:
     """Draw a run: ``gap_share``, ``gap_layers`` and ``gap_margins``, and ``gap_report.html`` with these and the loss.
 
     Args:
-        run_dir: a Trainer's ``output_dir``, or the choices file itself.
+        run: a Trainer's ``output_dir``, or the choices file itself; or what ``read_run`` made of it.
         out_dir: where the files go; next to the choices file by default.
         formats: some of ``png``, ``svg``, ``html``.
 
@@ -49,31 +51,26 @@ def plot_run(run_dir: str | Path, out_dir: str | Path | None = None, formats: Co
         ValueError: a file can't be read or holds no steps, or there is no such format.
     """
     check_formats(formats)
-    run_dir = Path(run_dir)
-    run = read_run(run_dir)
-    if run.choices is None:
-        raise FileNotFoundError(
-            f"{run_dir} has no gap_choices.jsonl: its optimizer was not a gap optimizer, or chose nothing "
-            "(type=default). gap-hf compare shows its losses."
-        )
-    out = Path(out_dir) if out_dir is not None else run_dir if run_dir.is_dir() else run_dir.parent
-    drawn = figures(run.choices)
+    run = read_run(run)
+    choices = choices_of(run)
+    out = Path(out_dir) if out_dir is not None else run.directory
+    drawn = figures(choices)
     paths = save(drawn, out, formats)
     if "html" in formats:
         loss = loss_figure([run])
         shown = {**({"loss": loss} if loss else {}), **drawn}
-        page = render(f"GAP in {run.name}", facts(run), pictures(shown), [kinds_table(run.choices)])
+        page = render(f"GAP in {run.name}", facts(run), pictures(shown), [kinds_table(choices)])
         paths.append(write_text(out / "gap_report.html", page))
     return paths
 
 
 def compare_runs(
-    run_dirs: Sequence[str | Path], out_dir: str | Path = ".", formats: Collection[str] = FORMATS
+    runs: Sequence[str | Path | Run], out_dir: str | Path, formats: Collection[str] = FORMATS
 ) -> list[Path]:
     """Draw runs side by side: ``gap_compare_loss``, ``gap_compare_choices`` and ``gap_compare.html``.
 
     Args:
-        run_dirs: Trainers' ``output_dir``s; runs without a gap optimizer are welcome.
+        runs: Trainers' ``output_dir``s, or what ``read_runs`` made of them; runs without a gap optimizer are welcome.
         out_dir: where the files go.
         formats: some of ``png``, ``svg``, ``html``.
 
@@ -85,8 +82,8 @@ def compare_runs(
         ValueError: a file can't be read, or there is no such format.
     """
     check_formats(formats)
-    runs = read_runs(run_dirs)
-    drawn = {"gap_compare_loss": loss_figure(runs), "gap_compare_choices": compare.choices_figure(runs)}
+    found = read_runs(runs)
+    drawn = {"gap_compare_loss": loss_figure(found), "gap_compare_choices": compare.choices_figure(found)}
     shown = {name: figure for name, figure in drawn.items() if figure is not None}
     out = Path(out_dir)
     paths = save(shown, out, formats)
@@ -94,20 +91,20 @@ def compare_runs(
         titles = {"gap_compare_loss": "Loss", "gap_compare_choices": "What GAP applied"}
         captions = {"gap_compare_loss": CAPTIONS["loss"], "gap_compare_choices": "The mean over all parameters."}
         pages = [Picture(titles[name], figure, captions[name]) for name, figure in shown.items()]
-        head, rows = compare.table(runs)
-        page = render("Runs compared", [("runs", str(len(runs)))], pages, [Table("Numbers", head, rows)])
+        head, rows = compare.table(found)
+        page = render("Runs compared", [("runs", str(len(found)))], pages, [Table("Numbers", head, rows)])
         paths.append(write_text(out / "gap_compare.html", page))
     return paths
 
 
-def read_runs(run_dirs: Sequence[str | Path]) -> list[Run]:
+def read_runs(runs: Sequence[str | Path | Run]) -> list[Run]:
     """The runs, under names that tell them apart: of two directories of one name more of the path is shown."""
-    runs = [read_run(path) for path in run_dirs]
-    paths = [Path(path).resolve() for path in run_dirs]
-    for run, path in zip(runs, paths, strict=True):
-        if sum(other.name == path.name for other in paths) > 1:
-            run.name = "/".join(path.parts[-2:])
-    return runs
+    found = [read_run(run) for run in runs]
+    names = [run.name for run in found]
+    for run in found:
+        if names.count(run.name) > 1:
+            run.name = f"{run.directory.resolve().parent.name}/{run.name}"
+    return found
 
 
 def check_formats(formats: Collection[str]) -> None:
@@ -145,8 +142,7 @@ def pictures(drawn: Mapping[str, Figure]) -> list[Picture]:
 
 def facts(run: Run) -> list[tuple[str, str]]:
     """What the page says first."""
-    choices = run.choices
-    assert choices is not None
+    choices = choices_of(run)
     found = [
         ("type", choices.type),
         (f"candidates ({choices.candidate})", ", ".join(all_labels(choices))),
@@ -158,6 +154,8 @@ def facts(run: Run) -> list[tuple[str, str]]:
         values = run.curve(key)[1]
         if values:
             found.append((name, f"{values[0]:.4g} → {values[-1]:.4g}" if len(values) > 1 else f"{values[0]:.4g}"))
+    if choices.damaged:
+        found.append(("lines that can't be read", str(len(choices.damaged))))
     return found
 
 

@@ -1,10 +1,12 @@
 """``GapCallback``: what the optimizer chose, in Trainer's logs and in the choices file."""
 
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..inspection import find_gap_optimizer
+from ..sharding.live import instances
 from .presets import PRESETS
 from .recorder import Recorder
 
@@ -21,22 +23,26 @@ class GapCallback(TrainerCallback):
     * ``gap/share_0.8``, ...: the share of each candidate,
     * ``gap/changed``: the share of choices that differ from the step before,
     * ``gap/resets``: soft resets, counted per parameter (for ``'switch'`` per step),
-
-    and, where more than one parameter group has parameters, the same under ``gap/group0/``, ``gap/group1/``, ...
-    (groups without parameters are not counted).
+    * ``gap/skipped``, only where there were any: steps that the loss scaler or DeepSpeed left out,
+    * ``gap/not_counted``, only where there were any: parameters (for ``'switch'`` steps) whose score was NaN or
+      infinite, so that the choice before stood.
 
     Args:
         record: write the choices file (rank 0 only).
+        per_group: the same under ``gap/group0/``, ``gap/group1/``, ..., too, where more than one parameter group has
+            parameters (groups without any are not counted).
     """
 
-    def __init__(self, record: bool = True) -> None:
+    def __init__(self, record: bool = True, per_group: bool = False) -> None:
         self.record = record
+        self.per_group = per_group
         self.recorder: Recorder | None = None
+        self.training: TrainerState | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.recorder = None
+        self.end()  # of a training that broke off: an error, or auto_find_batch_size's next attempt
         optimizer = find_gap_optimizer(kwargs.get("optimizer"))
         if optimizer is None:
             if getattr(args.optim, "value", args.optim) in PRESETS:
@@ -49,11 +55,17 @@ class GapCallback(TrainerCallback):
         # the others only hand it their options.
         owner = optimizer.callback
         if owner is not None and owner is not self and owner.recorder is not None:
-            owner.recorder.record &= self.record
-            return
-        optimizer.callback = self
+            if owner.training is state:
+                owner.recorder.record &= self.record
+                owner.recorder.per_group |= self.per_group
+                return
+            owner.end()  # of another Trainer, whose training broke off
+        optimizer.callback, self.training = self, state
         record = self.record and state.is_world_process_zero
-        self.recorder = Recorder(optimizer, kwargs["model"], args.output_dir or ".", state.global_step, record)
+        directory = run_directory(args, state)
+        self.recorder = Recorder(
+            optimizer, kwargs["model"], directory, state.global_step, record, per_group=self.per_group
+        )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.recorder is not None:
@@ -82,13 +94,29 @@ class GapCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self.recorder is not None:
-            self.recorder.close()
-            self.recorder = None
+        self.end()
+
+    def end(self) -> None:
+        """Close the recorder, if there is one."""
+        recorder, self.recorder = self.recorder, None
+        if recorder is not None:
+            recorder.close()
 
 
 class DefaultGapCallback(GapCallback):
     """What Trainer gets by itself; its own class, so that adding a ``GapCallback`` is not taken for a duplicate."""
+
+
+def run_directory(args: TrainingArguments, state: TrainerState) -> Path:
+    """``output_dir``; in a hyperparameter search the trial's own directory in it, where its checkpoints go, too."""
+    if state.is_hyper_param_search:
+        from transformers import Trainer
+
+        # neither the arguments nor the state say which trial this is, unless the user names trials
+        for trainer in instances(Trainer):
+            if trainer.state is state:
+                return Path(trainer._get_output_dir(trainer._trial))
+    return Path(args.output_dir or ".")
 
 
 def refuse_another_optimizer(args: TrainingArguments, optimizer: Any) -> None:

@@ -1,4 +1,4 @@
-"""The choices file: every step's choice of every parameter, one JSON line each.
+"""The choices file: every step's choice of every parameter, one JSON line each; its format, and reading it back.
 
 ```text
 {"gap_hf": 1, "start": 0, "type": "switch_parameter_wise", "candidate": "beta1",
@@ -11,17 +11,17 @@
 the model, and there ``J`` the K raw scores. ``margin`` says how clearly each choice won
 (``gap_hf.optim.choice.margin``), in 35ths, a ``-`` where there was nothing to choose by; for ``'switch'`` it follows
 from ``J``. ``reset`` lists the (group, parameter) pairs whose buffers were soft-reset, for ``'switch'`` just
-``true``. Every line is written at once, so a killed run leaves a file that reads up to the last step that was handed
-in (on an accelerator, the last log); a resumed run appends another header, whose ``start`` says after which step the
-earlier lines no longer count.
+``true``. ``gap_hf.trainer.writer`` writes it, and only ever appends: a killed run leaves a file that reads up to the
+last step that was handed in (on an accelerator, the last log); a resumed run appends another header, whose ``start``
+says after which step the earlier lines no longer count.
 """
 
 import json
+import logging
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,60 +29,18 @@ from numpy.typing import ArrayLike
 
 from ..optim.choice import margin
 
+logger = logging.getLogger(__name__)
+
 FILENAME = "gap_choices.jsonl"
 VERSION = 1
+HEADER = b'{"gap_hf":'
+"""How a header begins."""
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 DIGIT_BYTES = np.frombuffer(DIGITS.encode(), dtype=np.uint8)
-
-
-class ChoiceWriter:
-    """Writes the choices file of one process.
-
-    Args:
-        path: the file. With ``header["start"] == 0`` it is written anew, else continued.
-        header: what the first line says (see the module's description); without it nothing could be read back.
-
-    Raises:
-        ValueError: more candidates than there are digits.
-    """
-
-    def __init__(self, path: Path, header: dict[str, Any]) -> None:
-        if max(len(group["candidates"]) for group in header["groups"]) > len(DIGITS):
-            raise ValueError(
-                f"the choices file holds up to {len(DIGITS)} candidates; GapCallback(record=False) does without it"
-            )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if header["start"] and path.exists():
-            drop_unfinished_line(path)
-        # line-buffered: a line is on its way to the disk when write() returns
-        self._file: TextIO = path.open("a" if header["start"] else "w", buffering=1, encoding="utf-8")
-        self._write({"gap_hf": VERSION, **header})
-
-    def write(
-        self,
-        step: int,
-        last_choice: Sequence[ArrayLike],
-        resets: Any,
-        scores: list[float] | None,
-        margins: Sequence[ArrayLike] | None = None,
-    ) -> None:
-        """Add one step. ``last_choice`` holds each group's ``param_group['last_choice']``; ``margins`` is like it."""
-        texts = [digits(choices) for choices in last_choice]
-        # of one choice for all every group holds the same
-        line: dict[str, Any] = {"step": step, "choice": texts[0] if np.ndim(last_choice[0]) == 0 else texts}
-        if scores is not None:
-            line["J"] = [float(f"{score:.6g}") if np.isfinite(score) else None for score in scores]
-        if margins is not None:
-            line["margin"] = [margin_digits(group) for group in margins]
-        if resets:
-            line["reset"] = resets
-        self._write(line)
-
-    def close(self) -> None:
-        self._file.close()
-
-    def _write(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
+MARGIN_BYTES = np.frombuffer(f"{DIGITS}-".encode(), dtype=np.uint8)
+VALUES = np.full(256, -1, dtype=np.int64)
+"""The value of each byte as a digit; -1 for what is none."""
+VALUES[DIGIT_BYTES] = np.arange(len(DIGITS))
 
 
 def digits(numbers: ArrayLike) -> str:
@@ -90,32 +48,34 @@ def digits(numbers: ArrayLike) -> str:
     return DIGIT_BYTES[np.asarray(numbers, dtype=np.int64)].tobytes().decode()
 
 
+def read_digits(text: str) -> np.ndarray:
+    """What ``digits`` wrote, int64.
+
+    Raises:
+        ValueError: there is something else in it.
+    """
+    values = VALUES[np.frombuffer(text.encode(), dtype=np.uint8)]
+    if (values < 0).any():
+        raise ValueError(f"it has {next(c for c in text if c not in DIGITS)!r} in the place of a digit")
+    return values
+
+
 def margin_digits(margins: ArrayLike) -> str:
     """From 0 to 1 in 35ths, or ``-`` for NaN, each."""
-    values = np.asarray(margins, dtype=np.float64)
-    unknown = np.isnan(values)
-    rounded = np.rint(35 * np.clip(np.where(unknown, 0.0, values), 0.0, 1.0)).astype(np.int64)
-    return np.where(unknown, np.uint8(ord("-")), DIGIT_BYTES[rounded]).astype(np.uint8).tobytes().decode()
+    scaled = np.rint(35 * np.clip(np.asarray(margins, dtype=np.float64), 0.0, 1.0))
+    scaled[np.isnan(scaled)] = len(DIGITS)
+    return MARGIN_BYTES[scaled.astype(np.int64)].tobytes().decode()
 
 
-def read_margin(digit: str) -> float:
-    """What ``margin_digits`` wrote."""
-    return math.nan if digit == "-" else int(digit, 36) / 35
+def read_margins(text: str) -> np.ndarray:
+    """What ``margin_digits`` wrote, float64.
 
-
-def drop_unfinished_line(path: Path) -> None:
-    """Cut what a killed process left of its last line."""
-    data = path.read_bytes()
-    if not data.endswith(b"\n"):
-        path.write_bytes(data[: data.rfind(b"\n") + 1])
-
-
-class Row(NamedTuple):
-    """One step: each parameter's choice and margin, and the indices of the parameters that were reset."""
-
-    choices: list[int]
-    margins: list[float]
-    resets: list[int]
+    Raises:
+        ValueError: there is something else in it.
+    """
+    values = read_digits(text.replace("-", "0")) / 35
+    values[np.frombuffer(text.encode(), dtype=np.uint8) == ord("-")] = math.nan
+    return values
 
 
 @dataclass
@@ -132,6 +92,7 @@ class Choices:
         resets: (step, parameter) of every soft reset.
         margins: ``(T, P)`` float, how clearly the choice won, from 0 (a draw) to 1 (the others point against the
             gradient), below 0 where a moving average chose another than the step's best; NaN where it is not known.
+        damaged: the lines that could not be read, by number, and why; their steps are missing.
     """
 
     type: str
@@ -142,14 +103,17 @@ class Choices:
     labels: list[list[str]]
     resets: list[tuple[int, int]]
     margins: np.ndarray
+    damaged: dict[int, str] = field(default_factory=dict)
 
 
 def read_choices(path: str | Path) -> Choices:
     """Read a choices file, or the one in a run directory.
 
+    A damaged line costs that step, a damaged header the steps up to the next header; a warning names the lines.
+
     Raises:
         FileNotFoundError: there is none.
-        ValueError: the file is not a choices file, or holds no step.
+        ValueError: the file is not a choices file, or holds no step that can be read.
     """
     path = Path(path)
     if path.is_dir():
@@ -159,45 +123,167 @@ def read_choices(path: str | Path) -> Choices:
             f"{path} does not exist. A run with a gap optimizer other than type=default writes {FILENAME} into its "
             "output_dir."
         )
-    header: dict[str, Any] | None = None
-    rows: dict[int, Row] = {}
-    lines = path.read_bytes().split(b"\n")
+    content = path.read_bytes()
+    lines = content.split(b"\n")
+    found = Lines()
     for number, raw in enumerate(lines, 1):
-        if not raw:
-            continue
-        try:
-            line = json.loads(raw)
-            if "gap_hf" in line:
-                if line["gap_hf"] != VERSION:
-                    raise ValueError(f"format {line['gap_hf']} is not known to this version of gap_hf")
-                missing = [key for key in ("start", "type", "candidate", "groups") if key not in line]
-                if missing:
-                    raise ValueError(f"the header lacks {', '.join(missing)}")
-                same = header is None or all(header[key] == line[key] for key in ("type", "groups"))
-                rows = {step: row for step, row in rows.items() if step <= line["start"]} if same else {}
-                header = line
-            elif header is None:
-                raise ValueError("no header")
-            else:
-                rows[int(line["step"])] = decode_row(header, line)
-        except (ValueError, KeyError, TypeError) as error:
-            if number == len(lines):  # a killed run's unfinished last line
-                break
-            raise ValueError(f"{path}, line {number}: not a line of a choices file ({error})") from error
+        if raw:
+            found.take(number, raw)
+    found.damaged.pop(len(lines), None)  # a killed run's unfinished last line
+    header, rows, damaged = found.header, found.rows, {number: why for number, (_, why) in found.damaged.items()}
+    if b'"gap_hf"' not in content and (damaged or not HEADER.startswith(lines[-1])):
+        raise ValueError(f"{path} is not a choices file" + (f" ({listed(damaged)})" if damaged else ""))
     if header is None or not rows:
-        raise ValueError(f"{path} holds no steps yet")
+        raise ValueError(f"{path} holds no steps " + (f"that can be read ({listed(damaged)})" if damaged else "yet"))
+    if damaged:
+        logger.warning("%s: lines that can't be read are left out (%s)", path, listed(damaged))
     steps = sorted(rows)
     switch, groups = header["type"] == "switch", header["groups"]
     return Choices(
         type=header["type"],
         candidate=header["candidate"],
         steps=np.array(steps),
-        choices=np.array([rows[step].choices for step in steps]),
+        choices=np.stack([rows[step].choices for step in steps]),
         parameters=["all parameters"] if switch else [name for group in groups for name in group["parameters"]],
         labels=[groups[0]["candidates"]] if switch else [g["candidates"] for g in groups for _ in g["parameters"]],
         resets=[(step, parameter) for step in steps for parameter in rows[step].resets],
-        margins=np.array([rows[step].margins for step in steps]),
+        margins=np.stack([rows[step].margins for step in steps]),
+        damaged=damaged,
     )
+
+
+def listed(damaged: dict[int, str], most: int = 3) -> str:
+    """The first of them, and how many more there are."""
+    first = [f"line {number}: {why}" for number, why in list(damaged.items())[:most]]
+    more = len(damaged) - len(first)
+    return "; ".join(first) + (f"; and {more} more" if more else "")
+
+
+class Row(NamedTuple):
+    """One step: each parameter's choice and margin, and the indices of the parameters that were reset."""
+
+    choices: np.ndarray
+    margins: np.ndarray
+    resets: list[int]
+
+
+class Lines:
+    """What the lines of a choices file say together, taken one after the other.
+
+    Attributes:
+        header: the last one that could be read.
+        rows: the steps that count, by number.
+        damaged: for each line that could not be read its step, as far as that is known, and why.
+    """
+
+    def __init__(self) -> None:
+        self.header: dict[str, Any] | None = None
+        self.rows: dict[int, Row] = {}
+        self.damaged: dict[int, tuple[int, str]] = {}
+        self.lost: str | None = "no header"
+        """Why the header of the lines that come now is not known."""
+        self.last = 0
+        """The last step that could be read."""
+        self.doubtful = False
+        """Whether a damaged line may have been a header."""
+
+    def take(self, number: int, raw: bytes) -> None:
+        """Read the line ``number``, or note why it can't be read."""
+        step = self.last + 1
+        try:
+            line = parse(raw)
+            if "gap_hf" in line:
+                check_header(line)
+                self.begin(line)
+                return
+            found = line["step"] if type(line.get("step")) is int else step
+            if self.lost is None and self.doubtful and found <= self.last:
+                self.lost = f"it goes back to step {found}: the header before it is damaged"
+            if self.header is None or self.lost is not None:
+                step = found
+                raise ValueError(self.lost)
+            row = decode_row(self.header, line)
+            self.last = whole(line, "step")
+            self.rows[self.last] = row
+        except (ValueError, TypeError, OverflowError) as error:
+            self.damaged[number] = step, str(error)
+            if b'"gap_hf"' in raw:
+                self.lost = f"its header, line {number}, can't be read"
+            self.doubtful = True
+
+    def begin(self, header: dict[str, Any]) -> None:
+        """Go on under another header: a resumed run's. What came after its ``start`` no longer counts."""
+        start = header["start"]
+        if self.header is not None and any(self.header[key] != header[key] for key in ("type", "groups")):
+            self.rows, self.damaged = {}, {}
+        self.rows = {step: row for step, row in self.rows.items() if step <= start}
+        self.damaged = {number: found for number, found in self.damaged.items() if found[0] <= start}
+        self.header, self.lost, self.last, self.doubtful = header, None, start, False
+
+
+def parse(raw: bytes) -> dict[str, Any]:
+    """The JSON object of a line.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        line = json.loads(raw.decode())
+    except (ValueError, RecursionError) as error:
+        raise ValueError("not JSON") from error
+    if not isinstance(line, dict):
+        raise ValueError("not a line of a choices file")
+    return line
+
+
+def entry(line: dict[str, Any], key: str, *kinds: type) -> Any:
+    """``line[key]``, of one of ``kinds``.
+
+    Raises:
+        ValueError: it isn't there, or is something else.
+    """
+    if key not in line:
+        raise ValueError(f"it has no {key!r}")
+    if type(line[key]) not in kinds:
+        raise ValueError(f"its {key!r} is not {' or '.join(kind.__name__ for kind in kinds)}")
+    return line[key]
+
+
+def whole(line: dict[str, Any], key: str) -> int:
+    """``line[key]``, a step's number. Raises ValueError."""
+    number: int = entry(line, key, int)
+    if not 0 <= number < 2**63:
+        raise ValueError(f"its {key!r} is {number}")
+    return number
+
+
+def check_header(line: dict[str, Any]) -> None:
+    """Raise ValueError unless all that rows and reports need is there."""
+    if line["gap_hf"] != VERSION:
+        raise ValueError(f"format {line['gap_hf']!r} is not known to this version of gap_hf")
+    whole(line, "start")
+    if entry(line, "type", str) not in ("switch", "switch_parameter_wise"):
+        raise ValueError(f"its type is {line['type']!r}")
+    entry(line, "candidate", str)
+    if not entry(line, "groups", list):
+        raise ValueError("it has no groups")
+    for group in line["groups"]:
+        if type(group) is not dict:
+            raise ValueError("one of its groups is not a dict")
+        for key in ("candidates", "parameters"):
+            if not all(type(text) is str for text in entry(group, key, list)):
+                raise ValueError(f"its {key} are not all text")
+        if not group["candidates"] or not all(map(is_label, group["candidates"])):
+            raise ValueError(f"its candidates are {group['candidates']}; expected numbers, or pairs like '0.9/0.99'")
+
+
+def is_label(text: str) -> bool:
+    """Whether it is a candidate's: a number, or two with a slash between them."""
+    try:
+        numbers = [float(part) for part in text.split("/")]
+    except ValueError:
+        return False
+    return len(numbers) <= 2 and all(map(math.isfinite, numbers))
 
 
 def decode_row(header: dict[str, Any], line: dict[str, Any]) -> Row:
@@ -209,25 +295,42 @@ def decode_row(header: dict[str, Any], line: dict[str, Any]) -> Row:
     switch = header["type"] == "switch"
     groups = header["groups"][:1] if switch else header["groups"]
     sizes = [1 if switch else len(group["parameters"]) for group in groups]
-    texts = [line["choice"]] if switch else line["choice"]
-    if [len(text) for text in texts] != sizes:
-        raise ValueError(f"it has {[len(text) for text in texts]} choices, the header {sizes} parameters")
-    choices: list[int] = []
-    for group, text in zip(groups, texts, strict=True):
-        numbers = [int(digit, 36) for digit in text]
-        if max(numbers, default=0) >= len(group["candidates"]):
-            raise ValueError(f"it chooses candidate {max(numbers)} of {len(group['candidates'])}")
-        choices += numbers
+    choices = [read_digits(text) for text in texts(line, "choice", sizes, switch)]
+    for group, numbers in zip(groups, choices, strict=True):
+        if numbers.max(initial=0) >= len(group["candidates"]):
+            raise ValueError(f"it chooses candidate {numbers.max()} of {len(group['candidates'])}")
     if switch:
-        J = [math.nan if score is None else score for score in line.get("J", [None] * len(groups[0]["candidates"]))]
-        if len(J) != len(groups[0]["candidates"]):
-            raise ValueError(f"it has {len(J)} scores for {len(groups[0]['candidates'])} candidates")
-        margins = [margin(torch.tensor(J, dtype=torch.float64), torch.tensor(choices[0])).item()]
+        margins = [scored_margin(line, len(groups[0]["candidates"]), int(choices[0][0]))]
+    elif "margin" in line:
+        margins = [read_margins(text) for text in texts(line, "margin", sizes)]
     else:
-        margins = [read_margin(digit) for text in line.get("margin", ["-" * size for size in sizes]) for digit in text]
-    if len(margins) != len(choices):
-        raise ValueError(f"it has {len(margins)} margins for {len(choices)} choices")
-    pairs = [] if not line.get("reset") else [(0, 0)] if switch else line["reset"]
-    if not all(0 <= g < len(sizes) and 0 <= i < sizes[g] for g, i in pairs):
-        raise ValueError("it resets a parameter that the header does not have")
-    return Row(choices, margins, [sum(sizes[:g]) + i for g, i in pairs])
+        margins = [np.full(size, math.nan) for size in sizes]
+    pairs = [] if not line.get("reset") else [[0, 0]] if switch else entry(line, "reset", list)
+    for g, i in pairs:
+        if not (type(g) is type(i) is int and 0 <= g < len(sizes) and 0 <= i < sizes[g]):
+            raise ValueError("it resets a parameter that the header does not have")
+    return Row(np.concatenate(choices), np.concatenate(margins), [sum(sizes[:g]) + i for g, i in pairs])
+
+
+def texts(line: dict[str, Any], key: str, sizes: list[int], alone: bool = False) -> list[str]:
+    """One text per group, a character per parameter; without a list around it where it stands ``alone``.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    found = [entry(line, key, str)] if alone else entry(line, key, list)
+    lengths = [len(text) if type(text) is str else None for text in found]
+    if lengths != sizes:
+        raise ValueError(f"its {key!r} is of {lengths} parameters, the header's groups have {sizes}")
+    return found
+
+
+def scored_margin(line: dict[str, Any], K: int, choice: int) -> np.ndarray:
+    """The margin of ``choice``, from a line's K scores; NaN where it has none. ``(1,)``."""
+    J = entry(line, "J", list) if "J" in line else [None] * K
+    if len(J) != K:
+        raise ValueError(f"it has {len(J)} scores for {K} candidates")
+    if not all(score is None or type(score) in (int, float) for score in J):
+        raise ValueError("its scores are not all numbers")
+    values = torch.tensor([math.nan if score is None else float(score) for score in J], dtype=torch.float64)
+    return margin(values, torch.tensor(choice)).reshape(1).numpy()

@@ -1,16 +1,22 @@
 """``Recorder``: counts what a gap optimizer chose, for logs, and writes the choices file; in Trainer or in any loop."""
 
+import logging
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
+import torch.distributed as dist
 from torch import nn
 
 from ..inspection import find_gap_optimizer, parameter_names
 from ..optim.step import Decision
-from .record import FILENAME, ChoiceWriter
+from .record import FILENAME
+from .writer import ChoiceWriter
+
+logger = logging.getLogger(__name__)
 
 WAITING = 100
 """Steps whose choices may wait on an accelerator to be brought to the host."""
@@ -20,7 +26,10 @@ class Recorder:
     """Counts choices between two logs, and hands each step to the choices file.
 
     On an accelerator the choices stay there until they are logged or saved: to fetch them at every step would make the
-    host wait for the device at every step. Every process may have one; choices are the same on all.
+    host wait for the device at every step. Every process may have one, or only some: choices are the same on all, and
+    a recorder never communicates.
+
+    A file that can't be written (a full disk, a deleted directory) is given up with a warning; the loop goes on.
 
     Args:
         optimizer: a gap optimizer, or a wrapper of one (Accelerate's, DeepSpeed's).
@@ -28,6 +37,7 @@ class Recorder:
         output_dir: where the choices file goes.
         start: steps that were taken before this run resumed.
         record: write the file; say so on one process only.
+        per_group: ``summary`` has the values of each parameter group, too.
 
     Raises:
         TypeError: there is no gap optimizer inside ``optimizer``.
@@ -46,26 +56,33 @@ class Recorder:
     """
 
     def __init__(
-        self, optimizer: Any, model: nn.Module, output_dir: str | Path, start: int = 0, record: bool = True
+        self,
+        optimizer: Any,
+        model: nn.Module,
+        output_dir: str | Path,
+        start: int = 0,
+        record: bool = True,
+        per_group: bool = False,
     ) -> None:
         found = find_gap_optimizer(optimizer)
         if found is None:
             raise TypeError(f"{type(optimizer).__qualname__} is not a gap optimizer, nor does it wrap one")
         if found.type == "default":
             raise ValueError("type='default' chooses nothing; there is nothing to record")
-        self.optimizer = found
-        self.record = record
+        self.optimizer, self.model = found, model
+        self.record, self.per_group = record, per_group
         self.path, self.start = Path(output_dir) / FILENAME, start
-        names = parameter_names(found, model)
         # Trainer may make a group without parameters, which DeepSpeed drops: all layouts show the others only
-        self.kept = [g for g, group in enumerate(names) if group]
-        self.names = [names[g] for g in self.kept]
+        self.kept = [g for g, group in enumerate(found.param_groups) if group["count"]]
+        self.counts = [group["count"] for group in self.groups()]
+        self.labels = [found.candidate_labels(group) for group in self.groups()]
+        self.names: list[list[str]] = []
         self.writer: ChoiceWriter | None = None
         self.seen = found.steps_taken
         self.waiting: list[tuple[int, Decision]] = []
         # a run's first step has none before it
         self.previous = self.choices(found.decision()) if start else None
-        self.labels = [found.candidate_labels(group) for group in self.groups()]
+        self.warned = self.closed = False
         self.clear()
 
     def __enter__(self) -> "Recorder":
@@ -81,21 +98,29 @@ class Recorder:
         return [self.optimizer.param_groups[g] for g in self.kept]
 
     def choices(self, decision: Decision) -> list[np.ndarray]:
-        """The choice of every parameter, group by group."""
-        last = [decision.choices[g].cpu().numpy() for g in self.kept]
-        return [np.broadcast_to(choice, len(names)) for choice, names in zip(last, self.names, strict=True)]
+        """The choices of the groups that have parameters: one each for ``'switch'``, else one per parameter."""
+        return [decision.choices[g].cpu().numpy() for g in self.kept]
 
     def clear(self) -> None:
         """Count from here."""
         self.chosen = [np.zeros(len(labels), dtype=np.int64) for labels in self.labels]
         self.changed = [0 for _ in self.labels]
         self.resets = [0 for _ in self.labels]
+        self.not_counted = [0 for _ in self.labels]
+        self.skipped = 0
 
     def add(self, step: int) -> None:
-        """Take in the optimizer's latest step, if it took one (a skipped fp16 step leaves no trace)."""
+        """Take in the optimizer's latest step. Call it once for each, also where the loss scaler skipped it."""
         if self.optimizer.steps_taken == self.seen:
+            self.skipped += 1
             return
+        if self.closed:
+            raise ValueError("this recorder is closed; to go on, build another with start=, the steps taken so far")
         self.seen = self.optimizer.steps_taken
+        if self.record and not self.names:
+            # only now: the step has found out how parameters lie over processes, which takes all of them together
+            names = parameter_names(self.optimizer, self.model)
+            self.names = [names[g] for g in self.kept]
         decision = self.optimizer.decision()
         self.waiting.append((step, decision))
         on_host = all(choice.device.type == "cpu" for choice in decision.choices)
@@ -110,50 +135,109 @@ class Recorder:
 
     def count(self, step: int, decision: Decision) -> None:
         """Take one step's choices into the counts, and write them."""
-        now = self.choices(decision)
-        for g, (before, after) in enumerate(zip(self.previous or now, now, strict=True)):
-            self.chosen[g] += np.bincount(after, minlength=len(self.labels[g]))
-            self.changed[g] += int((after != before).sum())
+        choices = self.choices(decision)
+        switch = self.optimizer.type == "switch"
+        for g, (before, after) in enumerate(zip(self.previous or choices, choices, strict=True)):
+            times = self.counts[g] if switch else 1
+            self.chosen[g] += times * np.bincount(after.reshape(-1), minlength=len(self.labels[g]))
+            self.changed[g] += times * int((after != before).sum())
         # groups counted among those that have parameters
         resets = [(self.kept.index(g), i) for g, i in decision.reset_parameters()]
         reset = [g for g, _ in resets]
-        for g in set(reset) if self.optimizer.type == "switch" else reset:
+        for g in set(reset) if switch else reset:
             self.resets[g] += 1
-        self.previous = now
+        self.count_what_did_not_count(step, decision)
+        self.previous = choices
         if self.record:
-            self.write(step, decision, resets)
+            self.write(step, decision, choices, resets)
 
-    def write(self, step: int, decision: Decision, resets: list[tuple[int, int]]) -> None:
+    def count_what_did_not_count(self, step: int, decision: Decision) -> None:
+        """Take in where a score was not finite, and tell of the first time."""
+        found = decision.not_counted()
+        here = [found[g] for g in self.kept]
+        if not any(here):
+            return
+        self.not_counted = [total + one for total, one in zip(self.not_counted, here, strict=True)]
+        if self.warned or not (self.record or is_first_process()):
+            return
+        self.warned = True
+        whose = "the gradients" if self.optimizer.type == "switch" else f"{sum(here)} of {sum(self.counts)} gradients"
+        logger.warning(
+            "step %d: %s held NaN or infinity, or overflowed in the score. Such a step is not counted: the choice "
+            "before it stands. gap/not_counted in the logs counts them; this is said once. Trainer shows a NaN loss "
+            "as 0 (logging_nan_inf_filter).",
+            step,
+            whose,
+        )
+
+    def write(self, step: int, decision: Decision, choices: list[np.ndarray], resets: list[tuple[int, int]]) -> None:
+        """Hand one step to the file."""
         switch = self.optimizer.type == "switch"
-        if self.writer is None:
-            groups = [
-                {"candidates": labels, "parameters": names}
-                for labels, names in zip(self.labels, self.names, strict=True)
-            ]
-            header = {
-                "start": self.start,
-                "type": self.optimizer.type,
-                "candidate": self.optimizer.candidate_name,
-                "groups": groups,
-            }
-            self.writer = ChoiceWriter(self.path, header)
-        last = [decision.choices[g].cpu().numpy() for g in self.kept]
         scores = decision.scores.tolist() if switch and decision.scores is not None else None
         marks = bool(resets) if switch else [list(pair) for pair in resets]
         margins = None
         if not switch and len(self.labels[0]) > 1:
             found = decision.margins()
             margins = [found[g] for g in self.kept]
-        self.writer.write(step, last, marks, scores, margins)
+        try:
+            if self.writer is None:
+                self.writer = ChoiceWriter(self.path, self.header())
+            self.writer.write(step, choices, marks, scores, margins)
+        except OSError as error:
+            self.give_up(f"step {step}", error)
+
+    def header(self) -> dict[str, Any]:
+        """The first line of this run (see ``gap_hf.trainer.record``)."""
+        groups = [
+            {"candidates": labels, "parameters": names} for labels, names in zip(self.labels, self.names, strict=True)
+        ]
+        return {
+            "start": self.start,
+            "type": self.optimizer.type,
+            "candidate": self.optimizer.candidate_name,
+            "groups": groups,
+        }
+
+    def give_up(self, when: str, error: OSError) -> None:
+        """Record no more, and say so: training goes on."""
+        self.record = False
+        logger.warning(
+            "%s: the choices can't be written to %s (%s). Training goes on without recording them; what was written "
+            "before stays readable. Free space there, or use another output_dir; GapCallback(record=False) or "
+            "Recorder(record=False) does without the file.",
+            when,
+            self.path,
+            error.strerror or error,
+        )
+        self.close_file()
+
+    def check_file(self, when: str) -> None:
+        """Find out whether somebody has deleted the file meanwhile."""
+        if self.writer is None:
+            return
+        try:
+            self.writer.check()
+        except OSError as error:
+            self.give_up(when, error)
+
+    def close_file(self) -> None:
+        """Close the file, if it is open."""
+        if self.writer is not None:
+            with suppress(OSError):  # everything has been handed over by now
+                self.writer.close()
+            self.writer = None
 
     def summary(self) -> dict[str, float]:
         """The logged values since the last call."""
         self.settle()
+        self.check_file("at a log")
         groups = [g for g, chosen in enumerate(self.chosen) if chosen.any()]
         values = self.describe("gap/", groups) if groups else {}
-        if len(groups) > 1:
+        if self.per_group and len(groups) > 1:
             for g in groups:
                 values |= self.describe(f"gap/group{g}/", [g])
+        if self.skipped:
+            values["gap/skipped"] = self.skipped
         self.clear()
         return values
 
@@ -165,16 +249,25 @@ class Recorder:
         total = chosen.total()
         mean = sum(float(label.split("/")[0]) * count for label, count in chosen.items()) / total
         labels = dict.fromkeys(label for g in groups for label in self.labels[g])
+        # 'switch' resets all groups at once, and its one score counts or does not count for all
+        together = max if self.optimizer.type == "switch" else sum
+        not_counted = together(self.not_counted[g] for g in groups)
         return {
             prefix + self.optimizer.candidate_name: round(mean, 6),
             **{f"{prefix}share_{label.replace('/', '_')}": round(chosen[label] / total, 6) for label in labels},
             prefix + "changed": round(sum(self.changed[g] for g in groups) / total, 6),
-            # 'switch' resets all groups at once
-            prefix + "resets": (max if self.optimizer.type == "switch" else sum)(self.resets[g] for g in groups),
+            prefix + "resets": together(self.resets[g] for g in groups),
+            **({prefix + "not_counted": not_counted} if not_counted else {}),
         }
 
     def close(self) -> None:
-        """Write what still waits, and close the file."""
+        """Write what still waits, and close the file. Nothing can be added then."""
         self.settle()
-        if self.writer is not None:
-            self.writer.close()
+        self.check_file("at the end")
+        self.close_file()
+        self.closed = True
+
+
+def is_first_process() -> bool:
+    """Whether this is the one that speaks for all."""
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0

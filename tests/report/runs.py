@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gap_hf.trainer.record import FILENAME, ChoiceWriter
+from gap_hf.trainer.record import FILENAME
+from gap_hf.trainer.writer import ChoiceWriter
 
 MODULES = {
     "self_attn": ("q_proj", "k_proj", "v_proj", "o_proj"),

@@ -105,6 +105,52 @@ def test_state_of_the_newest_checkpoint(tmp_path):
     assert read_runs([tmp_path / "run"])[0].curve("loss") == ([5], [1.0])
 
 
+def test_steps_are_those_that_were_taken(tmp_path):
+    """Not those that were logged: of the second run only Trainer's count tells of the sixth."""
+    write_run(tmp_path / "gap", [["a", "b"]], steps=6)
+    write_log(tmp_path / "gap", [2.0])
+    write_log(tmp_path / "adamw", [2.0])
+    for name in ("gap", "adamw"):
+        path = tmp_path / name / "trainer_state.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"global_step": 6}))
+    head, rows = table(read_runs([tmp_path / "gap", tmp_path / "adamw"]))
+    assert [row[head.index("steps")] for row in rows] == ["6", "6"]
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+def test_single_point_is_seen(tmp_path, runs):
+    """Not an empty picture, and no sum in its corner, as for two losses that are nearly the same."""
+    for i in range(runs):
+        write_run(tmp_path / str(i), [["a", "b"]], steps=1, seed=i)
+        write_log(tmp_path / str(i), [10.64 + i * 1e-5])
+    found = read_runs([tmp_path / str(i) for i in range(runs)])
+    for figure in (loss_figure(found), choices_figure(found)):
+        FigureCanvasAgg(figure).draw()
+        (axes,) = figure.axes
+        assert axes.yaxis.get_offset_text().get_text() == ""
+        lines = [line for line in axes.lines if len(line.get_xdata())]
+        assert len(lines) == runs
+        assert all(line.get_marker() == "." for line in lines)
+    write_log(tmp_path / "0", [10.64, 10.63])
+    assert loss_figure(read_runs([tmp_path / "0"])).axes[0].lines[0].get_marker() == "None"
+
+
+def test_losses_that_are_not_finite_are_drawn_as_gaps(tmp_path):
+    write_log(tmp_path / "some", [3.0, float("nan"), float("inf"), 2.0])
+    write_log(tmp_path / "all", [float("nan")] * 3)
+    assert len(compare_runs([tmp_path / "some", tmp_path / "all"], tmp_path)) == 3
+
+
+def test_kept_files_of_one_directory_have_names_of_their_own(tmp_path):
+    for parent in "ab":
+        for seed in range(2):
+            write_run(tmp_path / parent / "run", [["a"]], steps=2, seed=seed)
+    files = [tmp_path / "a" / "run" / name for name in ("gap_choices.jsonl", "gap_choices.1.jsonl")]
+    assert [run.name for run in read_runs(files)] == ["run", "run/gap_choices.1.jsonl"]
+    both = [files[0], tmp_path / "b" / "run" / "gap_choices.jsonl"]
+    assert [run.name for run in read_runs(both)] == ["a/run", "b/run"]
+
+
 def test_command(runs, tmp_path):
     out = tmp_path / "out"
     result = CliRunner().invoke(app, ["compare", *map(str, runs), "--out", str(out)])
@@ -121,6 +167,13 @@ def test_command(runs, tmp_path):
         ('{"log_history": 3}', "log_history is not a list"),
         ("[]", "not a Trainer's state"),
         (json.dumps({"global_step": 3}), "'log_history'"),
+        ('{"log_history": [{"loss": 1.0, "step": 1e999}]}', "step inf is not a number of steps"),
+        ('{"log_history": [{"loss": 1.0, "step": NaN}]}', "step nan is not a number of steps"),
+        ('{"log_history": [{"loss": 1.0, "step": "3"}]}', "step '3' is not a number of steps"),
+        ('{"log_history": [{"loss": 1' + "0" * 400 + ', "step": 3}]}', "int too large"),
+        ('{"log_history": [], "global_step": -1}', "step -1 is not a number of steps"),
+        ('{"log_history": ' + "[" * 100_000, "not a Trainer's state"),
+        ('"log_history"', "not a Trainer's state"),
     ],
 )
 def test_damaged_state(tmp_path, content, says):

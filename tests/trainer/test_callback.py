@@ -45,7 +45,8 @@ def spring_trainer(output_dir: Path, **given) -> Trainer:
         learning_rate=0.5,
         **{"max_steps": 20, "logging_steps": 5, **given},
     )
-    return Trainer(model=Spring(), args=args, train_dataset=[{"stiffness": 1.0}] * 100)
+    data = [{"stiffness": 1.0}] * 100
+    return Trainer(model=Spring(), args=args, train_dataset=data, callbacks=[gap_hf.GapCallback(per_group=True)])
 
 
 def lines_of(run_dir: Path) -> tuple[dict, list[dict]]:
@@ -62,7 +63,7 @@ def gap_logs(trainer: Trainer) -> dict[int, dict[str, float]]:
     return dict(logs)
 
 
-def count_by_hand(run_dir: Path, first: int, last: int) -> dict[str, float]:
+def count_by_hand(run_dir: Path, first: int, last: int, per_group: bool = False) -> dict[str, float]:
     """What the log of steps ``first`` to ``last`` must hold."""
     header, steps = lines_of(run_dir)
     groups, switch = header["groups"], header["type"] == "switch"
@@ -76,7 +77,8 @@ def count_by_hand(run_dir: Path, first: int, last: int) -> dict[str, float]:
         ]
     window = range(first, last + 1)
     result = {}
-    for prefix, wanted in [("gap/", range(len(groups))), *((f"gap/group{g}/", [g]) for g in range(len(groups)))]:
+    each = [(f"gap/group{g}/", [g]) for g in range(len(groups))] if per_group else []
+    for prefix, wanted in [("gap/", range(len(groups))), *each]:
         chosen = [label for step in window for g, label in table[step] if g in wanted]
         changes = [
             now != before
@@ -113,6 +115,7 @@ def wise(tmp_path_factory) -> Trainer:
         ),
         train_dataset=tiny_data(),
         eval_dataset=tiny_data(rows=8),
+        callbacks=[gap_hf.GapCallback(per_group=True)],
     )
     trainer.train()
     return trainer
@@ -133,7 +136,7 @@ def test_logs_equal_a_count_by_hand(request, kind):
     logged = gap_logs(trainer)
     assert list(logged) == [5, 10, 15, 20]
     for step, values in logged.items():
-        assert values == pytest.approx(count_by_hand(run_dir, step - 4, step), abs=1e-6)
+        assert values == pytest.approx(count_by_hand(run_dir, step - 4, step, per_group=True), abs=1e-6)
     # the run shows something
     assert sum(values["gap/changed"] for values in logged.values()) > 0
     assert sum(values["gap/resets"] for values in logged.values()) > 1
@@ -246,7 +249,11 @@ def test_trainer_adds_it_once(tmp_path, wise):
     theirs = tiny_trainer(tmp_path / "theirs", callbacks=[gap_hf.GapCallback()], max_steps=20, logging_steps=5, **WISE)
     theirs.train()
     assert gap_callbacks(theirs) == [DefaultGapCallback, gap_hf.GapCallback]
-    assert gap_logs(theirs) == gap_logs(wise)
+    totals = {
+        step: {key: value for key, value in log.items() if "/group" not in key} for step, log in gap_logs(wise).items()
+    }
+    assert gap_logs(theirs) == totals
+    assert len(totals[5]) == 6, "three shares, the mean, changes, resets"
     assert lines_of(tmp_path / "theirs") == lines_of(Path(wise.args.output_dir))
 
 

@@ -1,4 +1,4 @@
-"""The choices file: written, read back, cut short, continued, damaged."""
+"""The choices file: written, read back, cut short, continued."""
 
 import json
 import sys
@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.trainer_utils import get_last_checkpoint
 
-from gap_hf.trainer.record import FILENAME, ChoiceWriter, read_choices
+from gap_hf.trainer.record import FILENAME, read_choices
+from gap_hf.trainer.writer import ChoiceWriter
 
 from ..tiny import SCRIPTS, start, stop, tiny_data, tiny_trainer
 
@@ -145,48 +146,6 @@ def test_resume_into_an_empty_directory(tmp_path):
     assert read_choices(tmp_path).steps.tolist() == [8]
 
 
-# ---------------------------------------------------------------- damaged or something else
-def test_damaged_middle_line_is_named(tmp_path):
-    lines = write_three_steps(tmp_path)
-    damage = [
-        lines[2][:10] + "\n",
-        "\0" * 12 + "\n",
-        "\udcff\n",
-        "17\n",
-        "[]\n",
-        '{"step":2}\n',
-        '{"step":2,"choice":["11"]}\n',
-        '{"step":2,"choice":["1","0"]}\n',
-        '{"step":2,"choice":["12","0"]}\n',
-        '{"step":2,"choice":["1-","0"]}\n',
-        '{"step":2,"choice":["11","0"],"reset":[[2,0]]}\n',
-        '{"step":2,"choice":["11","0"],"reset":[[0,2]]}\n',
-        '{"step":"two","choice":["11","0"]}\n',
-        '{"gap_hf":1,"start":0}\n',
-        '{"gap_hf":99,"start":0}\n',
-    ]
-    for bad in damage:
-        (tmp_path / FILENAME).write_bytes("".join([*lines[:2], bad, lines[3]]).encode(errors="surrogateescape"))
-        with pytest.raises(ValueError, match=f"{FILENAME}, line 3: not a line of a choices file"):
-            read_choices(tmp_path)
-
-
-def test_format_of_the_future(tmp_path):
-    lines = write_three_steps(tmp_path)
-    rewrite(tmp_path, [lines[0].replace('"gap_hf":1', '"gap_hf":2'), *lines[1:]])
-    with pytest.raises(ValueError, match="line 1: .*format 2 is not known to this version"):
-        read_choices(tmp_path)
-
-
-def test_not_a_choices_file(tmp_path):
-    (tmp_path / "other.jsonl").write_text('{"loss": 1}\n{"loss": 2}\n')
-    with pytest.raises(ValueError, match=r"other.jsonl, line 1: not a line of a choices file \(no header\)"):
-        read_choices(tmp_path / "other.jsonl")
-    for path in (tmp_path, tmp_path / "missing", tmp_path / "missing.jsonl"):
-        with pytest.raises(FileNotFoundError, match=r"does not exist. A run with a gap optimizer"):
-            read_choices(path)
-
-
 # ---------------------------------------------------------------- real runs
 def test_resumed_run(tmp_path):
     """The rows after the checkpoint are those of the resumed run, which learns from other data here."""
@@ -253,21 +212,3 @@ def test_more_candidates_than_digits_are_refused_at_once(tmp_path):
     with pytest.raises(ValueError, match=r"up to 36 candidates.*record=False"):
         ChoiceWriter(tmp_path / FILENAME, header)
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("type", "line", "says"),
-    [
-        ("switch", '{"step":1,"choice":"0","J":[1.0]}', "it has 1 scores for 2 candidates"),
-        ("switch_parameter_wise", '{"step":1,"choice":["01"],"margin":["5"]}', "it has 1 margins for 2 choices"),
-        ("switch_parameter_wise", '{"step":1,"choice":["01"],"margin":["5?"]}', "invalid literal"),
-    ],
-)
-def test_damaged_scores_are_named(tmp_path, type, line, says):
-    header = (
-        f'{{"gap_hf":1,"start":0,"type":"{type}","candidate":"beta1",'
-        '"groups":[{"candidates":["0.8","0.99"],"parameters":["a","b"]}]}'
-    )
-    (tmp_path / FILENAME).write_text(f"{header}\n{line}\n{line}\n")
-    with pytest.raises(ValueError, match=f"line 2: not a line of a choices file .*{says}"):
-        read_choices(tmp_path)

@@ -83,4 +83,4 @@ def test_what_has_no_choices(tmp_path):
     with pytest.raises(TypeError, match="AdamW is not a gap optimizer"):
         gap_hf.Recorder(torch.optim.AdamW(model.parameters()), model, tmp_path)
     with pytest.raises(ValueError, match="type='default' chooses nothing"):
-        gap_hf.Recorder(gap_hf.GapAdamW(model.parameters()), model, tmp_path)
+        gap_hf.Recorder(gap_hf.GapAdamW(model.parameters(), type="default"), model, tmp_path)
