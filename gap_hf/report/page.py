@@ -1,4 +1,4 @@
-"""One self-contained HTML page: pictures inside it, no scripts, nothing to fetch."""
+"""One self-contained HTML page: the pictures are inside it, and it loads nothing and runs no script."""
 
 import base64
 import io
@@ -15,7 +15,7 @@ DPI = 130
 
 @dataclass
 class Picture:
-    """A figure and what to say below it."""
+    """A figure, the heading above it, and what to say below it."""
 
     title: str
     figure: Figure
@@ -32,11 +32,20 @@ class Table:
     caption: str = ""
 
 
-def svg(figure: Figure) -> bytes:
-    """The figure as an SVG file, the same bytes each time."""
+def svg(figure: Figure, titled: bool = True) -> bytes:
+    """The figure as an SVG file, the same bytes each time.
+
+    Args:
+        figure: the figure.
+        titled: draw its title, too; a page has headings instead.
+    """
     stream = io.BytesIO()
+    for axes in figure.axes:
+        axes.title.set_visible(titled)
     with mpl.rc_context({"svg.hashsalt": "gap_hf"}):
         figure.savefig(stream, format="svg", dpi=DPI, metadata={"Date": None})
+    for axes in figure.axes:
+        axes.title.set_visible(True)
     return stream.getvalue()
 
 
@@ -44,13 +53,13 @@ def render(title: str, facts: Sequence[tuple[str, str]], pictures: Sequence[Pict
     """The page's HTML.
 
     Args:
-        title: the heading.
-        facts: (name, value) pairs at the top.
-        pictures: in their order.
-        tables: after the pictures.
+        title: the page's heading.
+        facts: (name, value) pairs shown at the top.
+        pictures: shown in this order.
+        tables: shown after the pictures.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    images = [(picture, base64.b64encode(svg(picture.figure)).decode()) for picture in pictures]
+    images = [(picture, base64.b64encode(svg(picture.figure, titled=False)).decode()) for picture in pictures]
     return environment.get_template("page.html.jinja").render(title=title, facts=facts, images=images, tables=tables)

@@ -17,17 +17,17 @@ from .candidates import all_labels, display_names, label_indices
 from .names import axis_labels, reading_order, rows_of_a_layer
 
 MOST_COLUMNS = 600
-"""Columns of the heat map; with more steps than that each stands for a stretch of steps."""
+"""Columns of the heat map at most; in a longer run, each column stands for several steps."""
 SHARE_POINTS = 60
-"""Columns of the share picture; each averages a stretch of steps."""
+"""Columns of the share picture at most; each averages several steps."""
 MARGIN_POINTS = 120
-"""Columns of the margin picture."""
+"""Columns of the margin picture at most."""
 LONGEST_LABEL = 60
-"""Characters of a row label; of a longer name the end is shown."""
+"""Characters of a row label at most; a longer name loses its beginning."""
 
 
 def figures(choices: Choices) -> dict[str, Figure]:
-    """The pictures there are of a run, by file name."""
+    """The pictures that can be drawn of a run, by file name."""
     drawn = {"gap_share": share_figure(choices), "gap_layers": layers_figure(choices)}
     if not np.isnan(choices.margins).all():  # one candidate, or a file of an older version
         drawn["gap_margins"] = margins_figure(choices)
@@ -89,12 +89,12 @@ def layers_figure(choices: Choices) -> Figure:
     shown = [label if len(label) <= LONGEST_LABEL else "…" + label[1 - LONGEST_LABEL :] for label in ticks.values()]
     axes.set_yticks(list(ticks), shown, fontsize=7)
     together = -(-len(choices.steps) // len(starts))
-    often = f" (the most frequent of every {together} steps)" if len(starts) < len(choices.steps) else ""
+    often = f" (each column: the most frequent choice of {together} steps)" if len(starts) < len(choices.steps) else ""
     inside = rows_of_a_layer(names) if len(ticks) < rows else []
-    caption = f"rows of each layer, from above: {', '.join(inside)}" if inside else ""
+    caption = f"rows of each layer, top to bottom: {', '.join(inside)}" if inside else ""
     axes.set(
-        xlabel="\n".join(["step", *textwrap.wrap(caption, 100)]),
-        title=f"{choices.candidate} applied to each parameter{often}",
+        xlabel="\n".join([f"step{often}", *textwrap.wrap(caption, 100)]),
+        title=f"{choices.candidate} applied to each parameter",
     )
     step_ticks(axes)
     legend(figure, handles)
@@ -117,7 +117,7 @@ def margins_figure(choices: Choices) -> Figure:
     axes = figure.subplots()
     handles: list[Artist] = [
         axes.fill_between(edges, found[:, low], found[:, high], step="post", color=color, linewidth=0, label=label)
-        for low, high, color, label in ((0, 4, "#d5dfea", "nine of ten"), (1, 3, "#9db7d2", "half of them"))
+        for low, high, color, label in ((0, 4, "#d5dfea", "middle 90 %"), (1, 3, "#9db7d2", "middle 50 %"))
     ]
     handles += axes.step(edges, found[:, 2], where="post", color="#1f3f66", label="median")
     bottom = min(0.0, float(np.nanmin(found)))
@@ -129,7 +129,7 @@ def margins_figure(choices: Choices) -> Figure:
             steps, [bottom] * len(steps), "x", color="black", markersize=5, clip_on=False, label="soft reset"
         )
     axes.set(
-        xlabel="step\n0: a draw; 1: the other candidates point against the gradient",
+        xlabel="step\n0: a tie; 1: the other candidates point against the gradient",
         ylabel="margin of the applied candidate",
         title="How clearly the applied candidate won",
         xlim=(edges[0], edges[-1]),

@@ -68,6 +68,40 @@ def test_everything_is_in_the_page(tmp_path):
     }
 
 
+def test_headings_are_not_repeated_in_the_pictures(tmp_path):
+    """A picture's file has a title, since it travels alone; on the page the heading says it."""
+    write_run(tmp_path, [lora_names(2)], steps=1300)
+    write_log(tmp_path, [3.0, 2.5], {})
+    pictures = [picture.decode() for picture in Page(plot_run(tmp_path)[-1]).pictures]
+    titles = {
+        "gap_share": "Which candidate GAP applied",
+        "gap_layers": "beta1 applied to each parameter",
+        "gap_margins": "How clearly the applied candidate won",
+    }
+    for name, title in titles.items():
+        assert f"<!-- {title} -->" in (tmp_path / f"{name}.svg").read_text()
+        assert not any(title in picture for picture in pictures)
+    assert not any("<!-- Loss -->" in picture for picture in pictures)
+    assert any("each column: the most frequent choice of 3 steps" in picture for picture in pictures)
+
+
+def test_ranges_are_named_by_their_percentage(tmp_path):
+    write_run(tmp_path, [lora_names(2)], steps=40)
+    plot_run(tmp_path, formats=["svg"])
+    drawn = (tmp_path / "gap_margins.svg").read_text()
+    assert re.findall(r"<!-- (m[a-z]+ ?[\d %]*) -->", drawn) == ["middle 90 %", "middle 50 %", "median"]
+
+
+def test_the_page_follows_a_dark_theme(tmp_path):
+    """Each colour is a variable that the dark theme sets anew; the pictures keep the white that they are drawn on."""
+    write_run(tmp_path, [["a"]], steps=3)
+    style = re.search(r"<style>(.*)</style>", Page(plot_run(tmp_path, formats=["html"])[-1]).text, re.DOTALL)[1]
+    light, dark = (set(re.findall(r"--\w+", block)) for block in re.findall(r":root \{([^}]*)\}", style))
+    assert "(prefers-color-scheme: dark)" in style
+    assert light == dark == set(re.findall(r"var\((--\w+)\)", style))
+    assert re.findall(r"#\w{3,8}\b", re.sub(r":root \{[^}]*\}", "", style)) == ["#fff"]
+
+
 def test_table_by_kind(tmp_path):
     chosen = write_run(tmp_path, [lora_names(3)], steps=50, reset_every=7)
     choices = read_choices(tmp_path)
@@ -86,6 +120,15 @@ def test_table_by_kind(tmp_path):
     cells = page.found["td"]
     assert cells[:4] == ["all parameters", "42", *(f"{(chosen == k).mean():.1%}" for k in range(2))]
     assert cells.count("self_attn.v_proj.lora_B") == 1
+
+
+def test_lines_that_are_missing_are_told(tmp_path):
+    write_run(tmp_path, [lora_names(1)], steps=5)
+    path = tmp_path / "gap_choices.jsonl"
+    path.write_text(path.read_text().replace('{"step":2,', '{"stop":2,').replace('{"step":4,', "{"))
+    page = Page(plot_run(tmp_path, formats=["html"])[-1])
+    facts = dict(zip(page.found["dt"], page.found["dd"], strict=True))
+    assert facts["lines that can't be read"] == "2"
 
 
 def test_runs_without_what_others_have(tmp_path):

@@ -179,7 +179,7 @@ def test_many_steps_show_the_most_frequent(tmp_path):
         Choices("switch", "beta1", steps, chosen, ["all parameters"], [list(THREE)], [], unknown(chosen))
     )
     assert set(heat_map(figure).ravel()) == {0}
-    assert "most frequent of every 4 steps" in figure.axes[0].get_title()
+    assert "most frequent choice of 4 steps" in figure.axes[0].get_xlabel()
 
 
 def test_share_is_that_of_the_choices(tmp_path):
