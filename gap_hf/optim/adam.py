@@ -8,7 +8,7 @@ from torch.optim.adam import adam
 from torch.optim.adamw import adamw
 
 from ..sharding.layout import Part
-from .base import GapOptimizer, modulation
+from .base import GapOptimizer, modulation, number
 from .kernels import Rule
 from .options import check_flags, check_option, is_number
 
@@ -132,7 +132,7 @@ class Adam(GapOptimizer):
         states = [self.make_state(group, key) for key in part.keys]
         ((beta1, beta2),) = self.candidates(group)
         # torch's lists of tensors take a learning rate in a tensor only where a CUDA graph changes it
-        lr = float(group["lr"]) if group["foreach"] and not group["capturable"] else group["lr"]
+        lr = float(group["lr"]) if group["foreach"] and not group["capturable"] else number(group["lr"])
         function = adamw if group["decoupled_weight_decay"] else adam
         function(
             part.values,
@@ -145,8 +145,8 @@ class Adam(GapOptimizer):
             beta1=beta1,
             beta2=beta2,
             lr=lr,
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
+            weight_decay=float(group["weight_decay"]),
+            eps=float(group["eps"]),
             maximize=group["maximize"],
             foreach=group["foreach"],
             fused=group["fused"],
@@ -156,8 +156,8 @@ class Adam(GapOptimizer):
     def rule(self, group: dict[str, Any]) -> Rule:
         pairs = self.candidates(group)
         second = distinct_beta2(pairs)
-        decoupled = group["decoupled_weight_decay"]
-        factor = group["soft_reset"]
+        decoupled, decay = group["decoupled_weight_decay"], float(group["weight_decay"])
+        factor = float(group["soft_reset"])
         return Rule(
             family="adam",
             betas=tuple(beta1 for beta1, _ in pairs),
@@ -166,14 +166,14 @@ class Adam(GapOptimizer):
             # sqrt(1 - b1^2) of the filter's norm, over the 1 - b1 that undoes the dampening of the moving average
             gains=tuple(math.sqrt(1 - beta1**2) / (1 - beta1) for beta1, _ in pairs),
             modulation=modulation(group, [power(beta1) for beta1, _ in pairs]),
-            lr=group["lr"],
-            eps=group["eps"],
-            decay=group["weight_decay"] if decoupled else 0.0,
-            l2=0.0 if decoupled else group["weight_decay"],
+            lr=number(group["lr"]),
+            eps=float(group["eps"]),
+            decay=decay if decoupled else 0.0,
+            l2=0.0 if decoupled else decay,
             soft_reset=factor,
             second_reset={"none": 1.0, "same": factor, "square": factor**2}[group["second_order_momentum_reset_mode"]],
             stochastic=group["state_dtype"] == "bfloat16",
-            maximize=bool(group["maximize"]),
+            maximize=group["maximize"],
         )
 
 

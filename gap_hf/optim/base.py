@@ -387,3 +387,8 @@ def state_dtypes(group: dict[str, Any], key: Tensor) -> tuple[torch.dtype | None
 def modulation(group: dict[str, Any], powers: list[float]) -> tuple[float, ...]:
     """Each candidate's factor on the learning rate: nu_j / nu_0 where ``lr_modulation`` is on."""
     return tuple(power / powers[0] if group["lr_modulation"] else 1.0 for power in powers)
+
+
+def number(lr: float | Tensor) -> Any:
+    """A learning rate as kernels take it: one in a tensor stays there, others become floats."""
+    return lr if isinstance(lr, Tensor) else float(lr)

@@ -27,6 +27,8 @@ def check_option(name: str, value: Any, good: bool, expected: str) -> None:
 
 def is_number(value: Any) -> bool:
     """Whether ``value`` is a real number that a float can hold; NaN and infinity are, True is not."""
+    if type(value) is float:  # nearly always; candidates are read at every step
+        return True
     if not isinstance(value, (int, float, np.integer, np.floating)) or isinstance(value, bool):
         return False
     try:
@@ -45,7 +47,7 @@ def check_flags(group: dict[str, Any], names: Sequence[str]) -> None:
     """Raise ValueError unless the options ``names`` are true or false."""
     for name in names:
         value = group[name]
-        check_option(name, value, isinstance(value, (int, np.bool_)) and value in (0, 1), "True or False")
+        check_option(name, value, isinstance(value, bool), "True or False")
 
 
 def validate(group: dict[str, Any], K: int) -> None:

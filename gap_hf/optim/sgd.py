@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.optim.sgd import sgd
 
 from ..sharding.layout import Part
-from .base import GapOptimizer, modulation
+from .base import GapOptimizer, modulation, number
 from .kernels import Rule
 from .options import check_flags, check_option, is_number
 
@@ -135,10 +135,10 @@ class SGDM(GapOptimizer):
             part.values,
             part.gradients(),
             buffers,
-            weight_decay=group["weight_decay"],
+            weight_decay=float(group["weight_decay"]),
             momentum=momentum,
-            lr=group["lr"],
-            dampening=group["dampening"],
+            lr=number(group["lr"]),
+            dampening=float(group["dampening"]),
             nesterov=group["nesterov"],
             maximize=group["maximize"],
             foreach=group["foreach"],
@@ -159,13 +159,13 @@ class SGDM(GapOptimizer):
             second=(),
             gains=tuple(powers),
             modulation=modulation(group, powers),
-            lr=group["lr"],
-            l2=group["weight_decay"],
-            dampening=group["dampening"],
+            lr=number(group["lr"]),
+            l2=float(group["weight_decay"]),
+            dampening=float(group["dampening"]),
             nesterov=group["nesterov"],
-            soft_reset=group["soft_reset"],
+            soft_reset=float(group["soft_reset"]),
             stochastic=group["state_dtype"] == "bfloat16",
-            maximize=bool(group["maximize"]),
+            maximize=group["maximize"],
         )
 
 

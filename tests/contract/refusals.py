@@ -158,7 +158,7 @@ REFUSALS = [
     ),
     Refusal(
         "the_first_gradient_comes_late",
-        ("torch", "default"),
+        ("torch",),
         TypeError,
         "expected Tensor as element",
         "torch's fused SGD takes no parameters whose first gradients come in different steps",
