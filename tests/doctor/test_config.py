@@ -44,8 +44,8 @@ ZERO = {**BASE, "distributed_type": "DEEPSPEED"}
     [
         ({**BASE, "distributed_type": "NO"}, "it starts one process, not 2"),
         ({**BASE, "distributed_type": "MULTI_CPU"}, "without mpirun_config accelerate starts one process"),
-        ({**FSDP, "use_cpu": True, "fsdp_config": {"fsdp_version": 2}}, "makes DDP of FSDP"),
-        ({**FSDP, "fsdp_config": {"fsdp_use_orig_params": False}}, "several parameters become one"),
+        ({**FSDP, "use_cpu": True, "fsdp_config": {"fsdp_version": 2}}, "silently turns FSDP into DDP"),
+        ({**FSDP, "fsdp_config": {"fsdp_use_orig_params": False}}, "several parameters are merged into one"),
         ({**ZERO, "use_cpu": True, "deepspeed_config": {"zero_stage": 2}}, "ignores DeepSpeed"),
         ({**ZERO, "deepspeed_config": {"zero_stage": 3, "offload_param_device": "nvme"}}, "offload to the CPU is"),
         ({**ZERO, "mixed_precision": "fp16", "deepspeed_config": {"zero_stage": 0}}, "use bf16 or ZeRO 1"),
