@@ -1,5 +1,6 @@
 """``GapCallback``: what the optimizer chose, in Trainer's logs and in the choices file."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from ..inspection import find_gap_optimizer
 from ..sharding.live import instances
 from .presets import PRESETS
 from .recorder import Recorder
+
+logger = logging.getLogger(__name__)
 
 
 class GapCallback(TrainerCallback):
@@ -61,6 +64,12 @@ class GapCallback(TrainerCallback):
                 return
             owner.end()  # of another Trainer, whose training broke off
         optimizer.callback, self.training = self, state
+        if state.global_step and not any(optimizer.state.values()) and state.is_world_process_zero:
+            logger.warning(
+                "resumed at step %d without optimizer state: moments, choices and counts start anew. optimizer.pt or "
+                "scheduler.pt is missing in the checkpoint (Trainer loads both or neither).",
+                state.global_step,
+            )
         record = self.record and state.is_world_process_zero
         directory = run_directory(args, state)
         self.recorder = Recorder(

@@ -320,3 +320,15 @@ def test_another_optimizer_in_its_place_is_refused(tmp_path):
     )
     with pytest.raises(ValueError, match="optim=gap_adamw was asked for, but torch.optim.sgd.SGD would train"):
         trainer.train()
+
+
+@pytest.mark.parametrize("missing", ["optimizer.pt", "scheduler.pt", None])
+def test_a_resume_without_optimizer_state_is_told(tmp_path, caplog, missing):
+    options = {"save_strategy": "steps", "save_steps": 2}
+    tiny_trainer(tmp_path, max_steps=2, **options).train()
+    if missing:
+        (tmp_path / "checkpoint-2" / missing).unlink()
+    tiny_trainer(tmp_path, max_steps=3, **options).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    told = [record.getMessage() for record in caplog.records if "without optimizer state" in record.getMessage()]
+    assert len(told) == bool(missing)
+    assert not told or "resumed at step 2" in told[0]
