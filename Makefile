@@ -8,7 +8,7 @@ RUN    ?= runs/quickstart
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test check lint types docs test-4.57 bench-recipe clean
+.PHONY: demo test check lint types docs test-4.57 torture bench-recipe clean
 
 demo: $(VENV)/.recipes
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/accelerate launch --config_file recipes/configs/ddp_cpu.yaml \
@@ -34,6 +34,15 @@ test-4.57:
 	$(VENV)-4.57/bin/python -m pip install -c constraints-4.57.txt "$(TORCH)"
 	$(VENV)-4.57/bin/python -m pip install -c constraints-4.57.txt -e ".[dev]"
 	$(VENV)-4.57/bin/python -m pytest -n 2 --dist loadfile tests/trainer $(PYTEST)
+
+# The long tests, each with a seed and a time limit (python -m tests.torture.kills --help, ...): 50 minutes at most in all.
+SEED ?= 0
+TORTURE := kills gradients fuzz interrupts long
+torture: $(TORTURE:%=torture-%)
+
+torture-%: $(VENV)/.dev
+	# beside the interpreter lies ninja, which DeepSpeed's build looks for
+	PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture.$* --seed $(SEED) $(ARGS)
 
 # GAP beside torch's AdamW in the quickstart, step by step; some ten minutes on a machine with nothing else to do.
 bench-recipe: $(VENV)/.recipes

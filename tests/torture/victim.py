@@ -1,0 +1,132 @@
+"""The run that is killed: Trainer over a tiny model, resumed as its users do it, with choices that change often.
+
+It leaves, on every rank, a digest of each tensor and number of the parameters and of the optimizer.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from gap_hf.inspection import find_gap_optimizer
+
+from ..sharding.on_cpu import take_gloo_for_an_accelerator
+
+SAVE_EVERY = 8
+
+
+def zero(stage: int) -> dict[str, str]:
+    """What ``accelerate launch`` sets for DeepSpeed."""
+    return {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage)}
+
+
+FSDP = {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": ["Layer"]}}
+LAYOUTS: dict[str, tuple[int, dict[str, Any], dict[str, str]]] = {
+    "single": (1, {"use_cpu": True}, {}),
+    "ddp": (2, {"use_cpu": True}, {}),
+    "fsdp2": (2, FSDP, {}),
+    "zero2": (2, {"ddp_backend": "gloo"}, zero(2)),
+    "zero3": (2, {"ddp_backend": "gloo"}, zero(3)),
+}
+"""Processes, TrainingArguments and environment."""
+
+CANDIDATES = "betas=0.98:0.99:0.999,soft_reset=0.5"
+OPTIM_ARGS = {
+    "switch": f"type=switch,{CANDIDATES},hysteresis_threshold=1,J_ema=0.1",
+    "wise": f"type=switch_parameter_wise,{CANDIDATES},hysteresis_threshold=2",
+}
+
+
+class Layer(nn.Module):
+    """A layer whose dropout makes the generators' state count, too."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+        self.dropout = nn.Dropout(0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.dropout(self.linear(x))
+
+
+class Regression(nn.Module):
+    """Linear regression in three layers.
+
+    At a high learning rate momentum carries it to and fro over the minimum, so that long and short memory win by turns.
+    """
+
+    def __init__(self, width: int = 12) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Layer(width) for _ in range(3))
+        self.head = nn.Linear(width, 2)
+
+    def forward(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        for layer in self.layers:
+            x = layer(x)
+        return {"loss": nn.functional.mse_loss(self.head(x), labels)}
+
+
+def rows(count: int = 512, width: int = 12) -> list[dict[str, Tensor]]:
+    """Inputs, and a noisy linear function of them."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(count, width, generator=generator)
+    labels = x @ torch.randn(width, 2, generator=generator) + 0.1 * torch.randn(count, 2, generator=generator)
+    return [{"x": a, "labels": b} for a, b in zip(x, labels, strict=True)]
+
+
+def train(layout: str, choose: str, steps: int, output: Path) -> None:
+    """Train up to ``steps``, from the last checkpoint if there is one, and write ``digest-rankR.json``."""
+    if layout == "fsdp2":
+        take_gloo_for_an_accelerator()
+    world, given, environment = LAYOUTS[layout]
+    os.environ |= environment
+    args = TrainingArguments(
+        output_dir=str(output),
+        optim="gap_adamw",
+        optim_args=OPTIM_ARGS[choose],
+        max_steps=steps,
+        save_steps=SAVE_EVERY,
+        logging_steps=5,
+        learning_rate=0.3,
+        max_grad_norm=0.0,
+        lr_scheduler_type="constant",
+        per_device_train_batch_size=4,
+        report_to="none",
+        disable_tqdm=True,
+        **given,
+    )
+    assert args.world_size == world
+    torch.manual_seed(0)
+    trainer = Trainer(model=Regression(), args=args, train_dataset=rows())
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(output)) is not None)
+    (output / f"digest-rank{os.environ.get('RANK', 0)}.json").write_text(json.dumps(digest(trainer)))
+
+
+def digest(trainer: Trainer) -> dict[str, str]:
+    """Everything that this rank holds of the parameters and of the optimizer's state, each under its name."""
+    found: dict[str, str] = {}
+    for name, p in trainer.model.named_parameters():
+        found[f"parameter {name}"] = bits(getattr(p, "ds_tensor", p))
+    optimizer = find_gap_optimizer(trainer.optimizer)
+    for g, group in enumerate(optimizer.param_groups):
+        for key, value in group.items():
+            if key != "params":
+                found[f"group {g}: {key}"] = json.dumps(value)  # in which a tuple is a list
+        for i, p in enumerate(group["params"]):
+            found[f"group {g}: parameter {i}"] = bits(p)
+            for key, value in optimizer.state.get(p, {}).items():
+                found[f"group {g}: {key} of parameter {i}"] = bits(value)
+    return found
+
+
+def bits(tensor: Tensor) -> str:
+    """A hash of this rank's part."""
+    tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor.detach()
+    return hashlib.sha256(tensor.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
