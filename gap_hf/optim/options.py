@@ -5,6 +5,7 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from .kernels import eight_bit
@@ -61,7 +62,7 @@ def validate(group: dict[str, Any], K: int) -> None:
         raise ValueError(f"type={group['type']!r} is unknown; expected one of {', '.join(map(repr, TYPES))}")
     lr = group["lr"]
     if isinstance(lr, Tensor):
-        plain = lr.is_floating_point() and not lr.is_meta and not lr.is_nested
+        plain = lr.is_floating_point() and lr.layout == torch.strided and not lr.is_meta and not lr.is_nested
         check_option("lr", lr, plain and lr.numel() == 1 and float(lr) >= 0, "a number >= 0, or a tensor of one")
     else:
         check_option("lr", lr, is_number(lr) and lr >= 0, "a number >= 0")

@@ -93,6 +93,7 @@ ANY = {
     "steps": first_state("step", torch.ones(3)),
     "complex step": first_state("step", torch.tensor(1j)),
     "a meta step": first_state("step", torch.zeros((), device="meta")),
+    "a sparse lr": first_group("lr", torch.ones(1).to_sparse()),
     "a meta lr": first_group("lr", torch.zeros((), device="meta")),
     "no step": lambda saved: saved["state"][0].pop("step"),
     "an unknown buffer": first_state("exp_avg_sq_9", torch.zeros(6, 5)),
