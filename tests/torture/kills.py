@@ -64,7 +64,7 @@ def whole(layout: str, choose: str, folder: Path) -> Whole:
     """Run it without a kill."""
     world = LAYOUTS[layout][0]
     before, first = time.time(), 0.0
-    with launched(train, (layout, choose, STEPS, folder), world, folder / "logs", LIMIT) as launch:
+    with launched(train, (layout, choose, STEPS, folder), world, folder / "logs", 2 * LIMIT) as launch:
         while launch.running() and not first:
             launch.wait(0.005)
             first = time.time() if (folder / FILENAME).exists() else 0.0
@@ -131,12 +131,12 @@ def is_finished(checkpoint: Path, expected: set[str]) -> bool:
 
 
 def strike(launch: Launch, moment: str, reference: Whole, folder: Path, rng: random.Random) -> bool:
-    """Wait for ``moment`` and kill one rank, or all. Returns whether the run had not ended by itself before."""
+    """Wait for ``moment`` and kill one rank, or all. Returns False if the run ended before, or hung."""
     path = folder / FILENAME
     known, size = len(checkpoints(folder)), path.stat().st_size if path.exists() else 0
-    events = rng.randint(1, 3 if moment == "checkpoint" else 20)
+    events, deadline = rng.randint(1, 3 if moment == "checkpoint" else 20), time.monotonic() + LIMIT
     if moment in ("checkpoint", "recording"):
-        while events and launch.running():
+        while events and launch.running() and time.monotonic() < deadline:
             time.sleep(0.0005)
             now = len(checkpoints(folder)), path.stat().st_size if path.exists() else 0
             events -= (now[0] > known) if moment == "checkpoint" else (now[1] != size)
@@ -144,7 +144,7 @@ def strike(launch: Launch, moment: str, reference: Whole, folder: Path, rng: ran
         pause = rng.uniform(0, reference.saving if moment == "checkpoint" else 0.002)
     else:
         pause = rng.uniform(0, reference.start if moment == "start" else reference.seconds)
-    if launch.wait(pause):
+    if launch.wait(pause) or time.monotonic() > deadline:
         return False
     world = len(launch.processes)
     launch.kill(list(range(world)) if rng.random() < 0.5 else [rng.randrange(world)])
@@ -197,10 +197,10 @@ def trial(layout: str, choose: str, reference: Whole, folder: Path, rng: random.
         resumed = bool(checkpoints(folder))
         recorded = (folder / FILENAME).stat().st_size if (folder / FILENAME).exists() else 0
         moment = rng.choice(MOMENTS)
-        with launched(*start, LIMIT) as launch:
+        with launched(*start, 2 * LIMIT) as launch:
             if not strike(launch, moment, reference, folder, rng):
-                if failure := launch.failure():
-                    return failure
+                if verdict := launch.verdict():
+                    return verdict
                 break
         unfinished = [one for one in checkpoints(folder) if not is_finished(one, reference.files)]
         # from a checkpoint of its last step Trainer takes another step before it ends

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -23,9 +24,14 @@ import torch.distributed.checkpoint
 import torch.distributed.fsdp
 import transformers.integrations.deepspeed
 import transformers.trainer  # noqa: F401
+from deepspeed.accelerator import get_accelerator
 
 import gap_hf  # noqa: F401
 
 torch.set_num_threads(1)
+if shutil.which(os.environ.get("CXX", "c++")):
+    # Built and loaded here, once. A process that is killed while it does so leaves torch's lock file behind, and every
+    # later one waits for that to go away.
+    get_accelerator().create_op_builder("ShareMemCommBuilder").load()
 gc.collect()
 gc.freeze()  # a new optimizer looks for its wrapper among the live objects: none of these is one
