@@ -211,11 +211,13 @@ def same(one: Any, other: Any) -> bool:
     return plain(one) == plain(other)
 
 
-def plain(value: Any) -> Any:
-    """``value`` as numbers and tuples."""
+def plain(value: Any, depth: int = 3) -> Any:
+    """``value`` as numbers and tuples; text below ``depth``, because a damaged list may hold itself."""
     if isinstance(value, Tensor):
         return value.tolist()
-    return tuple(map(plain, value)) if isinstance(value, (list, tuple)) else value
+    if not isinstance(value, (list, tuple)):
+        return value
+    return tuple(plain(item, depth - 1) for item in value) if depth else repr(value)
 
 
 # ---------------------------------------------------------------- buffers

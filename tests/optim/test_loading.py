@@ -288,6 +288,18 @@ def test_nothing_is_told_where_nothing_differs_but_the_scheduled_learning_rate(c
     assert again.param_groups[0]["lr"] == 0.025
 
 
+def test_an_option_that_holds_itself_is_told_like_any_other(caplog):
+    """A file can hold such a list; an option that the optimizer does not know is somebody else's."""
+    saved = copy.deepcopy(trained()[1].state_dict())
+    endless = [1]
+    endless.append(endless)
+    saved["param_groups"][0]["note"] = endless
+    optimizer = trained()[1]
+    optimizer.param_groups[0]["note"] = 1
+    optimizer.load_state_dict(saved)
+    assert "note=[1, [...]] (this run: 1)" in caplog.text
+
+
 def test_a_soft_reset_of_the_new_run_is_used():
     """The defect: a changed option was dropped, and the run ended in the old one's bits."""
     ends = []

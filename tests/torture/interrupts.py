@@ -66,12 +66,11 @@ class Lines:
         return self.line
 
 
-def interrupted(action: Callable[[], None], lines: int, rng: random.Random) -> str:
-    """Run ``action`` and interrupt it somewhere in its ``lines``; says where."""
-    error, stop = rng.choice(ERRORS), rng.randint(1, lines)
+def interrupted(action: Callable[[Lines], None], count: int, rng: random.Random) -> str:
+    """Run ``action`` and interrupt it somewhere in the ``count`` lines that it has; says where."""
+    error, stop = rng.choice(ERRORS), rng.randint(1, count)
     try:
-        with Lines(stop, error):
-            action()
+        action(Lines(stop, error))
     except ERRORS as raised:
         if "interrupted by the test" not in str(raised):
             raise
@@ -83,6 +82,11 @@ def interrupted(action: Callable[[], None], lines: int, rng: random.Random) -> s
         if trace is not None:
             return f"{error.__name__} at {Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
     return "not at all"
+
+
+def step_within(lines: Lines, optimizer: torch.optim.Optimizer) -> None:
+    with lines:
+        optimizer.step()
 
 
 def set_gradients(params: list[nn.Parameter], rng: random.Random) -> None:
@@ -116,7 +120,7 @@ class Plain:
             set_gradients(params, rng)
             optimizer.step()
         set_gradients(params, rng)
-        where = interrupted(optimizer.step, self.lines[which, kernel, before], rng)
+        where = interrupted(lambda lines: step_within(lines, optimizer), self.lines[which, kernel, before], rng)
         others, fresh = self.build(which, kernel)
         with torch.no_grad():
             for p, q in zip(params, others, strict=True):
@@ -143,8 +147,7 @@ class Plain:
             set_gradients(params, rng)
             optimizer.step()
         set_gradients(params, rng)
-        with Lines() as lines:
-            optimizer.step()
+        step_within(lines := Lines(), optimizer)
         return lines.count
 
 
@@ -161,13 +164,12 @@ class UnderZero:
             wrapped = Zero(MOMENTUM, tensors(), stage=stage, **options)
             for _ in range(2):
                 wrapped.step(self.gradients(rng))
-            with Lines() as lines:
-                wrapped.step(self.gradients(rng))
+            self.step_within(lines := Lines(), wrapped, rng)
             self.engines[stage] = wrapped, lines.count
         wrapped, count = self.engines[stage]
         optimizer = wrapped.optimizer
         groups = [(group, group["params"]) for group in optimizer.param_groups]
-        where = interrupted(lambda: wrapped.step(self.gradients(rng)), count, rng)
+        where = interrupted(lambda lines: self.step_within(lines, wrapped, rng), count, rng)
         # DeepSpeed keeps one group only, and the gradients that it has summed up: with that no optimizer could go on
         optimizer.param_groups = [group for group, _ in groups]
         for group, params in groups:
@@ -187,6 +189,20 @@ class UnderZero:
                 if not torch.allclose(before[p] - p, moved, rtol=1e-3, atol=1e-5):
                     return f"ZeRO {stage}, {where}: the next step did not move group {g} once by its momentum"
         return ""
+
+    def step_within(self, lines: Lines, wrapped: Zero, rng: random.Random) -> None:
+        """A step in which ``lines`` sees those of the optimizer's own calls, but not of DeepSpeed's looking at it."""
+        step = wrapped.optimizer.step
+
+        def observed(*given: Any) -> Any:
+            with lines:
+                return step(*given)
+
+        wrapped.optimizer.step = observed
+        try:
+            wrapped.step(self.gradients(rng))
+        finally:
+            del wrapped.optimizer.step
 
     def gradients(self, rng: random.Random) -> list[torch.Tensor | None]:
         generator = torch.Generator().manual_seed(rng.randrange(2**31))
