@@ -119,7 +119,7 @@ class Run:
     def is_the_backends(self, fault: Fault, finite: bool) -> bool:
         """Whether what arrives after ``fault`` is the backend's own affair, or the precision's: the twin can't tell."""
         return (
-            fault.kind == "overflow"
+            fault.kind in ("overflow", "tiny")
             or (bool(self.wrapped.clip) and not finite)
             or (self.wrapped.fills_in_zeros == "last" and fault.kind == "missing")
         )

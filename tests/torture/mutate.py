@@ -93,7 +93,7 @@ def put(value: Any, path: tuple[Any, ...], new: Any) -> Any:
 
 
 def weird(rng: random.Random) -> Any:
-    return copy.copy(rng.choice(WEIRD))
+    return copy.deepcopy(rng.choice(WEIRD))  # what is damaged again must not stay so
 
 
 def damaged(value: Any, rng: random.Random) -> Any:
