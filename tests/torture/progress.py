@@ -1,6 +1,7 @@
 """What the parts have in common: seed and time on the command line, a line of progress, a last line of figures."""
 
 import argparse
+import signal
 import sys
 import time
 from collections import Counter
@@ -10,7 +11,8 @@ from tqdm.auto import tqdm
 
 
 def parser(module: str, description: str, minutes: float) -> argparse.ArgumentParser:
-    """A command line with ``--seed``, ``--minutes`` and ``--logs``."""
+    """A command line with ``--seed``, ``--minutes`` and ``--logs``; from here on SIGTERM ends all processes, too."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     found = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
     found.add_argument("--seed", type=int, default=0, help="the same seed tries the same things")
     found.add_argument("--minutes", type=float, default=minutes, help="begin nothing new after them")
