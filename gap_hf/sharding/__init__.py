@@ -11,7 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from . import deepspeed
 from .launch import downgrade, lone_process, refuse_takeover
 from .layout import Layout
-from .live import instances
+from .live import connected, instances
 from .single import Whole
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,9 @@ def is_fsdp1(p: Tensor) -> bool:
 def refuse_torch_zero(optimizer: Optimizer) -> None:
     """Raise RuntimeError inside ``ZeroRedundancyOptimizer``, which gives every rank other parameters."""
     module = sys.modules.get("torch.distributed.optim.zero_redundancy_optimizer")
-    if module is not None and any(vars(z).get("optim") is optimizer for z in instances(module.ZeroRedundancyOptimizer)):
+    if module is None or not connected():
+        return
+    if any(vars(z).get("optim") is optimizer for z in instances(module.ZeroRedundancyOptimizer)):
         raise RuntimeError(
             "torch's ZeroRedundancyOptimizer gives each rank some of the parameters and can't add up their scores; "
             "use FSDP2 or DeepSpeed ZeRO, which gap_hf knows"

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .layout import InPieces, Layout, ParameterLayout, Part, Piece, check_plain
-from .live import instances
+from .live import connected, instances
 
 
 def loaded() -> bool:
@@ -49,7 +49,7 @@ def prepare(optimizer_class: type[Optimizer]) -> None:
 
 def find(optimizer: Optimizer) -> tuple[Any, Any]:
     """The (ZeRO wrapper, engine) around ``optimizer``, each None if there is none (yet)."""
-    if not loaded():
+    if not loaded() or not connected():  # DeepSpeed connects even a single process
         return None, None
     from deepspeed.runtime.base_optimizer import DeepSpeedOptimizer
     from deepspeed.runtime.engine import DeepSpeedEngine

@@ -8,7 +8,17 @@ would change foreign code; looking among the live objects, once, does neither.
 import gc
 from typing import TypeVar
 
+import torch.distributed as dist
+
 T = TypeVar("T")
+
+
+def connected() -> bool:
+    """Whether processes are connected, without which nothing can shard an optimizer.
+
+    A search takes a tenth of a second where many packages are loaded, at the first step of every optimizer.
+    """
+    return dist.is_available() and dist.is_initialized()
 
 
 def instances(*classes: type[T]) -> list[T]:
