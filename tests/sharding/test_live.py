@@ -3,7 +3,7 @@
 import gc
 
 import torch
-import torch.distributed.optim.zero_redundancy_optimizer  # noqa: F401  # what is looked for must be loaded
+import torch.distributed.optim.zero_redundancy_optimizer  # what is looked for must be loaded
 from deepspeed.runtime import engine  # noqa: F401
 
 import gap_hf
