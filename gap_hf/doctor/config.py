@@ -1,20 +1,22 @@
 """What an accelerate config will do with a gap optimizer: exact, or refused and why.
 
-The same as ``gap_hf.sharding`` would say when the run starts, as far as the file tells.
+The refusals are those that ``gap_hf.sharding`` raises when the run starts, as far as the file tells.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 
+from ..sharding import launch
+from ..sharding.deepspeed import DeepSpeed, get, stage
+from ..sharding.dtensor import DTensors
+from ..sharding.fsdp1 import FSDP1
+from ..sharding.refusal import Refusal, configured
 from .finding import Finding, State
-
-DDP = ("MULTI_GPU", "MULTI_NPU", "MULTI_XPU", "MULTI_MLU", "MULTI_SDAA", "MULTI_MUSA", "MULTI_HPU")
-UNTESTED_IN_DEEPSPEED = ("zenflow", "super_offload")
 
 
 def read(path: str | Path) -> ClusterConfig:
@@ -38,23 +40,22 @@ def read(path: str | Path) -> ClusterConfig:
 def judge(config: ClusterConfig) -> list[Finding]:
     """What will happen; the last line is the verdict."""
     kind = str(getattr(config.distributed_type, "value", config.distributed_type))
-    processes = config.num_processes
+    found = of(launch.REFUSALS, {**vars(config), "distributed_type": kind})
+    more: list[Finding] = []
     if kind == "NO":
-        layout, found = "one process", lone(processes)
-    elif kind == "MULTI_CPU":
-        layout, found = "DDP", multi_cpu(config)
-    elif kind in DDP:
-        layout, found = "DDP", on_cpus(config)
+        layout = "one process"
+    elif kind in launch.DDP:
+        layout, more = "DDP", on_cpus(config, kind)
     elif kind == "FSDP":
-        layout, found = fsdp(config)
+        layout, more = fsdp(config)
     elif kind == "DEEPSPEED":
-        layout, found = deepspeed(config)
+        layout, more = deepspeed(config)
     else:
-        layout, found = kind, [refused(kind, "a backend that gap_hf does not know; use DDP, FSDP or DeepSpeed ZeRO")]
-    found += [*parallelism(config), *precision(config), *hardware(config, kind)]
+        layout = kind
+    found += [*more, *precision(config), *hardware(config, kind)]
     if any(finding.state is State.BAD for finding in found):
         return [*found, refused("verdict", f"{layout}: will be refused, or is not what you asked for")]
-    count = f", {processes} processes" if kind != "NO" else ""
+    count = f", {config.num_processes} processes" if kind != "NO" else ""
     return [*found, Finding("verdict", State.GOOD, f"{layout}{count}: exact, the choices of one process")]
 
 
@@ -68,30 +69,14 @@ def note(what: str, text: str) -> Finding:
     return Finding(what, State.NOTE, text)
 
 
-def is_true(value: Any) -> bool:
-    """Of a flag as YAML or accelerate's command line has it."""
-    return str(value).lower() in ("true", "1", "yes", "y", "on")
+def of(refusals: Iterable[Refusal], config: Mapping[str, Any]) -> list[Finding]:
+    """The refusals that ``config`` shows, as findings."""
+    return [refused(each.name, each.advice) for each in configured(refusals, config)]
 
 
-def lone(processes: int) -> list[Finding]:
-    """More than one process where nothing connects them."""
-    if processes > 1:
-        why = f"it starts one process, not {processes}; set distributed_type: MULTI_GPU (on CPUs with use_cpu: true)"
-        return [refused("distributed_type: NO", why)]
-    return []
-
-
-def multi_cpu(config: ClusterConfig) -> list[Finding]:
-    """accelerate starts several processes for it by mpirun only (``commands/launch.py``, 1.15)."""
-    if config.mpirun_config:
-        return []
-    why = "without mpirun_config accelerate starts one process; set distributed_type: MULTI_GPU with use_cpu: true"
-    return [refused("distributed_type: MULTI_CPU", why)]
-
-
-def on_cpus(config: ClusterConfig) -> list[Finding]:
+def on_cpus(config: ClusterConfig, kind: str) -> list[Finding]:
     """What the script must say itself."""
-    if not config.use_cpu:
+    if not config.use_cpu or kind == "MULTI_CPU":
         return []
     text = "the script must say so, too (Trainer: --use_cpu true), or each process trains alone, which is refused"
     return [note("use_cpu", text)]
@@ -100,109 +85,48 @@ def on_cpus(config: ClusterConfig) -> list[Finding]:
 def fsdp(config: ClusterConfig) -> tuple[str, list[Finding]]:
     """What the layout is called, and what to say of it."""
     options = config.fsdp_config
-    found = []
-    if config.use_cpu:
-        why = (
-            "on CPUs accelerate silently turns FSDP into DDP; set distributed_type: MULTI_GPU if that is what you want"
-        )
-        found.append(refused("use_cpu", why))
     if str(options.get("fsdp_version", 1)) == "2":
-        return "FSDP2", found
-    if not is_true(options.get("fsdp_use_orig_params", True)):
-        why = "several parameters are merged into one and can't choose separately; set it to true, or fsdp_version: 2"
-        found.append(refused("fsdp_use_orig_params: false", why))
+        return "FSDP2", of(DTensors.refusals, options)
     text = "peft 0.21 leaves adapters out of checkpoints there (with any optimizer); FSDP2 saves them"
-    return "FSDP1", [*found, note("FSDP1 and LoRA", text)]
+    return "FSDP1", [*of(FSDP1.refusals, options), note("FSDP1 and LoRA", text)]
 
 
 def deepspeed(config: ClusterConfig) -> tuple[str, list[Finding]]:
     """What the layout is called, and what to say of it."""
     options = dict(config.deepspeed_config)
-    found = []
-    if config.use_cpu:
-        found.append(
-            refused("use_cpu", "accelerate ignores DeepSpeed there; set DS_ACCELERATOR=cpu instead of use_cpu")
-        )
+    fp16 = str(config.mixed_precision).lower() == "fp16"
     if path := options.get("deepspeed_config_file"):
         try:
-            file = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            return "DeepSpeed", [*found, refused("deepspeed_config_file", f"{path} can't be read: {error}")]
-        layout, more = deepspeed_file(file)
-        return layout, found + more
-    stage = int(options.get("zero_stage", 2))
-    for key in ("offload_optimizer_device", "offload_param_device"):
-        if str(options.get(key, "none")).lower() == "nvme":
-            found.append(refused(f"{key}: nvme", "not tested; offload to the CPU is"))
+            file = dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            return "DeepSpeed", [refused("deepspeed_config_file", f"{path} can't be read: {error}")]
+    else:
+        file = written_out(options)
+    if get(file, "fp16", "enabled") in (None, "auto"):  # accelerate fills it in
+        file["fp16"] = {"enabled": fp16}
+    found = of(DeepSpeed.refusals, file)
     if options.get("deepspeed_moe_layer_cls_names"):
-        found.append(refused("deepspeed_moe_layer_cls_names", "a mixture of experts splits the choice; not supported"))
-    if stage == 0 and str(config.mixed_precision).lower() == "fp16":
-        found.append(fp16_without_zero())
-    return f"ZeRO {stage}", found
-
-
-def deepspeed_file(file: Mapping[str, Any]) -> tuple[str, list[Finding]]:
-    """The same of a DeepSpeed config file."""
-    zero = block(file, "zero_optimization")
-    stage = int(zero.get("stage", 0))
-    offload = block(zero, "offload_optimizer")
-    found = []
-    if "optimizer" in file:
-        found.append(refused('"optimizer"', "DeepSpeed would build that one in GAP's place; remove the block"))
-    for key in ("offload_optimizer", "offload_param"):
-        if block(zero, key).get("device") == "nvme":
-            found.append(refused(f"{key}: nvme", "not tested; offload to the CPU is"))
-    for key in UNTESTED_IN_DEEPSPEED:
-        if zero.get(key) or file.get(key) or offload.get(key):
-            found.append(refused(key, "not tested; use plain ZeRO"))
-    if int(zero.get("zero_hpz_partition_size", 1)) > 1:
-        found.append(refused("zero_hpz_partition_size", "not tested; leave it out"))
-    if zero.get("elastic_checkpoint"):
-        found.append(refused("elastic_checkpoint", "it does not carry GAP's buffers; leave it out"))
-    if block(file, "checkpoint").get("load_universal"):
-        found.append(refused("load_universal", "the conversion drops GAP's buffers; leave it out"))
-    if block(file, "compile").get("deepcompile"):
-        found.append(refused("deepcompile", "not tested; leave it out"))
-    if stage == 0 and block(file, "fp16").get("enabled") is True:
-        found.append(fp16_without_zero())
-    if offload.get("device") == "cpu" and file.get("zero_force_ds_cpu_optimizer", True):
+        text = "ZeRO 3 gathers each of these layers as a whole, which changes nothing for GAP; not tested"
+        found.append(note("deepspeed_moe_layer_cls_names", text))
+    on_cpu = get(file, "zero_optimization", "offload_optimizer", "device") == "cpu"
+    if on_cpu and file.get("zero_force_ds_cpu_optimizer", True):
         text = "gap_hf sets it to false, if the Accelerator exists before the optimizer (Trainer: always)"
         found.append(note("zero_force_ds_cpu_optimizer", text))
-    return f"ZeRO {stage}", found
+    return f"ZeRO {stage(file)}", found
 
 
-def block(file: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """A block of a JSON file that may be missing, or null."""
-    return file.get(key) or {}
-
-
-def fp16_without_zero() -> Finding:
-    """Of both kinds of DeepSpeed config."""
-    return refused(
-        "fp16 with ZeRO 0", "DeepSpeed divides gradients by a scale that it never applied; use bf16 or ZeRO 1"
-    )
-
-
-def parallelism(config: ClusterConfig) -> list[Finding]:
-    """Of ``parallelism_config``: what goes beyond data and tensor parallelism."""
-    options = config.parallelism_config or {}
-    found = []
-    for key, value in options.items():
-        if key.endswith(("cp_size", "sp_size", "pp_size")) and int(value) > 1:
-            found.append(refused(f"{key}: {value}", "not tested; data and tensor parallelism are"))
-    return found
+def written_out(options: Mapping[str, Any]) -> dict[str, Any]:
+    """accelerate's own options for DeepSpeed, as a DeepSpeed config file has them."""
+    devices = {key: str(options.get(f"{key}_device", "none")).lower() for key in ("offload_optimizer", "offload_param")}
+    offload = {key: {"device": device} for key, device in devices.items()}
+    return {"zero_optimization": {"stage": int(options.get("zero_stage", 2)), **offload}}
 
 
 def precision(config: ClusterConfig) -> list[Finding]:
-    """Of ``mixed_precision``."""
-    precision = str(config.mixed_precision or "no").lower()
-    if precision == "fp8":
-        return [refused("mixed_precision: fp8", "not tested; bf16 and fp16 are")]
-    if precision == "fp16":
-        return [
-            note("mixed_precision: fp16", "steps whose gradients overflow are skipped, and GAP does not count them")
-        ]
-    return []
+    """What to know of ``mixed_precision``."""
+    if str(config.mixed_precision).lower() != "fp16":
+        return []
+    return [note("mixed_precision: fp16", "steps whose gradients overflow are skipped, and GAP does not count them")]
 
 
 def hardware(config: ClusterConfig, kind: str) -> list[Finding]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..sharding import deepspeed, find_layout, is_fsdp1
+from ..sharding import before_state_dict, find_layout, prepare
 from ..sharding.layout import Layout, Part
 from . import loading, options
 from .default import for_torchs_kernel
@@ -26,6 +26,7 @@ from .groups import Group, held
 from .kernels import Rule, eight_bit, pick
 from .kernels.deal import Dealer
 from .step import Decision, Step, Sums
+from .takeover import refuse_takeovers
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,8 @@ class GapOptimizer(Optimizer, ABC):
                 "type='default'",
                 type(self).__name__, self.type, self.candidate_option, self.param_groups[0][self.candidate_option],
             )  # fmt: skip
-        deepspeed.prepare(type(self))
+        prepare(type(self))
+        refuse_takeovers(GapOptimizer)
 
     def _forget(self) -> None:
         """Drop what was found out about the parameters, and a step that has begun."""
@@ -213,6 +215,8 @@ class GapOptimizer(Optimizer, ABC):
         for group in self.param_groups:
             options.check_candidates_kept(group, len(self.candidates(group)), self.candidate_option)
         parts = layout.receive(self.param_groups, by_parameter=self.type != "default")
+        for part in parts:
+            layout.check_count(part.g, part.group["count"])
         if self._only_makes_state(layout, parts):
             return
         if self.type == "default":
@@ -308,16 +312,8 @@ class GapOptimizer(Optimizer, ABC):
 
     # ------------------------------------------------------------------ saved state
     def state_dict(self) -> dict[str, Any]:
-        """The state, as ``torch.optim.Optimizer.state_dict``.
-
-        Under FSDP1 the state is made before the first step, too: its sharded checkpoints load only what the dictionary
-        they are loaded into already has (accelerate's ``load_fsdp_optimizer``), and drop the rest without a word.
-        """
-        if not self.state and any(is_fsdp1(p) for group in self.param_groups for p in group["params"]):
-            for group in self.param_groups:
-                for p in group["params"]:
-                    if p.requires_grad and p.numel():
-                        self.make_state(group, p)
+        """The state, as ``torch.optim.Optimizer.state_dict``; under FSDP1 it is made before the first step, too."""
+        before_state_dict(self)
         return super().state_dict()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,64 +1,196 @@
-"""DeepSpeed: ZeRO 0 to 3.
-
-ZeRO flattens each parameter group, gives every rank an equal stretch of it (with padding behind) in place of the
-parameters, and calls ``step`` once per group (ZeRO 1 and 2) or per sub-group (ZeRO 3), copying the new values to the
-model after each call. GAP has to see all of them before it can move one, so it only observes until the last call, and
-then repeats the copies that came too early. The maps from flat stretches to parameters are read from DeepSpeed's
-own objects (checked with 0.19); every one is verified to cover each element exactly once before it is used.
-"""
+"""DeepSpeed: what wraps an optimizer, which settings are refused, and the lists that its class must be added to."""
 
 import importlib.metadata
-import math
 import sys
-from abc import abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 from torch.optim import Optimizer
 
-from .layout import InPieces, Layout, ParameterLayout, Part, Piece, check_plain
-from .live import connected, instances
+from .backend import Backend
+from .heap import connected, instances
+from .layout import Layout
+from .refusal import Refusal
+from .single import Whole
+from .zero import DROPPED, HalfPrecision, Zero1BF16, Zero3, Zero12
+
+KNOWN: dict[str, Callable[[Optimizer, Any], Layout]] = {
+    "DeepSpeedZeroOptimizer": Zero12,
+    "DeepSpeedZeroOptimizer_Stage3": Zero3,
+    "BF16_Optimizer": Zero1BF16,
+    "FP16_UnfusedOptimizer": HalfPrecision,
+}
+"""DeepSpeed's wrappers by the names of their classes, and the layouts that they make."""
+
+
+FLOAT16 = ("torch.float16", "float16", "fp16", "torch.half", "half")
+"""DeepSpeed's names of float16."""
+
+
+def get(config: Mapping[str, Any], *path: str) -> Any:
+    """Look up a value in nested blocks of a JSON file; None if a block is missing or null."""
+    found: Any = config
+    for key in path:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found
+
+
+def stage(config: Mapping[str, Any]) -> int:
+    """Return the ZeRO stage that a configuration asks for."""
+    return int(get(config, "zero_optimization", "stage") or 0)
+
+
+SETTINGS = (
+    Refusal(
+        "`offload_optimizer.device: nvme`",
+        "it is not tested, as offload to the CPU is",
+        "set the device to cpu",
+        lambda wrapper, engine: getattr(wrapper, "swap_optimizer", False),
+        lambda config: get(config, "zero_optimization", "offload_optimizer", "device") == "nvme",
+    ),
+    Refusal(
+        "`offload_param.device: nvme`",
+        "it is not tested, as offload to the CPU is",
+        "set the device to cpu",
+        lambda wrapper, engine: getattr(wrapper, "params_in_nvme_and_cpu", False),
+        lambda config: get(config, "zero_optimization", "offload_param", "device") == "nvme",
+    ),
+    Refusal(
+        "`zenflow`",
+        "it is not tested",
+        "use plain ZeRO",
+        lambda wrapper, engine: getattr(wrapper, "zenflow", False),
+        lambda config: get(config, "zero_optimization", "zenflow"),
+    ),
+    Refusal(
+        "`super_offload`",
+        "it is not tested",
+        "use plain ZeRO",
+        lambda wrapper, engine: type(wrapper).__name__.startswith("SuperOffload"),
+        lambda config: get(config, "zero_optimization", "offload_optimizer", "super_offload"),
+    ),
+    Refusal(
+        "`zero_optimization.elastic_checkpoint`",
+        "it does not carry GAP's buffers",
+        "leave it out",
+        lambda wrapper, engine: getattr(wrapper, "elastic_checkpoint", False),
+        lambda config: get(config, "zero_optimization", "elastic_checkpoint"),
+    ),
+    Refusal(
+        "`checkpoint.load_universal`",
+        "the conversion drops GAP's buffers",
+        "leave it out",
+        lambda wrapper, engine: engine is not None and engine.load_universal_checkpoint(),
+        lambda config: get(config, "checkpoint", "load_universal"),
+    ),
+    # engine.backward multiplies the loss by the scale for ZeROOptimizer only, so gradients follow it
+    Refusal(
+        "fp16 with ZeRO 0",
+        "DeepSpeed divides the gradients by a loss scale that it never applied",
+        "use bf16 or ZeRO 1",
+        lambda wrapper, engine: getattr(wrapper, "low_precision_dtype", None) == torch.float16,
+        lambda config: stage(config) == 0 and get(config, "fp16", "enabled") is True,
+    ),
+    # without ZeRO, one scaler steps or skips all of it, as in torch
+    Refusal(
+        "`torch_autocast` with float16 under ZeRO 1 to 3",
+        "its loss scaler may skip the step of one parameter group and take that of another",
+        "use bfloat16 there, or DeepSpeed's own fp16",
+        lambda wrapper, engine: getattr(wrapper, "torch_autocast_gradscaler", None) is not None,
+        lambda config: (
+            stage(config) > 0
+            and get(config, "torch_autocast", "enabled")
+            and get(config, "torch_autocast", "dtype") in FLOAT16
+        ),
+    ),
+    Refusal(
+        "mixture-of-experts parameter groups",
+        "ranks hold different experts",
+        "use a model without DeepSpeed's expert parallelism",
+        lambda wrapper, engine: getattr(wrapper, "has_moe_layers", False),
+        lambda config: get(config, "expert_parallel", "enabled"),
+    ),
+    Refusal(
+        "model, tensor or pipeline parallelism",
+        "ranks hold different parameters",
+        "use data parallelism only, or FSDP2 with tensor parallelism",
+        lambda wrapper, engine: (
+            getattr(wrapper, "model_parallel_world_size", 1) > 1
+            or getattr(wrapper, "mpu", None) is not None
+            or type(engine).__name__ == "PipelineEngine"
+        ),
+        lambda config: int(get(config, "tensor_parallel", "autotp_size") or 1) > 1,
+    ),
+    Refusal(
+        "sequence parallelism, or another data-parallel group than all ranks",
+        "the scores are added up over all ranks",
+        "use data parallelism only",
+        lambda wrapper, engine: (
+            dist.is_initialized()
+            and dist.get_world_size(getattr(wrapper, "dp_process_group", None)) != dist.get_world_size()
+        ),
+        lambda config: int(get(config, "sequence_parallel_size") or 1) > 1 and "data_parallel_size" in config,
+    ),
+    Refusal(
+        "`zero_hpz_partition_size` above 1",
+        "it is not tested",
+        "leave it out",
+        lambda wrapper, engine: engine is not None and engine.zero_hpz_partition_size() > 1,
+        lambda config: int(get(config, "zero_optimization", "zero_hpz_partition_size") or 1) > 1,
+    ),
+    Refusal(
+        "`compile.deepcompile`",
+        "it is not tested",
+        "leave it out",
+        lambda wrapper, engine: engine is not None and engine.is_deepcompile_enabled(),
+        lambda config: get(config, "compile", "deepcompile"),
+    ),
+)
+"""The refused settings, told from DeepSpeed's wrapper (None if there is none) and its engine (None if none yet)."""
+
+ITS_OWN = Refusal(
+    '`"optimizer"`',
+    "DeepSpeed builds that one in GAP's place",
+    "remove the block",
+    in_config=lambda config: "optimizer" in config,
+)
+UNKNOWN = Refusal(
+    "wrappers of DeepSpeed that gap_hf does not know (of 1-bit Adam, for example)",
+    "it can't tell which elements belong to which parameter",
+    "drop that setting",
+    in_running=lambda wrapper: type(wrapper).__name__ not in KNOWN,
+)
+TWICE = Refusal(
+    "the same optimizer in two calls of `deepspeed.initialize`",
+    "each has a layout of its own",
+    "build a new optimizer for each call",
+    in_running=lambda wrappers: len(wrappers) > 1,
+)
+PARTITIONED = Refusal(
+    "parameters partitioned by ZeRO 3 (`zero.Init` or `HfDeepSpeedConfig`) without an engine",
+    "it would step what is left of them here, which is nothing",
+    "pass model and optimizer to `accelerator.prepare` or `deepspeed.initialize`",
+    in_running=lambda params: any(hasattr(p, "ds_id") for p in params),
+)
 
 
 def loaded() -> bool:
-    """Whether DeepSpeed's engine has been imported, without which nothing can be wrapped by it."""
+    """Whether DeepSpeed's engine has been imported; if not, it can't have wrapped anything."""
     return "deepspeed.runtime.engine" in sys.modules
 
 
-def prepare(optimizer_class: type[Optimizer]) -> None:
-    """Tell DeepSpeed and accelerate that ``optimizer_class`` works with ZeRO, so that no flag has to be set by hand."""
-    if not loaded():
-        return
-    from deepspeed.runtime.zero import utils
-
-    if optimizer_class not in utils.ZERO_SUPPORTED_OPTIMIZERS:
-        utils.ZERO_SUPPORTED_OPTIMIZERS.append(optimizer_class)
-    if "accelerate.state" in sys.modules:
-        from accelerate.state import AcceleratorState
-
-        # without this, accelerate replaces the optimizer by DeepSpeedCPUAdam under offload (accelerator.py)
-        if plugin := AcceleratorState._shared_state.get("deepspeed_plugins"):
-            for each in plugin.values() if isinstance(plugin, dict) else [plugin]:
-                each.deepspeed_config["zero_force_ds_cpu_optimizer"] = False
-
-
 def find(optimizer: Optimizer) -> tuple[Any, Any]:
-    """The (ZeRO wrapper, engine) around ``optimizer``, each None if there is none (yet)."""
+    """Find the ZeRO wrapper and the engine around ``optimizer``, each None if there is none (yet)."""
     if not loaded() or not connected():  # DeepSpeed connects even a single process
         return None, None
     from deepspeed.runtime.base_optimizer import DeepSpeedOptimizer
     from deepspeed.runtime.engine import DeepSpeedEngine
 
     wrappers = [found for found in instances(DeepSpeedOptimizer) if vars(found).get("optimizer") is optimizer]
-    if len(wrappers) > 1:
-        raise RuntimeError(
-            f"{len(wrappers)} DeepSpeed wrappers hold this optimizer; build a new one for each deepspeed.initialize"
-        )
+    if TWICE.is_running(wrappers):
+        raise RuntimeError(TWICE.message(f"{len(wrappers)} DeepSpeed wrappers hold this optimizer"))
     inner = wrappers[0] if wrappers else optimizer
     engines = [found for found in instances(DeepSpeedEngine) if vars(found).get("optimizer") is inner]
     return (wrappers[0] if wrappers else None), (engines[0] if engines else None)
@@ -67,38 +199,41 @@ def find(optimizer: Optimizer) -> tuple[Any, Any]:
 def is_being_built(wrapper: Any, engine: Any) -> bool:
     """Whether DeepSpeed is still constructing ``wrapper``.
 
-    The wrapper of ZeRO 0 in half precision takes a step with zero gradients then, to make torch's optimizers allocate
-    their state (``fp16/unfused_optimizer.py``, ``initialize_optimizer_states``). Taken for a step, it would
-    decay the parameters and shift the bias correction.
+    While it is built, the wrapper of ZeRO 0 in half precision takes a step with zero gradients, to make torch's
+    optimizers allocate their state (``fp16/unfused_optimizer.py``, ``initialize_optimizer_states``). If that counted as
+    a step, it would decay the parameters and shift the bias correction.
     """
     if engine is not None or type(wrapper).__name__ != "FP16_UnfusedOptimizer":
         return False
     return not any(bool(p.grad.any()) for group in wrapper.fp32_groups for p in group if p.grad is not None)
 
 
+def refuse_settings(wrapper: Any, engine: Any) -> None:
+    """Raise RuntimeError for the settings that are refused, naming all of them."""
+    if found := [refusal for refusal in SETTINGS if refusal.is_running(wrapper, engine)]:
+        raise RuntimeError(
+            "gap_hf is not exact, or not tested, with this DeepSpeed setting: "
+            + " ".join(refusal.message() for refusal in found)
+        )
+
+
 def layout(optimizer: Optimizer, wrapper: Any, engine: Any) -> Layout:
-    """The layout that ``wrapper`` has made of the optimizer's parameters.
+    """Return the layout that ``wrapper`` has given the optimizer's parameters.
 
     Raises:
-        RuntimeError: a setting under which GAP would not be exact, or a DeepSpeed version that is built differently.
+        RuntimeError: GAP would not be exact under some setting, or this version of DeepSpeed is built differently.
     """
-    known: dict[str, Callable[[Optimizer, Any], Layout]] = {
-        "DeepSpeedZeroOptimizer": Zero12,
-        "DeepSpeedZeroOptimizer_Stage3": Zero3,
-        "BF16_Optimizer": Zero1BF16,
-        "FP16_UnfusedOptimizer": HalfPrecision,
-    }
     name = type(wrapper).__name__
     version = importlib.metadata.version("deepspeed")
-    if name not in known:
-        raise RuntimeError(
-            f"gap_hf does not know DeepSpeed's {name} (deepspeed {version}), so it can't tell which elements belong to "
-            f"which parameter. It knows {', '.join(known)}: plain ZeRO 0 to 3. ZenFlow, SuperOffload and 1-bit "
-            "optimizers are not supported; drop that setting."
-        )
     try:
         refuse_settings(wrapper, engine)
-        return known[name](optimizer, wrapper)
+        if UNKNOWN.is_running(wrapper):
+            raise RuntimeError(
+                UNKNOWN.message(
+                    f"gap_hf does not know DeepSpeed's {name} (deepspeed {version}), only {', '.join(KNOWN)}"
+                )
+            )
+        return KNOWN[name](optimizer, wrapper)
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise RuntimeError(
             f"gap_hf can't read the parameter layout of deepspeed {version}: {name}: {error!r}. It was built against "
@@ -106,269 +241,60 @@ def layout(optimizer: Optimizer, wrapper: Any, engine: Any) -> Layout:
         ) from error
 
 
-def refuse_settings(wrapper: Any, engine: Any) -> None:
-    """Raise RuntimeError for a setting under which the choice would not be a single process's."""
-    settings = {
-        "offload_optimizer.device: nvme": getattr(wrapper, "swap_optimizer", False),
-        "offload_param.device: nvme": getattr(wrapper, "params_in_nvme_and_cpu", False),
-        "zenflow": getattr(wrapper, "zenflow", False),
-        "zero_optimization.elastic_checkpoint": getattr(wrapper, "elastic_checkpoint", False),
-        # DeepSpeed divides the gradients by the loss scale there, but never multiplied the loss by it
-        # (engine.backward scales for ZeROOptimizer only), so their size follows the scale
-        "fp16 with zero stage 0 (use stage 1, or bf16)": getattr(wrapper, "low_precision_dtype", None) == torch.float16,
-        "torch_autocast with float16": getattr(wrapper, "torch_autocast_gradscaler", None) is not None,
-        "mixture-of-experts parameter groups": getattr(wrapper, "has_moe_layers", False),
-        "model, tensor or pipeline parallelism": getattr(wrapper, "model_parallel_world_size", 1) > 1
-        or getattr(wrapper, "mpu", None) is not None
-        or type(engine).__name__ == "PipelineEngine",
-        "zero_hpz_partition_size": engine is not None and engine.zero_hpz_partition_size() > 1,
-        "compile with deepcompile": engine is not None and engine.is_deepcompile_enabled(),
-        "checkpoint.load_universal": engine is not None and engine.load_universal_checkpoint(),
-    }
-    if chosen := [name for name, is_set in settings.items() if is_set]:
-        raise RuntimeError(
-            f"gap_hf is not exact, or not tested, with this DeepSpeed setting: {'; '.join(chosen)}. Plain ZeRO 0 to 3, "
-            "in fp32, bf16 or fp16, with or without offload to the CPU, is. Drop the setting, or use another optim."
-        )
+class DeepSpeed(Backend):
+    """The backend of optimizers inside one of DeepSpeed's wrappers: ZeRO 1 to 3, and 0 in half precision."""
+
+    name = "DeepSpeed"
+    refusals = (*SETTINGS, ITS_OWN, UNKNOWN, TWICE, DROPPED)
+
+    def claims(self, optimizer: Optimizer) -> bool:
+        wrapper, _ = find(optimizer)
+        return wrapper is not None
+
+    def layout(self, optimizer: Optimizer) -> Layout | None:
+        wrapper, engine = find(optimizer)
+        return None if is_being_built(wrapper, engine) else layout(optimizer, wrapper, engine)
+
+    def prepare(self, optimizer_class: type[Optimizer]) -> None:
+        """Tell DeepSpeed and accelerate that the class works with ZeRO, so that no flag has to be set by hand."""
+        if not loaded():
+            return
+        from deepspeed.runtime.zero import utils
+
+        if optimizer_class not in utils.ZERO_SUPPORTED_OPTIMIZERS:
+            utils.ZERO_SUPPORTED_OPTIMIZERS.append(optimizer_class)
+        if "accelerate.state" in sys.modules:
+            from accelerate.state import AcceleratorState
+
+            # without this, accelerate replaces the optimizer by DeepSpeedCPUAdam under offload (accelerator.py)
+            if plugin := AcceleratorState._shared_state.get("deepspeed_plugins"):
+                for each in plugin.values() if isinstance(plugin, dict) else [plugin]:
+                    each.deepspeed_config["zero_force_ds_cpu_optimizer"] = False
 
 
-class HalfPrecision(ParameterLayout):
-    """ZeRO 0 in bf16 or fp16: whole fp32 copies of the parameters on every rank."""
+class Unwrapped(Backend):
+    """The backend of ZeRO 0 in fp32, whose engine holds the bare optimizer, and of ZeRO 3 without an engine."""
 
-    def __init__(self, optimizer: Optimizer, wrapper: Any) -> None:
-        super().__init__([{"params": group} for group in wrapper.fp32_groups])
-        self.parameters = [list(group) for group in wrapper.fp16_groups]
+    name = "DeepSpeed without a wrapper"
+    refusals = (PARTITIONED,)
 
-    def fits(self, param_groups: list[dict[str, Any]]) -> bool:
-        return all(g["params"] and g["params"][0] is mine[0] for g, mine in zip(param_groups, self.filed, strict=True))
+    def claims(self, optimizer: Optimizer) -> bool:
+        _, engine = find(optimizer)
+        return engine is not None or PARTITIONED.is_running(parameters(optimizer))
 
-    def receive(self, param_groups: list[dict[str, Any]], by_parameter: bool = True) -> list[Part]:
-        for g, group in enumerate(param_groups):
-            refuse_dropped(g, group, len(self.numel[g]))
-        return super().receive(param_groups, by_parameter)
-
-
-class Slice(NamedTuple):
-    """``numel`` elements of parameter ``row`` of a group, from ``start`` on in a flat tensor, ``offset`` in itself."""
-
-    row: int
-    start: int
-    numel: int
-    offset: int
-
-    def narrow(self) -> Callable[[Tensor], Tensor]:
-        """Cuts the slice out of a tensor that is laid out like the flat one."""
-        return partial(torch.narrow, dim=0, start=self.start, length=self.numel)
-
-
-@dataclass(eq=False)
-class Flat:
-    """A flat tensor in the place of parameters of group ``g``."""
-
-    g: int
-    key: Tensor
-    slices: list[Slice]
-
-
-class Zero(InPieces):
-    """What the ZeRO stages share: flat tensors, of which one or more arrive per call."""
-
-    def __init__(self, optimizer: Optimizer, wrapper: Any) -> None:
-        self.optimizer, self.wrapper = optimizer, wrapper
-        self.group = wrapper.dp_process_group
-        if dist.get_world_size(self.group) != dist.get_world_size():
+    def layout(self, optimizer: Optimizer) -> Layout:
+        if PARTITIONED.is_running(parameters(optimizer)):
             raise RuntimeError(
-                f"DeepSpeed's data-parallel group has {dist.get_world_size(self.group)} of {dist.get_world_size()} "
-                "ranks; gap_hf needs pure data parallelism under ZeRO"
+                PARTITIONED.message(
+                    "these parameters were partitioned by DeepSpeed ZeRO 3 (zero.Init or HfDeepSpeedConfig), but the "
+                    "optimizer is not wrapped by a DeepSpeed engine"
+                )
             )
-        self.parameters = self.read_parameters()
-        self.shapes = [[self.whole_shape(p) for p in group] for group in self.parameters]
-        self.flats = self.read_flats()
-        self.device = self.flats[0].key.device
-        self.known = {id(flat.key): flat for flat in self.flats}
-        self.received: list[Flat] = []
-
-    @abstractmethod
-    def read_parameters(self) -> list[list[Tensor]]:
-        """The model's parameters, group by group, in the optimizer's order."""
-
-    @abstractmethod
-    def read_flats(self) -> list[Flat]:
-        """All flat tensors of this rank, in the order in which they arrive."""
-
-    def copy_back(self, flats: list[Flat]) -> None:
-        """Repeat DeepSpeed's copy of ``flats`` to the model."""
-
-    def whole_shape(self, p: Tensor) -> torch.Size:
-        """The shape of the whole parameter."""
-        return p.shape
-
-    def fits(self, param_groups: list[dict[str, Any]]) -> bool:
-        return self.wrapper.optimizer is self.optimizer
-
-    def receive(self, param_groups: list[dict[str, Any]], by_parameter: bool = True) -> list[Part]:
-        parts = []
-        for group in param_groups:
-            for key in group["params"]:
-                flat = self.known.get(id(key))
-                if flat is None:
-                    raise RuntimeError(
-                        "DeepSpeed handed step() an unknown flat tensor; gap_hf reads its layout once, before the "
-                        "first step, and can't follow a change"
-                    )
-                self.received.append(flat)
-                refuse_dropped(flat.g, group, len(self.numel[flat.g]))
-                check_plain([key], [key.grad], f"the flat tensor of group {flat.g}")
-                slices = flat.slices if by_parameter else [Slice(0, 0, key.numel(), 0)]
-                cuts, N = [piece.narrow() for piece in slices], len(slices)
-                values = [cut(key) for cut in cuts]
-                grads = [None if key.grad is None else cut(key.grad) for cut in cuts]
-                rows = tuple(piece.row for piece in slices)
-                parts.append(Part(flat.g, group, rows, [key] * N, values, grads, cuts, (1,) * N))
-        return parts
-
-    def complete(self) -> bool:
-        return len(self.received) == len(self.flats)
-
-    def abandon(self) -> None:
-        self.received = []
-
-    def was_interrupted(self, param_groups: list[dict[str, Any]]) -> bool:
-        # between two calls: what arrives is what had arrived already
-        return any(self.known.get(id(key)) in self.received for group in param_groups for key in group["params"])
-
-    def reduce(self, tables: list[Tensor], live: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        # DeepSpeed fills in zeros where a parameter took no part in the loss: all of them have a gradient, also those
-        # of which this rank holds nothing
-        return super().reduce(tables, [torch.ones_like(flags) for flags in live])
-
-    def publish(self) -> None:
-        received, self.received = self.received, []
-        self.copy_back(received[:-1])  # the last one is copied by DeepSpeed when this call returns
-
-    def keys(self, g: int, i: int) -> list[Tensor]:
-        # also of those that hold nothing of it: DeepSpeed gives every group or sub-group one on every rank
-        return [flat.key for flat in self.flats if flat.g == g]
-
-    def pieces(self, g: int, i: int) -> list[Piece]:
-        return [
-            Piece(flat.key, cut.narrow(), cut.offset)
-            for flat in self.flats
-            for cut in flat.slices
-            if (flat.g, cut.row) == (g, i)
-        ]
-
-    def covered(self) -> list[list[float]]:
-        counts = [[0.0] * len(group) for group in self.numel]
-        for flat in self.flats:
-            end = 0
-            for cut in sorted(flat.slices, key=lambda cut: cut.start):
-                overlaps = cut.start < end or cut.start + cut.numel > flat.key.numel()
-                end = cut.start + cut.numel
-                # not raised here, on one rank: the others would wait for it
-                counts[flat.g][cut.row] += math.inf if overlaps else cut.numel
-        return counts
-
-    def describe(self) -> str:
-        return f"{type(self.wrapper).__name__} over {dist.get_world_size(self.group)} ranks"
+        _, engine = find(optimizer)
+        refuse_settings(None, engine)
+        return Whole(optimizer.param_groups)
 
 
-class Zero12(Zero):
-    """ZeRO 1 and 2: one flat tensor per group, of which rank r holds the r-th of equal stretches."""
-
-    def read_parameters(self) -> list[list[Tensor]]:
-        return [list(group) for group in self.wrapper.bit16_groups]
-
-    def read_flats(self) -> list[Flat]:
-        z = self.wrapper
-        flats = []
-        for g, key in enumerate(z.single_partition_of_fp32_groups):
-            # The order in memory: with round_robin_gradients another than the group's, and then _hp_mapping is wrong.
-            # Shapes from the metadata, as the parameters' own storage may be offloaded.
-            sizes = [meta.numel() for meta in z.round_robin_bit16_meta[g]]
-            index = {id(p): i for i, p in enumerate(self.parameters[g])}
-            order = [index[id(p)] for p in z.round_robin_bit16_groups[g]]
-            starts = z.round_robin_bit16_offsets[g]
-            begin = dist.get_rank(z.real_dp_process_group[g]) * z.partition_size[g]
-            flats.append(Flat(g, key, cut_out(order, starts, sizes, begin, z.partition_size[g])))
-        return flats
-
-    def copy_back(self, flats: list[Flat]) -> None:
-        z = self.wrapper
-        for flat in flats:
-            partitions = z.parallel_partitioned_bit16_groups[flat.g]
-            partitions[dist.get_rank(z.real_dp_process_group[flat.g])].data.copy_(flat.key.data)
-
-
-class Zero1BF16(Zero):
-    """ZeRO 1 in bf16 with fp32 gradient accumulation: like ``Zero12``, but all groups arrive in one call."""
-
-    def read_parameters(self) -> list[list[Tensor]]:
-        return [list(group) for group in self.wrapper.bf16_groups]
-
-    def read_flats(self) -> list[Flat]:
-        z = self.wrapper
-        flats = []
-        for g, key in enumerate(z.fp32_groups_flat_partition):
-            sizes = self.numel[g]
-            starts = [sum(sizes[:i]) for i in range(len(sizes))]
-            begin = dist.get_rank(z.real_dp_process_group[g]) * key.numel()
-            flats.append(Flat(g, key, cut_out(list(range(len(sizes))), starts, sizes, begin, key.numel())))
-        return flats
-
-
-class Zero3(Zero):
-    """ZeRO 3: every parameter is cut into equal pieces, one per rank; a flat tensor holds those of a sub-group."""
-
-    def read_parameters(self) -> list[list[Tensor]]:
-        z = self.wrapper
-        groups: list[list[Tensor]] = [[] for _ in self.optimizer.param_groups]
-        for sub_group, params in enumerate(z.fp16_groups):
-            groups[z.sub_group_to_group_id[sub_group]] += params
-        return groups
-
-    def whole_shape(self, p: Any) -> torch.Size:
-        return p.ds_shape  # its own is that of an empty tensor
-
-    def read_flats(self) -> list[Flat]:
-        z = self.wrapper
-        index = {id(p): i for group in self.parameters for i, p in enumerate(group)}
-        flats = []
-        for sub_group, (key, params) in enumerate(zip(z.fp32_partitioned_groups_flat, z.fp16_groups, strict=True)):
-            slices = []
-            for p in params:
-                _, start, length = z.grad_position[z.get_param_id(p)]
-                offset = p.ds_zero_partition_rank * length
-                numel = max(0, min(length, p.ds_numel - offset))  # the rest of the last pieces is padding
-                if numel:
-                    slices.append(Slice(index[id(p)], start, numel, offset))
-            flats.append(Flat(z.sub_group_to_group_id[sub_group], key, slices))
-        return flats
-
-    def copy_back(self, flats: list[Flat]) -> None:
-        positions = {id(key): i for i, key in enumerate(self.wrapper.fp32_partitioned_groups_flat)}
-        for flat in flats:
-            self.wrapper._reassign_or_swap_out_partitioned_parameters(positions[id(flat.key)])
-
-
-def cut_out(order: list[int], starts: list[int], sizes: list[int], begin: int, length: int) -> list[Slice]:
-    """The slices of the parameters ``order`` that lie in ``[begin, begin + length)`` of one flat tensor.
-
-    ``starts`` and ``sizes`` are the parameters' places in it.
-    """
-    slices = []
-    for index, start, size in zip(order, starts, sizes, strict=True):
-        first, last = max(begin, start), min(begin + length, start + size)
-        if first < last:
-            slices.append(Slice(index, first - begin, last - first, first - start))
-    return slices
-
-
-def refuse_dropped(g: int, group: dict[str, Any], kept: int) -> None:
-    """Raise if DeepSpeed left out some of a group's parameters: the choices would be listed under wrong names."""
-    if kept != group["count"]:
-        raise RuntimeError(
-            f"DeepSpeed optimizes {kept} of the {group['count']} parameters of group {g}: it drops frozen and empty "
-            "ones. Build the optimizer from those that require a gradient: "
-            "[p for p in model.parameters() if p.requires_grad]"
-        )
+def parameters(optimizer: Optimizer) -> list[Any]:
+    """All parameters of ``optimizer``."""
+    return [p for group in optimizer.param_groups for p in group["params"]]

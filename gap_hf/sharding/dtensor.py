@@ -7,11 +7,34 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
 
-from .layout import ParameterLayout, ShardedMixin, State
+from .backend import Backend
+from .layout import ParameterLayout, State
+from .refusal import Refusal
+from .sharded import Sharded
+
+PARTIAL = Refusal(
+    "DTensor parameters left `Partial`",
+    "the value is not settled; gap_hf takes parameters that are sharded or replicated on each mesh dimension",
+    "call `redistribute` first",
+    in_running=lambda p: isinstance(p, DTensor) and any(placement.is_partial() for placement in p.placements),
+)
 
 
-class Meshes(ShardedMixin, ParameterLayout):
+def local_part(tensor: Tensor) -> Tensor:
+    """This rank's plain part of a saved buffer: itself, unless it is a DTensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def cut_alike(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of the same shape are cut over the same ranks in the same way."""
+    if isinstance(one, DTensor) and isinstance(other, DTensor):
+        return one.placements == other.placements and one.device_mesh == other.device_mesh
+    return isinstance(one, DTensor) == isinstance(other, DTensor)
+
+
+class Meshes(Sharded, ParameterLayout):
     """Parameters sharded over device meshes. A plain parameter among them counts as replicated on every rank.
 
     Raises:
@@ -21,17 +44,13 @@ class Meshes(ShardedMixin, ParameterLayout):
     def __init__(self, param_groups: list[dict[str, Any]]) -> None:
         for g, group in enumerate(param_groups):
             for i, p in enumerate(group["params"]):
-                if isinstance(p, DTensor) and any(placement.is_partial() for placement in p.placements):
-                    raise RuntimeError(
-                        f"parameter {i} of group {g} has the placements {p.placements}: its value is not settled. "
-                        "gap_hf takes parameters that are sharded or replicated on each mesh dimension; call "
-                        "redistribute on it first."
-                    )
+                if PARTIAL.is_running(p):
+                    raise RuntimeError(PARTIAL.message(f"parameter {i} of group {g} has the placements {p.placements}"))
         super().__init__(param_groups)
 
     @staticmethod
     def cut(tensor: Tensor) -> Tensor:
-        return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        return local_part(tensor)
 
     def grads(self, keys: list[Tensor]) -> list[Tensor | None]:
         return [self.local_grad(p) for p in keys]
@@ -67,3 +86,16 @@ class Meshes(ShardedMixin, ParameterLayout):
             for p in group
         }
         return "DTensors: " + ", ".join(sorted(kinds))
+
+
+class DTensors(Backend):
+    """FSDP2, HSDP, tensor parallel: at least one parameter is a DTensor."""
+
+    name = "FSDP2, HSDP, tensor parallel"
+    refusals = (PARTIAL,)
+
+    def claims(self, optimizer: Optimizer) -> bool:
+        return any(isinstance(p, DTensor) for group in optimizer.param_groups for p in group["params"])
+
+    def layout(self, optimizer: Optimizer) -> Meshes:
+        return Meshes(optimizer.param_groups)

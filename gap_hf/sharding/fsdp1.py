@@ -9,15 +9,37 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.fsdp._flat_param import FlatParamHandle, HandleShardingStrategy
+from torch.optim import Optimizer
 
-from .layout import InPieces, ParameterLayout, Piece
-from .live import instances
+from .backend import Backend, MakesState
+from .heap import instances
+from .layout import ParameterLayout
+from .part import Piece
+from .refusal import Refusal
+from .sharded import InPieces
+
+MERGED = Refusal(
+    "`fsdp_use_orig_params: false`",
+    "several parameters are merged into one, in which GAP can't choose for each, and weight decay can't spare biases "
+    "and norms",
+    "set `fsdp_use_orig_params: true` (`use_orig_params=True`), or use FSDP2 (`fsdp_version: 2`)",
+    in_running=lambda p: getattr(p, "_is_flat_param", False),
+    in_config=lambda config: (
+        str(config.get("fsdp_version", 1)) != "2"
+        and str(config.get("fsdp_use_orig_params", True)).lower() not in ("true", "1", "yes", "y", "on")
+    ),
+)
+UNMANAGED = Refusal(
+    "FSDP1 together with a parameter that it does not manage",
+    "its gradient is not averaged over the ranks, so they would choose differently",
+    "wrap its module too, or leave it out of the optimizer",
+    in_running=lambda p, managed: id(p) not in managed,
+)
 
 
-def unsharded(handle: FlatParamHandle) -> bool:
-    """Whether every rank holds the whole flat parameter."""
-    return handle._sharding_strategy == HandleShardingStrategy.NO_SHARD
+def unsharded(handle: Any) -> bool:
+    """Whether every rank holds the whole flat parameter of a ``FlatParamHandle``."""
+    return handle._sharding_strategy.name == "NO_SHARD"
 
 
 class FlatShards(InPieces, ParameterLayout):
@@ -28,23 +50,21 @@ class FlatShards(InPieces, ParameterLayout):
     """
 
     def __init__(self, param_groups: list[dict[str, Any]]) -> None:
+        from torch.distributed.fsdp._flat_param import FlatParamHandle
+
         found = {}
         for handle in instances(FlatParamHandle):
             for i, p in enumerate(handle.flat_param._params or ()):
                 found[id(p)] = (handle, i)
         for g, group in enumerate(param_groups):
             for i, p in enumerate(group["params"]):
-                if getattr(p, "_is_flat_param", False):
+                where = f"parameter {i} of group {g}"
+                if MERGED.is_running(p):
+                    raise RuntimeError(MERGED.message(f"{where} is an FSDP1 flat parameter"))
+                if UNMANAGED.is_running(p, found):
+                    shape = tuple(p.shape)
                     raise RuntimeError(
-                        f"parameter {i} of group {g} is an FSDP1 flat parameter: several parameters in one, in which "
-                        "GAP cannot choose for each (and weight decay cannot spare biases and norms). Set "
-                        "fsdp_use_orig_params: true (use_orig_params=True), or use FSDP2 (fsdp_version: 2)."
-                    )
-                if id(p) not in found:
-                    raise RuntimeError(
-                        f"parameter {i} of group {g}, of shape {tuple(p.shape)}, is not managed by FSDP1 while others "
-                        "are: its gradient is not averaged over the ranks, so they would choose differently. Wrap its "
-                        "module too, or leave it out of the optimizer."
+                        UNMANAGED.message(f"{where}, of shape {shape}, is not managed by FSDP1 while others are")
                     )
         self.home = {id(p): found[id(p)] for group in param_groups for p in group["params"]}
         super().__init__(param_groups)
@@ -70,7 +90,7 @@ class FlatShards(InPieces, ParameterLayout):
         return unsharded(handle) or (info.in_shard and info.intra_param_start_idx == 0)
 
     @staticmethod
-    def holders(handle: FlatParamHandle) -> list[int]:
+    def holders(handle: Any) -> list[int]:
         """The ranks that hold one copy of the flat parameter between them, this one among them."""
         return [dist.get_rank()] if unsharded(handle) else dist.get_process_group_ranks(handle.process_group)
 
@@ -88,3 +108,34 @@ class FlatShards(InPieces, ParameterLayout):
     def describe(self) -> str:
         strategies = {handle._sharding_strategy.name for handle, _ in self.home.values()}
         return "FSDP1 slices, " + ", ".join(sorted(strategies))
+
+
+class FSDP1(Backend):
+    """Parameters that FSDP1 has marked as its slices or flat parameters."""
+
+    name = "FSDP1"
+    refusals = (MERGED, UNMANAGED)
+
+    def claims(self, optimizer: Optimizer | MakesState) -> bool:
+        # torch/distributed/fsdp/_common_utils.py
+        return any(
+            getattr(p, "_fsdp_flattened", False) or getattr(p, "_is_flat_param", False)
+            for group in optimizer.param_groups
+            for p in group["params"]
+        )
+
+    def layout(self, optimizer: Optimizer) -> FlatShards:
+        return FlatShards(optimizer.param_groups)
+
+    def before_state_dict(self, optimizer: MakesState) -> None:
+        """Have the state made before the first step, too.
+
+        FSDP1's sharded checkpoints load only what the dictionary they are loaded into already has (accelerate's
+        ``load_fsdp_optimizer``), and drop the rest without a word.
+        """
+        if optimizer.state or not self.claims(optimizer):
+            return
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                if p.requires_grad and p.numel():
+                    optimizer.make_state(group, p)

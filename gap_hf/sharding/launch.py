@@ -2,12 +2,17 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import torch.distributed as dist
-from torch.optim import Optimizer
+
+from .refusal import Refusal
 
 LAUNCHED_BY_ENVIRONMENT = ("RANK", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+
+DDP = ("MULTI_CPU", "MULTI_GPU", "MULTI_NPU", "MULTI_XPU", "MULTI_MLU", "MULTI_SDAA", "MULTI_MUSA", "MULTI_HPU")
+"""accelerate's names of DDP, by device."""
 
 
 def asked(backend: str) -> bool:
@@ -26,6 +31,84 @@ def accelerate_trains_alone() -> bool:
     return getattr(kind, "value", None) == "NO"
 
 
+def seems_lone() -> bool:
+    """Whether ``accelerate launch`` started one process, probably instead of several.
+
+    ``accelerate launch --cpu --num_processes 2`` starts one, and leaves only the address of a leader that nobody needs
+    (``accelerate/utils/launch.py``, ``prepare_simple_launcher_cmd_env``). The address may be there for other reasons:
+    this is a suspicion.
+    """
+    by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ
+    return by_accelerate and not any(name in os.environ for name in LAUNCHED_BY_ENVIRONMENT)
+
+
+def beyond_data_and_tensors(config: Mapping[str, Any]) -> bool:
+    """Whether ``parallelism_config`` asks for context, sequence or pipeline parallelism."""
+    options = config.get("parallelism_config") or {}
+    return any(key.endswith(("cp_size", "sp_size", "pp_size")) and int(value) > 1 for key, value in options.items())
+
+
+SEPARATE = Refusal(
+    "processes that don't know of each other",
+    "each trains alone, on all of the data",
+    "on CPUs, say so to TrainingArguments (`use_cpu=True`, `--use_cpu true` after the script's name) or "
+    "`Accelerator(cpu=True)`; with DeepSpeed there, `ddp_backend='gloo'` instead. Without accelerate, set up "
+    "`torch.distributed` before the optimizer steps",
+    in_running=lambda launched, together: launched > 1 and (together == 1 or accelerate_trains_alone()),
+)
+LONE = Refusal(
+    "`distributed_type: NO` for several processes",
+    "accelerate starts only one process for it",
+    "add `--multi_gpu`, or set `distributed_type: MULTI_GPU` in the config file, on CPUs, too (there with "
+    "`use_cpu: true`, and `--use_cpu true` after the script's name); `--num_processes 1` if one is what you want",
+    in_running=seems_lone,
+    in_config=lambda config: config["distributed_type"] == "NO" and config["num_processes"] > 1,
+)
+LONE_CPU = Refusal(
+    "`distributed_type: MULTI_CPU`",
+    "without `mpirun_config` accelerate starts one process for it (accelerate 1.15)",
+    "set `distributed_type: MULTI_GPU` with `use_cpu: true`",
+    in_config=lambda config: config["distributed_type"] == "MULTI_CPU" and not config.get("mpirun_config"),
+)
+FSDP_ON_CPUS = Refusal(
+    "FSDP with `use_cpu`",
+    "on CPUs accelerate silently turns FSDP into DDP",
+    "use accelerators, or `distributed_type: MULTI_GPU` (with `use_cpu: true`) if DDP is what you want. In a loop of "
+    "your own, pass model and optimizer to `accelerator.prepare` together",
+    in_running=lambda backend: asked("FSDP") and backend != "FSDP",
+    in_config=lambda config: config["distributed_type"] == "FSDP" and config["use_cpu"],
+)
+DEEPSPEED_ON_CPUS = Refusal(
+    "DeepSpeed with `use_cpu`",
+    "accelerate ignores DeepSpeed with `use_cpu`",
+    "set `DS_ACCELERATOR=cpu` instead, which is DeepSpeed's own way. In a loop of your own, pass model and optimizer "
+    "to `accelerator.prepare` together",
+    in_running=lambda backend: asked("DEEPSPEED") and backend != "DEEPSPEED",
+    in_config=lambda config: config["distributed_type"] == "DEEPSPEED" and config["use_cpu"],
+)
+OTHER_TYPES = Refusal(
+    "another `distributed_type`",
+    "it is a backend that gap_hf does not know",
+    "use DDP, FSDP or DeepSpeed ZeRO",
+    in_config=lambda config: config["distributed_type"] not in ("NO", "FSDP", "DEEPSPEED", *DDP),
+)
+PARALLELISM = Refusal(
+    "`cp_size`, `sp_size` or `pp_size` above 1",
+    "they are not tested, as data and tensor parallelism are",
+    "leave them out",
+    in_config=beyond_data_and_tensors,
+)
+FP8 = Refusal(
+    "`mixed_precision: fp8`",
+    "it is not tested, as bf16 and fp16 are",
+    "use one of these",
+    in_config=lambda config: str(config.get("mixed_precision")).lower() == "fp8",
+)
+
+REFUSALS = (SEPARATE, LONE, LONE_CPU, FSDP_ON_CPUS, DEEPSPEED_ON_CPUS, OTHER_TYPES, PARALLELISM, FP8)
+"""Launches that give less than they were asked for, or something untested; ``in_config`` takes accelerate's config."""
+
+
 def downgrade(backend: str | None = None) -> str | None:
     """Say what was asked for but is not there, and what to set.
 
@@ -37,66 +120,18 @@ def downgrade(backend: str | None = None) -> str | None:
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     together = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-    if processes > 1 and (together == 1 or accelerate_trains_alone()):
-        return (
-            f"{processes} processes were launched, but they don't know of each other: each trains alone, on all of "
-            "the data. On CPUs, say so to TrainingArguments (use_cpu=True, --use_cpu true after the script's name) or "
-            "Accelerator(cpu=True); with DeepSpeed there, ddp_backend='gloo' instead. Without accelerate, set up "
-            "torch.distributed before the optimizer steps."
-        )
-    if together > 1 and asked("FSDP") and backend != "FSDP":
-        return (
-            "FSDP was asked for, but every process holds whole parameters. On CPUs (--use_cpu) accelerate silently "
-            "falls back to DDP: use accelerators, or distributed_type: MULTI_GPU (with use_cpu: true) if DDP is "
-            "what you want. In a loop of your own, pass model and optimizer to accelerator.prepare together."
-        )
-    if together > 1 and asked("DEEPSPEED") and backend != "DEEPSPEED":
-        return (
-            "DeepSpeed was asked for, but its engine does not hold this optimizer. accelerate ignores DeepSpeed with "
-            "--use_cpu (drop it; DS_ACCELERATOR=cpu is DeepSpeed's own way). In a loop of your own, pass model and "
-            "optimizer to accelerator.prepare together."
-        )
+    if SEPARATE.is_running(processes, together):
+        return SEPARATE.message(f"{processes} processes were launched, but they don't know of each other")
+    if together > 1 and FSDP_ON_CPUS.is_running(backend):
+        return FSDP_ON_CPUS.message("FSDP was asked for, but every process holds whole parameters")
+    if together > 1 and DEEPSPEED_ON_CPUS.is_running(backend):
+        return DEEPSPEED_ON_CPUS.message("DeepSpeed was asked for, but its engine does not hold this optimizer")
     return None
 
 
 def lone_process() -> str | None:
-    """Say that one process runs where ``accelerate launch`` was probably asked for several; None otherwise.
-
-    ``accelerate launch --cpu --num_processes 2`` starts one, and leaves only the address of a leader that nobody needs
-    (``accelerate/utils/launch.py``, ``prepare_simple_launcher_cmd_env``). The address may be there for other reasons:
-    this is a suspicion.
-    """
-    by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ
-    if by_accelerate and not any(name in os.environ for name in LAUNCHED_BY_ENVIRONMENT):
-        return (
-            "accelerate launch seems to have been asked for several processes, but started only this one. Add "
-            "--multi_gpu, or set distributed_type: MULTI_GPU in its config file, on CPUs, too (there with use_cpu: "
-            "true, and --use_cpu true after the script's name); --num_processes 1 if one is what you want."
-        )
+    """Say that one process runs where ``accelerate launch`` was probably asked for several; None otherwise."""
+    if LONE.is_running():
+        found = "accelerate launch seems to have been asked for several processes, but started only this one"
+        return f"{found}. {LONE.remedy}"
     return None
-
-
-def refuse_takeover(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    """A hook on every optimizer's step: raise if another optimizer has a gap optimizer's groups.
-
-    It either loaded them with a gap optimizer's state, or was built upon them: accelerate does so under DeepSpeed's
-    optimizer offload (``map_pytorch_optim_to_deepspeed``), and then trains with DeepSpeedCPUAdam without a word.
-    """
-    if "negative_steps" not in optimizer.param_groups[0] or hasattr(optimizer, "steps_taken"):
-        return
-    if any(hasattr(inner, "steps_taken") for inner in vars(optimizer).values()):  # a wrapper around one
-        return
-    name = f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
-    # what was built upon the groups has no state yet, or its own; gap's first moments are exp_avg_0, exp_avg_1, ...
-    if any(state and "exp_avg" not in state for state in optimizer.state.values()):
-        raise RuntimeError(
-            f"the state that {name} has loaded is a gap optimizer's, which it can't continue. Resume with the optim "
-            "that the checkpoint was trained with; or, to change the optimizer, delete optimizer.pt from the "
-            "checkpoint: the run goes on from its weights and its step, with a new optimizer state and a learning rate "
-            "schedule that starts again."
-        )
-    raise RuntimeError(
-        f"the gap optimizer was replaced by {name}, which took over its parameter groups. Under optimizer offload "
-        'accelerate does this unless the DeepSpeed config says "zero_force_ds_cpu_optimizer": false. gap_hf sets that '
-        "where the Accelerator exists before the optimizer is built: build it first, or set it."
-    )

@@ -1,20 +1,29 @@
 """One process, or replicas that hold identical gradients (DDP): every parameter is whole, nothing is reduced."""
 
-from typing import Any
+import logging
 
-from .layout import ParameterLayout, Part
+from torch.optim import Optimizer
+
+from .backend import Backend
+from .launch import downgrade, lone_process
+from .layout import ParameterLayout
+
+logger = logging.getLogger(__name__)
 
 
 class Whole(ParameterLayout):
     """Every parameter is whole on every rank."""
 
-    def receive(self, param_groups: list[dict[str, Any]], by_parameter: bool = True) -> list[Part]:
-        for g, group in enumerate(param_groups):
-            if len(group["params"]) != group["count"]:
-                raise RuntimeError(
-                    f"the parameters of group {g} were replaced after the optimizer was built: it was given "
-                    f"{group['count']} parameters and now holds {len(group['params'])}, as backends do that flatten "
-                    "parameters. gap_hf knows DDP, FSDP1 (use_orig_params=True), FSDP2, tensor parallel and DeepSpeed "
-                    "ZeRO; this is none of them, so its scores would be wrong."
-                )
-        return super().receive(param_groups, by_parameter)
+
+class Single(Backend):
+    """No backend: what no other entry claims. Warns where the launch was asked for something else."""
+
+    name = "one process, DDP"
+
+    def claims(self, optimizer: Optimizer) -> bool:
+        return True
+
+    def layout(self, optimizer: Optimizer) -> Whole:
+        if message := downgrade() or lone_process():
+            logger.warning(message)
+        return Whole(optimizer.param_groups)

@@ -7,7 +7,8 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..inspection import find_gap_optimizer
-from ..sharding.live import instances
+from ..optim.takeover import has_gap_groups, refuse_gap_groups
+from ..sharding.heap import instances
 from .presets import PRESETS
 from .recorder import Recorder
 
@@ -50,6 +51,9 @@ class GapCallback(TrainerCallback):
         if optimizer is None:
             if getattr(args.optim, "value", args.optim) in PRESETS:
                 refuse_another_optimizer(args, kwargs.get("optimizer"))
+            inner = innermost(kwargs.get("optimizer"))
+            if has_gap_groups(inner):  # from a checkpoint, which has been loaded by now
+                refuse_gap_groups(inner)
             return
         optimizer.layout()  # a layout that can't be exact is refused before the first batch
         if optimizer.type == "default":
@@ -128,10 +132,16 @@ def run_directory(args: TrainingArguments, state: TrainerState) -> Path:
     return Path(args.output_dir or ".")
 
 
-def refuse_another_optimizer(args: TrainingArguments, optimizer: Any) -> None:
-    """Raise: ``optim`` names a gap optimizer, and Trainer uses another."""
+def innermost(optimizer: Any) -> Any:
+    """The optimizer inside Accelerate's and DeepSpeed's wrappers."""
     while hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
+    return optimizer
+
+
+def refuse_another_optimizer(args: TrainingArguments, optimizer: Any) -> None:
+    """Raise: ``optim`` names a gap optimizer, and Trainer uses another."""
+    optimizer = innermost(optimizer)
     name = getattr(args.optim, "value", args.optim)
     raise ValueError(
         f"optim={name} was asked for, but {type(optimizer).__module__}.{type(optimizer).__qualname__} would train. "

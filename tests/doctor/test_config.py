@@ -42,7 +42,7 @@ ZERO = {**BASE, "distributed_type": "DEEPSPEED"}
 @pytest.mark.parametrize(
     ("config", "what"),
     [
-        ({**BASE, "distributed_type": "NO"}, "it starts one process, not 2"),
+        ({**BASE, "distributed_type": "NO"}, "accelerate starts only one process for it"),
         ({**BASE, "distributed_type": "MULTI_CPU"}, "without mpirun_config accelerate starts one process"),
         ({**FSDP, "use_cpu": True, "fsdp_config": {"fsdp_version": 2}}, "silently turns FSDP into DDP"),
         ({**FSDP, "fsdp_config": {"fsdp_use_orig_params": False}}, "several parameters are merged into one"),
@@ -73,13 +73,24 @@ def test_refused(tmp_path, config, what):
     ("file", "what"),
     [
         ({"optimizer": {"type": "AdamW"}}, '"optimizer"'),
-        ({"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme"}}}, "offload_optimizer: nvme"),
-        ({"zero_optimization": {"stage": 3, "zero_hpz_partition_size": 2}}, "zero_hpz_partition_size"),
-        ({"zero_optimization": {"stage": 2, "elastic_checkpoint": True}}, "elastic_checkpoint"),
+        (
+            {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme"}}},
+            "offload_optimizer.device: nvme",
+        ),
+        ({"zero_optimization": {"stage": 3, "zero_hpz_partition_size": 2}}, "zero_hpz_partition_size above 1"),
+        ({"zero_optimization": {"stage": 2, "elastic_checkpoint": True}}, "zero_optimization.elastic_checkpoint"),
         ({"zero_optimization": {"stage": 2, "zenflow": {"topk_ratio": 0.1}}}, "zenflow"),
-        ({"zero_optimization": {"stage": 1}, "checkpoint": {"load_universal": True}}, "load_universal"),
-        ({"zero_optimization": {"stage": 3}, "compile": {"deepcompile": True}}, "deepcompile"),
+        ({"zero_optimization": {"stage": 1}, "checkpoint": {"load_universal": True}}, "checkpoint.load_universal"),
+        ({"zero_optimization": {"stage": 3}, "compile": {"deepcompile": True}}, "compile.deepcompile"),
         ({"fp16": {"enabled": True}}, "fp16 with ZeRO 0"),
+        (
+            {"zero_optimization": {"stage": 2}, "torch_autocast": {"enabled": True, "dtype": "float16"}},
+            "torch_autocast with float16 under ZeRO 1 to 3",
+        ),
+        (
+            {"zero_optimization": {"stage": 2}, "tensor_parallel": {"autotp_size": 2}},
+            "model, tensor or pipeline parallelism",
+        ),
     ],
 )
 def test_refused_in_a_deepspeed_file(tmp_path, file, what):
@@ -90,6 +101,25 @@ def test_refused_in_a_deepspeed_file(tmp_path, file, what):
     )
     found = judge(read(path))
     assert [finding.what for finding in found if finding.state is State.BAD] == [what, "verdict"]
+
+
+@pytest.mark.parametrize("fp16", [{"enabled": "auto"}, None])
+def test_accelerate_fills_in_the_precision(tmp_path, fp16):
+    (tmp_path / "zero.json").write_text(json.dumps({"fp16": fp16}))
+    config = {**ZERO, "mixed_precision": "fp16"}
+    config["deepspeed_config"] = {"deepspeed_config_file": str(tmp_path / "zero.json")}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    assert "fp16 with ZeRO 0" in [finding.what for finding in judge(read(path))]
+
+
+def test_layers_that_zero3_gathers_as_a_whole_are_no_expert_parallelism(tmp_path):
+    path = tmp_path / "config.yaml"
+    options = {"zero_stage": 3, "deepspeed_moe_layer_cls_names": "MixtralSparseMoeBlock"}
+    path.write_text(yaml.safe_dump({**ZERO, "deepspeed_config": options}))
+    *notes, last = judge(read(path))
+    assert last.state is State.GOOD
+    assert "deepspeed_moe_layer_cls_names" in [note.what for note in notes]
 
 
 def test_good_deepspeed_file(tmp_path):

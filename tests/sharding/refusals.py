@@ -157,6 +157,15 @@ def partitioned_without_an_engine() -> None:
     optimizer.step()
 
 
+# DeepSpeed keeps these two settings for the rest of the process
+def sequence_parallelism() -> None:
+    zero(stage=1, top={"sequence_parallel_size": 2, "data_parallel_size": 1})
+
+
+def float16_autocast() -> None:
+    zero(stage=1, top={"torch_autocast": {"enabled": True, "dtype": "float16"}})
+
+
 REFUSALS: dict[str, Callable[[], None]] = {
     name: found
     for name, found in list(globals().items())

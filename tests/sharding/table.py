@@ -1,7 +1,9 @@
-"""The table of docs/layouts.md, from what the tests run: python -m tests.sharding.table"""
+"""The tables of docs/layouts.md, from what the tests run and what is refused: python -m tests.sharding.table"""
 
 import re
 from pathlib import Path
+
+from gap_hf.sharding.backend import all_refusals
 
 from . import layouts, zero
 from .run_checkpoints import LOADS, REFUSED, SAVES
@@ -9,6 +11,8 @@ from .run_checkpoints import LOADS, REFUSED, SAVES
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "layouts.md"
 BEGIN, END = "<!-- the table: python -m tests.sharding.table -->\n", "<!-- end of the table -->\n"
+BEGIN_REFUSALS = "<!-- what is refused: python -m tests.sharding.table -->\n"
+END_REFUSALS = "<!-- end of what is refused -->\n"
 
 ROWS = {
     "one process": (["single"], "torch"),
@@ -77,11 +81,28 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def seen_by(in_running: object, in_config: object) -> str:
+    """``gap-hf doctor`` sees configurations, the run its own objects."""
+    return ", ".join(["the run"] * (in_running is not None) + ["`gap-hf doctor`"] * (in_config is not None))
+
+
+def refusal_table() -> str:
+    lines = ["| with | setting | why | instead | seen by |", "|---|---|---|---|---|"]
+    for backend, refusal in all_refusals():
+        lines.append(f"| {' | '.join((backend, *refusal[:3], seen_by(*refusal[3:])))} |")
+    return "\n".join(lines) + "\n"
+
+
+def put(text: str, begin: str, end: str, table: str) -> str:
+    """``text`` with ``table`` between two marks."""
+    before, rest = text.split(begin)
+    return before + begin + "\n" + table + "\n" + end + rest.split(end)[1]
+
+
 def write() -> None:
-    """Put the table into the page."""
-    text = PAGE.read_text()
-    before, rest = text.split(BEGIN)
-    PAGE.write_text(before + BEGIN + "\n" + table() + "\n" + END + rest.split(END)[1])
+    """Put the tables into the page."""
+    text = put(PAGE.read_text(), BEGIN, END, table())
+    PAGE.write_text(put(text, BEGIN_REFUSALS, END_REFUSALS, refusal_table()))
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ def test_fsdp_that_became_ddp_is_refused(tmp_path):
     done = run([*LAUNCH, "-m", "gap_hf", *script], ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
     assert done.returncode == 1
     assert "ValueError: FSDP was asked for, but every process holds whole parameters" in done.stderr
-    assert "silently falls back to DDP: use accelerators, or distributed_type: MULTI_GPU" in done.stderr
+    assert "silently turns FSDP into DDP. Use accelerators, or distributed_type: MULTI_GPU" in done.stderr
     assert not [*tmp_path.rglob("state.json"), *tmp_path.rglob(FILENAME)]
 
 

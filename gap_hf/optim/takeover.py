@@ -1,0 +1,52 @@
+"""Another optimizer with a gap optimizer's groups: built upon them, or with a state loaded that is not its own."""
+
+import functools
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+
+def has_gap_groups(optimizer: Any) -> bool:
+    """Whether the first group of ``optimizer`` is a gap optimizer's, by an entry that all of theirs have and save."""
+    groups: Any = getattr(optimizer, "param_groups", None)
+    return bool(groups) and "negative_steps" in groups[0]
+
+
+def refuse_gap_groups(optimizer: Optimizer) -> None:
+    """Raise RuntimeError: ``optimizer`` is no gap optimizer, but has loaded, or was built upon, the groups of one.
+
+    accelerate builds DeepSpeedCPUAdam upon them under DeepSpeed's optimizer offload
+    (``map_pytorch_optim_to_deepspeed``), and then trains with it without a word.
+    """
+    name = f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
+    # what was built upon the groups has no state yet, or its own; gap's first moments are exp_avg_0, exp_avg_1, ...
+    if any(state and "exp_avg" not in state for state in optimizer.state.values()):
+        raise RuntimeError(
+            f"the state that {name} has loaded is a gap optimizer's, which it can't continue. Resume with the optim "
+            "that the checkpoint was trained with; or, to change the optimizer, delete optimizer.pt from the "
+            "checkpoint: the run goes on from its weights and its step, with a new optimizer state and a learning rate "
+            "schedule that starts again."
+        )
+    raise RuntimeError(
+        f"the gap optimizer was replaced by {name}, which took over its parameter groups. Under optimizer offload "
+        'accelerate does this unless the DeepSpeed config says "zero_force_ds_cpu_optimizer": false. gap_hf sets that '
+        "where the Accelerator exists before the optimizer is built: build it first, or set it."
+    )
+
+
+@functools.cache
+def refuse_takeovers(ours: type[Optimizer]) -> None:
+    """From now on, refuse steps of optimizers other than ``ours`` with the groups of one. A second call does nothing.
+
+    torch tells nobody which optimizer is built upon which groups, or loads which state: only a hook on all optimizers'
+    steps can see it. So it is registered when the first gap optimizer is built, before which nothing can be taken over.
+    """
+
+    def before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if not has_gap_groups(optimizer) or isinstance(optimizer, ours):
+            return
+        if not any(isinstance(inner, ours) for inner in vars(optimizer).values()):  # a wrapper around one
+            refuse_gap_groups(optimizer)
+
+    register_optimizer_step_pre_hook(before_step)

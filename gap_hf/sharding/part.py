@@ -1,0 +1,110 @@
+"""Fragments of parameters, as plain local tensors: all that the algorithm sees of a layout."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from .refusal import Refusal
+
+
+@dataclass(slots=True, eq=False)
+class Part:
+    """What one call of ``step`` was handed of one group: N fragments, as plain local tensors, column by column.
+
+    A fragment is the part of one parameter that lives on this rank.
+
+    Attributes:
+        g: the group's number.
+        group: the parameter group.
+        rows: each fragment's parameter, by its place in the group.
+        keys: the tensors under which ``optimizer.state`` files the buffers.
+        values: the elements themselves.
+        grads: their gradients, of the values' shapes; None where the parameter took no part in the loss.
+        cuts: for each fragment a function that cuts it out of a tensor which is laid out like its key, as a view; None
+            where a fragment is all of it.
+        copies: how many ranks hold this very fragment.
+    """
+
+    g: int
+    group: dict[str, Any]
+    rows: tuple[int, ...]
+    keys: list[Tensor]
+    values: list[Tensor]
+    grads: list[Tensor | None]
+    cuts: Sequence[Callable[[Tensor], Tensor]] | None
+    copies: tuple[int, ...]
+
+    def select(self, chosen: Sequence[int]) -> "Part":
+        """The fragments ``chosen``, by their places in the columns and in that order."""
+        if chosen == range(len(self.rows)):  # what a kernel is dealt that takes everything; a list is never equal to it
+            return self
+        keys, values = ([column[i] for i in chosen] for column in (self.keys, self.values))
+        grads = [self.grads[i] for i in chosen]
+        cuts = None if self.cuts is None else [self.cuts[i] for i in chosen]
+        rows, copies = (tuple(column[i] for i in chosen) for column in (self.rows, self.copies))
+        return Part(self.g, self.group, rows, keys, values, grads, cuts, copies)
+
+    def with_grad(self) -> "Part":
+        """The fragments that have a gradient."""
+        if all(grad is not None for grad in self.grads):
+            return self
+        return self.select([i for i, grad in enumerate(self.grads) if grad is not None])
+
+    def gradients(self) -> list[Tensor]:
+        """``grads``, where every fragment has one."""
+        return cast(list[Tensor], self.grads)
+
+    def local(self, tensors: list[Tensor]) -> list[Tensor]:
+        """The fragments of ``tensors``, which are laid out like the keys."""
+        return tensors if self.cuts is None else [cut(t) for cut, t in zip(self.cuts, tensors, strict=True)]
+
+
+class Piece(NamedTuple):
+    """A stretch of a parameter on this rank.
+
+    Attributes:
+        key: the tensor under which its buffers are filed.
+        local: cuts it out of such a buffer.
+        offset: its first element's place in the flattened parameter.
+    """
+
+    key: Tensor
+    local: Callable[[Tensor], Tensor]
+    offset: int
+
+
+PLAIN = {Tensor, nn.Parameter, nn.Buffer}
+layout_of = attrgetter("layout")
+
+SPARSE = Refusal(
+    "sparse gradients",
+    "the moments of all elements enter the scores",
+    "build the layer with `sparse=False`",
+    in_running=lambda grad: layout_of(grad) != torch.strided,
+)
+SUBCLASS = Refusal(
+    "a tensor subclass that gap_hf does not know",
+    "it is unknown which of its elements a rank holds",
+    "use plain tensors, DTensors of plain tensors, or what FSDP1 and DeepSpeed ZeRO make of them",
+    in_running=lambda tensor: type(tensor) not in PLAIN,
+)
+
+
+def check_plain(values: list[Tensor], grads: list[Tensor | None], name: str) -> None:
+    """Raise RuntimeError, with ``name`` formatted by the place, unless values and gradients are ordinary and dense."""
+    there = [grad for grad in grads if grad is not None]
+    types = {*map(type, values), *map(type, there)}
+    if types <= PLAIN and {torch.strided}.issuperset(map(layout_of, there)):
+        return
+    for i, (value, grad) in enumerate(zip(values, grads, strict=True)):
+        where = name.format(i)
+        if grad is not None and SPARSE.is_running(grad):
+            raise RuntimeError(SPARSE.message(f"the gradient of {where} is sparse"))
+        for part, tensor in (("", value), ("the gradient of ", grad)):
+            if tensor is not None and SUBCLASS.is_running(tensor):
+                kind = f"{type(tensor).__module__}.{type(tensor).__qualname__}"
+                raise RuntimeError(SUBCLASS.message(f"{part}{where} is a {kind}, {SUBCLASS.setting}"))

@@ -1,0 +1,144 @@
+"""Layouts in which ranks hold different elements, and the reduction over them."""
+
+import hashlib
+import math
+from abc import abstractmethod
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from .layout import Layout, State
+from .part import Piece
+from .refusal import Refusal
+
+DIFFERENT = Refusal(
+    "ranks that hold different parameters (pipeline stages)",
+    "choices are made from what all ranks together hold of each parameter",
+    "build the optimizer from the same model and in the same order on every rank",
+    in_running=lambda both_ends, digest: both_ends != [digest, -digest],
+)
+
+
+class Sharded(Layout):
+    """Base of the layouts in which ranks hold different elements. Whatever is added up takes one all-reduce."""
+
+    reduces = True
+
+    group: dist.ProcessGroup | None = None
+    """The ranks that hold the model between them; None is the default group, all ranks."""
+
+    owned: Tensor | None = None
+    """``(all P,)`` bool: the parameters of which this rank alone reports whether there is a gradient.
+
+    Where a rank without elements of a parameter cannot know that it has one elsewhere; None where all ranks know.
+    """
+
+    def verify(self) -> None:
+        # The optimizer's lists come from the same script on every rank; where they do not agree, the reduction would
+        # add apples to pears, or never return.
+        description = repr((type(self).__name__, self.shapes, self.describe()))
+        digest = int.from_bytes(hashlib.sha256(description.encode()).digest()[:6], "big")
+        both_ends = self.all_reduce(torch.tensor([digest, -digest], device=self.device), dist.ReduceOp.MAX).tolist()
+        if DIFFERENT.is_running(both_ends, digest):
+            raise RuntimeError(
+                DIFFERENT.message(
+                    "the ranks hand gap_hf different parameters, or the same ones in another order or cut differently "
+                    f"(rank {dist.get_rank()} holds {[len(group) for group in self.numel]} parameters per group with "
+                    f"{[sum(group) for group in self.numel]} elements, {self.describe()})"
+                )
+            )
+        mine = torch.tensor([n for group in self.covered() for n in group], dtype=torch.float64, device=self.device)
+        covered = self.all_reduce(mine, dist.ReduceOp.SUM).tolist()
+        names = [(g, i) for g, group in enumerate(self.numel) for i in range(len(group))]
+        for (g, i), found, expected in zip(names, covered, (n for group in self.numel for n in group), strict=True):
+            if abs(found - expected) > 0.5:
+                amount = "overlap with others" if math.isinf(found) else f"make {found:g}"
+                raise RuntimeError(
+                    f"parameter {i} of group {g} has {expected} elements, but its fragments on all ranks {amount}: "
+                    f"gap_hf does not read this layout rightly ({self.describe()}) and would choose by wrong scores. "
+                    "Please report it with the versions of torch, accelerate and deepspeed."
+                )
+
+    @abstractmethod
+    def covered(self) -> list[list[float]]:
+        """For every parameter the number of its elements on this rank, divided by the ranks that hold the same.
+
+        Infinity for one that shares elements with another parameter.
+        """
+
+    @abstractmethod
+    def describe(self) -> str:
+        """The layout in words, the same on every rank."""
+
+    def all_reduce(self, tensor: Tensor, op: dist.ReduceOp.RedOpType) -> Tensor:
+        """All-reduce over the ranks, on a device that their backend can reduce on. Overwrites ``tensor`` there."""
+        if dist.get_world_size(self.group) == 1:
+            return tensor
+        place = reduction_device(tensor.device, self.group)
+        moved = tensor.to(place)
+        dist.all_reduce(moved, op, group=self.group)
+        return moved.to(tensor.device)
+
+    def add_up(self, numbers: Tensor) -> Tensor:
+        return self.all_reduce(numbers.clone(), dist.ReduceOp.SUM)
+
+    def maximum(self, values: Tensor) -> Tensor:
+        return self.all_reduce(values, dist.ReduceOp.MAX)
+
+    def reduce(self, tables: list[Tensor], live: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        numbers = [table.flatten() for table in tables]
+        if self.owned is not None:
+            numbers.append(pack(torch.cat(live) & self.owned))
+        reduced = self.all_reduce(torch.cat(numbers), dist.ReduceOp.SUM).split([len(n) for n in numbers])
+        sums = [r.view(table.shape) for r, table in zip(reduced, tables, strict=False)]
+        if self.owned is not None:
+            lengths = [len(flags) for flags in live]
+            live = list(unpack(reduced[-1], sum(lengths)).split(lengths))
+        return sums, live
+
+
+class InPieces(Sharded):
+    """Base of the sharded layouts whose buffers are stretches of flattened parameters."""
+
+    @abstractmethod
+    def pieces(self, g: int, i: int) -> list[Piece]:
+        """The stretches of parameter ``i`` of group ``g`` that this rank holds and no rank before it."""
+
+    def whole(self, g: int, i: int, state: State, name: str, dtype: torch.dtype) -> Tensor:
+        found = [(state[piece.key][name], piece) for piece in self.pieces(g, i)]
+        device = found[0][0].device if found else self.keys(g, i)[0].device
+        whole = torch.zeros(self.numel[g][i], dtype=dtype, device=device)
+        for stored, piece in found:
+            part = piece.local(stored).flatten()
+            whole[piece.offset : piece.offset + len(part)] = part
+        return self.all_reduce(whole, dist.ReduceOp.SUM).view(self.shapes[g][i])
+
+
+BITS = 52
+"""How many flags one float64 carries exactly."""
+
+
+def pack(flags: Tensor) -> Tensor:
+    """``(N,)`` bool as ``(ceil(N / 52),)`` float64, so that flags travel in the same all-reduce as the sums.
+
+    Each flag may be set on one rank only: then the sum over ranks is their union.
+    """
+    padded = nn.functional.pad(flags.to(torch.float64), (0, -len(flags) % BITS))
+    return (padded.view(-1, BITS) * 2.0 ** torch.arange(BITS, device=flags.device)).sum(dim=1)
+
+
+def unpack(words: Tensor, n: int) -> Tensor:
+    """What ``pack`` made of ``n`` flags."""
+    bits = words.long().unsqueeze(1) >> torch.arange(BITS, device=words.device)
+    return (bits & 1).flatten()[:n].bool()
+
+
+def reduction_device(device: torch.device, group: dist.ProcessGroup | None) -> torch.device:
+    """``device`` if ``group``'s backend reduces there, else the accelerator (parameters offloaded to the CPU, NCCL)."""
+    # for example "cpu:gloo,cuda:nccl"
+    backends = dist.get_backend_config(group or dist.group.WORLD)
+    if any(part.partition(":")[0] == device.type for part in backends.split(",")):
+        return device
+    accelerator = torch.accelerator.current_accelerator()
+    return device if accelerator is None else accelerator

@@ -1,0 +1,265 @@
+"""The layouts that DeepSpeed's wrappers make: ZeRO 0 in half precision, and 1 to 3.
+
+ZeRO flattens each parameter group, gives every rank an equal stretch of it (with padding behind) in place of the
+parameters, and calls ``step`` once per group (ZeRO 1 and 2) or per sub-group (ZeRO 3), copying the new values to the
+model after each call. GAP has to see all of them before it can move one, so it only observes until the last call, and
+then repeats the copies that came too early. The maps from flat stretches to parameters are read from DeepSpeed's
+own objects (checked with 0.19); every one is verified to cover each element exactly once before it is used.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.optim import Optimizer
+
+from .layout import ParameterLayout
+from .part import Part, Piece, check_plain
+from .refusal import Refusal
+from .sharded import InPieces
+
+DROPPED = Refusal(
+    "frozen or empty parameters in the optimizer",
+    "it drops frozen and empty ones, so the choices would be listed under wrong names",
+    "build the optimizer from those that require a gradient: `[p for p in model.parameters() if p.requires_grad]`",
+    in_running=lambda kept, given: kept != given,
+)
+
+
+class HalfPrecision(ParameterLayout):
+    """ZeRO 0 in bf16 or fp16: whole fp32 copies of the parameters on every rank."""
+
+    def __init__(self, optimizer: Optimizer, wrapper: Any) -> None:
+        super().__init__([{"params": group} for group in wrapper.fp32_groups])
+        self.parameters = [list(group) for group in wrapper.fp16_groups]
+
+    def fits(self, param_groups: list[dict[str, Any]]) -> bool:
+        return all(g["params"] and g["params"][0] is mine[0] for g, mine in zip(param_groups, self.filed, strict=True))
+
+    def check_count(self, g: int, given: int) -> None:
+        refuse_dropped(g, given, len(self.numel[g]))
+
+
+class Slice(NamedTuple):
+    """``numel`` elements of parameter ``row`` of a group, from ``start`` on in a flat tensor, ``offset`` in itself."""
+
+    row: int
+    start: int
+    numel: int
+    offset: int
+
+    def narrow(self) -> Callable[[Tensor], Tensor]:
+        """Cuts the slice out of a tensor that is laid out like the flat one."""
+        return partial(torch.narrow, dim=0, start=self.start, length=self.numel)
+
+
+@dataclass(eq=False)
+class Flat:
+    """A flat tensor in the place of parameters of group ``g``."""
+
+    g: int
+    key: Tensor
+    slices: list[Slice]
+
+
+class Zero(InPieces):
+    """Base of the ZeRO stages: flat tensors, of which one or more arrive per call."""
+
+    def __init__(self, optimizer: Optimizer, wrapper: Any) -> None:
+        self.optimizer, self.wrapper = optimizer, wrapper
+        self.group = wrapper.dp_process_group
+        self.parameters = self.read_parameters()
+        self.shapes = [[self.whole_shape(p) for p in group] for group in self.parameters]
+        self.flats = self.read_flats()
+        self.device = self.flats[0].key.device
+        self.known = {id(flat.key): flat for flat in self.flats}
+        self.received: list[Flat] = []
+
+    @abstractmethod
+    def read_parameters(self) -> list[list[Tensor]]:
+        """The model's parameters, group by group, in the optimizer's order."""
+
+    @abstractmethod
+    def read_flats(self) -> list[Flat]:
+        """All flat tensors of this rank, in the order in which they arrive."""
+
+    def copy_back(self, flats: list[Flat]) -> None:
+        """Repeat DeepSpeed's copy of ``flats`` to the model."""
+
+    def whole_shape(self, p: Tensor) -> torch.Size:
+        """The shape of the whole parameter."""
+        return p.shape
+
+    def fits(self, param_groups: list[dict[str, Any]]) -> bool:
+        return self.wrapper.optimizer is self.optimizer
+
+    def check_count(self, g: int, given: int) -> None:
+        refuse_dropped(g, given, len(self.numel[g]))
+
+    def receive(self, param_groups: list[dict[str, Any]], by_parameter: bool = True) -> list[Part]:
+        parts = []
+        for group in param_groups:
+            for key in group["params"]:
+                flat = self.known.get(id(key))
+                if flat is None:
+                    raise RuntimeError(
+                        "DeepSpeed handed step() an unknown flat tensor; gap_hf reads its layout once, before the "
+                        "first step, and can't follow a change"
+                    )
+                self.received.append(flat)
+                check_plain([key], [key.grad], f"the flat tensor of group {flat.g}")
+                slices = flat.slices if by_parameter else [Slice(0, 0, key.numel(), 0)]
+                cuts, N = [piece.narrow() for piece in slices], len(slices)
+                values = [cut(key) for cut in cuts]
+                grads = [None if key.grad is None else cut(key.grad) for cut in cuts]
+                rows = tuple(piece.row for piece in slices)
+                parts.append(Part(flat.g, group, rows, [key] * N, values, grads, cuts, (1,) * N))
+        return parts
+
+    def complete(self) -> bool:
+        return len(self.received) == len(self.flats)
+
+    def abandon(self) -> None:
+        self.received = []
+
+    def was_interrupted(self, param_groups: list[dict[str, Any]]) -> bool:
+        # between two calls: what arrives is what had arrived already
+        return any(self.known.get(id(key)) in self.received for group in param_groups for key in group["params"])
+
+    def reduce(self, tables: list[Tensor], live: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        # DeepSpeed fills in zeros where a parameter took no part in the loss: all of them have a gradient, also those
+        # of which this rank holds nothing
+        return super().reduce(tables, [torch.ones_like(flags) for flags in live])
+
+    def publish(self) -> None:
+        received, self.received = self.received, []
+        self.copy_back(received[:-1])  # the last one is copied by DeepSpeed when this call returns
+
+    def keys(self, g: int, i: int) -> list[Tensor]:
+        # also of those that hold nothing of it: DeepSpeed gives every group or sub-group one on every rank
+        return [flat.key for flat in self.flats if flat.g == g]
+
+    def pieces(self, g: int, i: int) -> list[Piece]:
+        return [
+            Piece(flat.key, cut.narrow(), cut.offset)
+            for flat in self.flats
+            for cut in flat.slices
+            if (flat.g, cut.row) == (g, i)
+        ]
+
+    def covered(self) -> list[list[float]]:
+        counts = [[0.0] * len(group) for group in self.numel]
+        for flat in self.flats:
+            end = 0
+            for cut in sorted(flat.slices, key=lambda cut: cut.start):
+                overlaps = cut.start < end or cut.start + cut.numel > flat.key.numel()
+                end = cut.start + cut.numel
+                # not raised here, on one rank: the others would wait for it
+                counts[flat.g][cut.row] += math.inf if overlaps else cut.numel
+        return counts
+
+    def describe(self) -> str:
+        return f"{type(self.wrapper).__name__} over {dist.get_world_size(self.group)} ranks"
+
+
+class Zero12(Zero):
+    """ZeRO 1 and 2: one flat tensor per group, of which rank r holds the r-th of equal stretches."""
+
+    def read_parameters(self) -> list[list[Tensor]]:
+        return [list(group) for group in self.wrapper.bit16_groups]
+
+    def read_flats(self) -> list[Flat]:
+        z = self.wrapper
+        flats = []
+        for g, key in enumerate(z.single_partition_of_fp32_groups):
+            # The order in memory: with round_robin_gradients another than the group's, and then _hp_mapping is wrong.
+            # Shapes from the metadata, as the parameters' own storage may be offloaded.
+            sizes = [meta.numel() for meta in z.round_robin_bit16_meta[g]]
+            index = {id(p): i for i, p in enumerate(self.parameters[g])}
+            order = [index[id(p)] for p in z.round_robin_bit16_groups[g]]
+            starts = z.round_robin_bit16_offsets[g]
+            begin = dist.get_rank(z.real_dp_process_group[g]) * z.partition_size[g]
+            flats.append(Flat(g, key, cut_out(order, starts, sizes, begin, z.partition_size[g])))
+        return flats
+
+    def copy_back(self, flats: list[Flat]) -> None:
+        z = self.wrapper
+        for flat in flats:
+            partitions = z.parallel_partitioned_bit16_groups[flat.g]
+            partitions[dist.get_rank(z.real_dp_process_group[flat.g])].data.copy_(flat.key.data)
+
+
+class Zero1BF16(Zero):
+    """ZeRO 1 in bf16 with fp32 gradient accumulation: like ``Zero12``, but all groups arrive in one call."""
+
+    def read_parameters(self) -> list[list[Tensor]]:
+        return [list(group) for group in self.wrapper.bf16_groups]
+
+    def read_flats(self) -> list[Flat]:
+        z = self.wrapper
+        flats = []
+        for g, key in enumerate(z.fp32_groups_flat_partition):
+            sizes = self.numel[g]
+            starts = [sum(sizes[:i]) for i in range(len(sizes))]
+            begin = dist.get_rank(z.real_dp_process_group[g]) * key.numel()
+            flats.append(Flat(g, key, cut_out(list(range(len(sizes))), starts, sizes, begin, key.numel())))
+        return flats
+
+
+class Zero3(Zero):
+    """ZeRO 3: every parameter is cut into equal pieces, one per rank; a flat tensor holds those of a sub-group."""
+
+    def read_parameters(self) -> list[list[Tensor]]:
+        z = self.wrapper
+        groups: list[list[Tensor]] = [[] for _ in self.optimizer.param_groups]
+        for sub_group, params in enumerate(z.fp16_groups):
+            groups[z.sub_group_to_group_id[sub_group]] += params
+        return groups
+
+    def whole_shape(self, p: Any) -> torch.Size:
+        return p.ds_shape  # its own is that of an empty tensor
+
+    def read_flats(self) -> list[Flat]:
+        z = self.wrapper
+        index = {id(p): i for group in self.parameters for i, p in enumerate(group)}
+        flats = []
+        for sub_group, (key, params) in enumerate(zip(z.fp32_partitioned_groups_flat, z.fp16_groups, strict=True)):
+            slices = []
+            for p in params:
+                _, start, length = z.grad_position[z.get_param_id(p)]
+                offset = p.ds_zero_partition_rank * length
+                numel = max(0, min(length, p.ds_numel - offset))  # the rest of the last pieces is padding
+                if numel:
+                    slices.append(Slice(index[id(p)], start, numel, offset))
+            flats.append(Flat(z.sub_group_to_group_id[sub_group], key, slices))
+        return flats
+
+    def copy_back(self, flats: list[Flat]) -> None:
+        positions = {id(key): i for i, key in enumerate(self.wrapper.fp32_partitioned_groups_flat)}
+        for flat in flats:
+            self.wrapper._reassign_or_swap_out_partitioned_parameters(positions[id(flat.key)])
+
+
+def cut_out(order: list[int], starts: list[int], sizes: list[int], begin: int, length: int) -> list[Slice]:
+    """The slices of the parameters ``order`` that lie in ``[begin, begin + length)`` of one flat tensor.
+
+    ``starts`` and ``sizes`` are the parameters' places in it.
+    """
+    slices = []
+    for index, start, size in zip(order, starts, sizes, strict=True):
+        first, last = max(begin, start), min(begin + length, start + size)
+        if first < last:
+            slices.append(Slice(index, first - begin, last - first, first - start))
+    return slices
+
+
+def refuse_dropped(g: int, given: int, kept: int) -> None:
+    """Raise RuntimeError if DeepSpeed has ``kept`` others than the ``given`` number of parameters in group ``g``."""
+    if DROPPED.is_running(kept, given):
+        raise RuntimeError(DROPPED.message(f"DeepSpeed optimizes {kept} of the {given} parameters of group {g}"))
