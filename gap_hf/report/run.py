@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..trainer.record import FILENAME, Choices, read_choices
+from ..choices import Choices, read_choices
+from ..choices.format import FILENAME
 
 STATE = "trainer_state.json"
 

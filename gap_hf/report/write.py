@@ -6,9 +6,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ..trainer.record import Choices
+from ..choices import Choices
 from . import compare
-from .candidates import all_labels, display_names
+from .candidates import all_candidates, display_names
 from .loss import loss_figure
 from .page import DPI, Picture, Table, render, svg
 from .plot import figures
@@ -145,7 +145,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
     choices = choices_of(run)
     found = [
         ("type", choices.type),
-        (f"candidates ({choices.candidate})", ", ".join(all_labels(choices))),
+        (f"candidates ({choices.candidate})", ", ".join(candidate.label for candidate in all_candidates(choices))),
         ("steps", f"{choices.steps[0]} to {choices.steps[-1]}"),
     ]
     if choices.type != "switch":
@@ -161,19 +161,21 @@ def facts(run: Run) -> list[tuple[str, str]]:
 
 def kinds_table(choices: Choices) -> Table:
     """Who chose what, by kind of parameter."""
-    shares = display_names(choices, all_labels(choices))
-    head = ["", "parameters", *shares, "mean", "changed", "median margin", "soft resets"]
+    found = summarise(choices)
+    with_mean = not all(math.isnan(row.mean) for row in found)
+    shares = display_names(choices, all_candidates(choices))
+    head = ["", "parameters", *shares, *(["mean"] if with_mean else []), "changed", "median margin", "soft resets"]
     rows = [
         [
             row.name,
             "" if choices.type == "switch" else str(row.parameters),
             *(f"{share:.1%}" for share in row.shares),
-            f"{row.mean:.4g}",
+            *([f"{row.mean:.4g}"] if with_mean else []),
             number(row.changed, ".1%"),
             number(row.margin, ".2f"),
             str(row.resets),
         ]
-        for row in summarise(choices)
+        for row in found
     ]
     caption = "changed: the share of choices that differ from the step before. margin: see the picture above."
     return Table("By kind of parameter", head, rows, caption)

@@ -6,10 +6,10 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..inspection import find_gap_optimizer
+from ..choices.recorder import Recorder
+from ..optim.find import find_gap_optimizer
 from ..sharding.live import instances
 from .presets import PRESETS
-from .recorder import Recorder
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from torch import nn
 from transformers import Trainer
 
 import gap_hf
+from gap_hf.choices.format import FILENAME
 from gap_hf.trainer.callback import DefaultGapCallback
-from gap_hf.trainer.record import FILENAME
 
 from ..tiny import arguments, tiny_data, tiny_model, tiny_trainer
 
@@ -73,7 +73,7 @@ def count_by_hand(run_dir: Path, first: int, last: int, per_group: bool = False)
     for line in steps:
         texts = [line["choice"] * len(g["parameters"]) for g in groups] if switch else line["choice"]
         table[line["step"]] = [
-            (g, groups[g]["candidates"][int(digit, 36)]) for g, text in enumerate(texts) for digit in text
+            (g, groups[g]["candidates"][int(digit, 36)]["label"]) for g, text in enumerate(texts) for digit in text
         ]
     window = range(first, last + 1)
     result = {}
@@ -93,7 +93,7 @@ def count_by_hand(run_dir: Path, first: int, last: int, per_group: bool = False)
         result[prefix + names] = sum(map(float, chosen)) / len(chosen)
         result[prefix + "changed"] = sum(changes) / len(changes)
         result[prefix + "resets"] = resets
-        for label in groups[0]["candidates"]:
+        for label in [candidate["label"] for candidate in groups[0]["candidates"]]:
             result[f"{prefix}share_{label}"] = chosen.count(label) / len(chosen)
     return result
 

@@ -12,10 +12,11 @@ import pytest
 from transformers import TrainerCallback
 
 import gap_hf
-from gap_hf.trainer.record import FILENAME, read_choices
+from gap_hf.choices import read_choices
+from gap_hf.choices.format import FILENAME
 
 from ..tiny import tiny_trainer
-from .test_callback import gap_logs
+from ..trainer.test_callback import gap_logs
 from .test_recorder import build, train
 
 
