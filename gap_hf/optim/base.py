@@ -51,9 +51,6 @@ class GapOptimizer(Optimizer, ABC):
     last_scores: Tensor | None = None
     """Raw J of the last ``'switch'`` step, ``(K,)`` float64; ``None`` for the other types."""
 
-    callback: Any = None
-    """The callback that watches this optimizer, if any."""
-
     _resets: tuple[tuple[int, Tensor], ...] = ()
     """For each group, which parameters the last step reset, ``(P,)`` bool."""
 

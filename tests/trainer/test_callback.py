@@ -1,6 +1,8 @@
 """``GapCallback``: what lands in the logs, against a count by hand from the choices file."""
 
+import gc
 import json
+import weakref
 from itertools import chain
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
-from transformers import Trainer
+from transformers import Trainer, TrainerControl, TrainerState
 
 import gap_hf
 from gap_hf.choices.format import FILENAME
@@ -237,6 +239,19 @@ def test_gradient_accumulation_counts_optimizer_steps(tmp_path):
     for step, values in gap_logs(trainer).items():
         assert values == pytest.approx(count_by_hand(tmp_path, step - 2, step), abs=1e-6)
     assert list(gap_logs(trainer)) == [3, 6]
+
+
+def test_an_optimizer_whose_training_broke_off_is_let_go(tmp_path):
+    """What is kept of who records it keeps neither of them."""
+    model = Spring()
+    optimizer = gap_hf.SGDM(model.parameters(), momentum=[0.9, 0.99], type="switch")
+    callback = gap_hf.GapCallback()
+    callback.on_train_begin(arguments(tmp_path), TrainerState(), TrainerControl(), model=model, optimizer=optimizer)
+    assert callback.recorder is not None
+    left = weakref.ref(optimizer), weakref.ref(callback)
+    del model, optimizer, callback
+    gc.collect()
+    assert [one() for one in left] == [None, None]
 
 
 # ---------------------------------------------------------------- where it comes from, and its option
