@@ -12,7 +12,7 @@ from .candidates import all_candidates, display_names
 from .loss import loss_figure
 from .page import DPI, Picture, Table, render, svg
 from .plot import figures
-from .run import Run, choices_of, read_run
+from .run import Run, choices_of, read_run, read_runs
 from .summary import summarise
 
 FORMATS = ("png", "svg", "html")
@@ -95,16 +95,6 @@ def compare_runs(
         page = render("Runs compared", [("runs", str(len(found)))], pages, [Table("Numbers", head, rows)])
         paths.append(write_text(out / "gap_compare.html", page))
     return paths
-
-
-def read_runs(runs: Sequence[str | Path | Run]) -> list[Run]:
-    """The runs, under names that tell them apart: of two directories of one name more of the path is shown."""
-    found = [read_run(run) for run in runs]
-    names = [run.name for run in found]
-    for run in found:
-        if names.count(run.name) > 1:
-            run.name = f"{run.directory.resolve().parent.name}/{run.name}"
-    return found
 
 
 def check_formats(formats: Collection[str]) -> None:

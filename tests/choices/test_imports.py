@@ -21,9 +21,9 @@ choices = read_choices(run_dir)
 assert choices.steps.tolist() == [1, 2, 3]
 """
 SUMMARISE = """
-from gap_hf.report.run import read_run
+from gap_hf.report.run import read_runs
 from gap_hf.report.summary import shares, summarise
-run = read_run(run_dir)
+(run,) = read_runs([run_dir])
 assert summarise(run.choices)[0].parameters == 3
 assert abs(sum(shares(run.choices).values()) - 1) < 1e-9
 """

@@ -7,8 +7,9 @@ from gap_hf.candidate import Candidate
 from gap_hf.choices import Choices, read_choices
 from gap_hf.report.candidates import all_candidates, display_names, values_of
 from gap_hf.report.compare import choices_figure, table
+from gap_hf.report.run import read_runs
 from gap_hf.report.summary import shares, summarise
-from gap_hf.report.write import compare_runs, plot_run, read_runs
+from gap_hf.report.write import compare_runs, plot_run
 
 from ..choices.files import adams
 from .runs import lora_names, write_run
