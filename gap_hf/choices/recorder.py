@@ -14,6 +14,7 @@ from torch import nn
 from ..candidate import Candidate
 from ..optim.find import find_gap_optimizer
 from ..optim.step import Decision
+from .digits import MOST_CANDIDATES
 from .format import FILENAME, Header, HeaderGroup
 from .margin import margin
 from .naming import parameter_names
@@ -32,7 +33,8 @@ class Recorder:
     host wait for the device at every step. Every process may have one, or only some: choices are the same on all, and
     a recorder never communicates.
 
-    A file that can't be written (a full disk, a deleted directory) is given up with a warning; the loop goes on.
+    A file that can't be written (a full disk, a deleted directory, more candidates than it can hold) is given up with
+    a warning; the loop goes on.
 
     Args:
         optimizer: a gap optimizer, or a wrapper of one (Accelerate's, DeepSpeed's).
@@ -87,6 +89,15 @@ class Recorder:
         self.previous = self.choices(found.decision()) if start else None
         self.warned = self.closed = False
         self.clear()
+        most = max(map(len, self.candidates), default=0)
+        if record and most > MOST_CANDIDATES:
+            self.record = False
+            logger.warning(
+                "the choices file holds up to %d candidates, and this optimizer has %d: the choices are not recorded. "
+                "Training goes on, and the logs have the shares.",
+                MOST_CANDIDATES,
+                most,
+            )
 
     def __enter__(self) -> "Recorder":
         return self

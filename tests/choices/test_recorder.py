@@ -116,6 +116,20 @@ def test_values_are_exact_where_labels_are_short(tmp_path):
     assert [candidate.value for candidate in read_choices(tmp_path).candidates[0]] == momenta
 
 
+@pytest.mark.parametrize("type", ["switch", "switch_parameter_wise"])
+def test_more_candidates_than_the_file_holds(tmp_path, caplog, type):
+    model, _ = build()
+    momenta = [k / 40 for k in range(37)]
+    optimizer = gap_hf.SGDM(model.parameters(), lr=0.01, momentum=momenta, type=type)
+    with gap_hf.Recorder(optimizer, model, tmp_path) as recorder:
+        for step, _ in enumerate(train(model, optimizer, 3), 1):
+            recorder.add(step)
+        assert len([key for key in recorder.summary() if "share" in key]) == 37
+    (record,) = caplog.records
+    assert "the choices file holds up to 36 candidates, and this optimizer has 37" in record.getMessage()
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_has_no_choices(tmp_path):
     model, _ = build()
     with pytest.raises(TypeError, match="AdamW is not a gap optimizer"):

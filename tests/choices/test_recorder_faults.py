@@ -145,6 +145,17 @@ def test_trainer_without_room(tmp_path, caplog):
     assert read_choices(tmp_path).damaged == {7: "not JSON"}, "what fitted of step 6"
 
 
+def test_trainer_with_more_candidates_than_the_file_holds(tmp_path, caplog):
+    momenta = ":".join(str(k / 40) for k in range(37))
+    trainer = tiny_trainer(tmp_path, optim="gap_sgdm", optim_args=f"momentum={momenta}")
+    trainer.train()
+    assert trainer.state.global_step == 8
+    (said,) = warnings_of(caplog)
+    assert "the choices are not recorded. Training goes on" in said
+    assert list(gap_logs(trainer)) == [4, 8]
+    assert not (tmp_path / FILENAME).exists()
+
+
 def test_directory_is_removed_meanwhile(tmp_path, caplog):
     output_dir = tmp_path / "run"
     trainer = tiny_trainer(output_dir, callbacks=[During(3, lambda: shutil.rmtree(output_dir))], max_steps=12)
