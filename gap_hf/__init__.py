@@ -13,11 +13,11 @@ __all__ = ["SGDM", "Adam", "GapAdamW", "GapCallback", "Recorder", "consolidated_
 # The command gap-hf trains nothing in its own process, so it goes without torch and transformers, which take seconds to
 # import: each subcommand imports what it needs.
 if PurePath(*sys.argv[:1]).name not in ("gap-hf", "gap-hf.exe"):
+    from .choices.recorder import Recorder
     from .inspection import consolidated_state_dict
     from .optim import SGDM, Adam, GapAdamW
     from .trainer.callback import GapCallback
     from .trainer.presets import recommended
-    from .trainer.recorder import Recorder
     from .trainer.registry import register
 
     register()

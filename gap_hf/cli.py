@@ -82,7 +82,8 @@ def compare(
     """
     with failing_cleanly(OSError, ValueError):
         from .report.compare import table
-        from .report.write import FORMATS, compare_runs, read_runs
+        from .report.run import read_runs
+        from .report.write import FORMATS, compare_runs
 
         if formats and out is None:
             raise ValueError("--format says what goes into --out; give that, too")
@@ -219,6 +220,7 @@ def sweep(
     """
     with failing_cleanly():  # what the pictures need is missed now, and not when everything has been trained
         from . import sweep as sweeps
+        from .report.run import read_runs
         from .report.write import compare_runs
 
     with failing_cleanly(OSError, ValueError, sweeps.SweepError):
@@ -238,8 +240,9 @@ def sweep(
                 bar.advance(task)
 
             sweeps.run(members, lambda member: bar.update(task, description=str(member.directory)), ended)
-        show_table(*sweeps.table(members))
-        paths = compare_runs([member.directory for member in members], out)
+        runs = read_runs([member.directory for member in members])
+        show_table(*sweeps.table(members, runs))
+        paths = compare_runs(runs, out)
     for path in paths:
         typer.echo(path)
 

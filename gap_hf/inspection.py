@@ -1,4 +1,4 @@
-"""Look into a gap optimizer, the same under every layout: find it, name its parameters, gather its state."""
+"""Look into a gap optimizer, the same under every layout: gather its state by parameter names."""
 
 from typing import Any
 
@@ -6,36 +6,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .optim import GapOptimizer
+from .choices.naming import parameter_names
+from .optim.find import find_gap_optimizer
 from .optim.kernels.eight_bit import is_eight_bit
-
-
-def find_gap_optimizer(optimizer: Any) -> GapOptimizer | None:
-    """The gap optimizer inside Accelerate's and DeepSpeed's wrappers, or None if it is another optimizer."""
-    while not isinstance(optimizer, GapOptimizer) and hasattr(optimizer, "optimizer"):
-        optimizer = optimizer.optimizer
-    return optimizer if isinstance(optimizer, GapOptimizer) else None
-
-
-def parameter_names(optimizer: GapOptimizer, model: nn.Module) -> list[list[str]]:
-    """The model's names of the optimizer's parameters, group by group: the same in every layout.
-
-    Every rank must ask (see ``GapOptimizer.layout``).
-    """
-    names = {id(p): plain_name(name) for name, p in model.named_parameters()}
-    layout = optimizer.layout()
-    groups = layout.parameters if layout is not None else [group["params"] for group in optimizer.param_groups]
-    return [[names.get(id(p), f"group{g}.parameter{i}") for i, p in enumerate(group)] for g, group in enumerate(groups)]
-
-
-WRAPPERS = {"_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod"}
-"""Where FSDP1, activation checkpointing and torch.compile put the module that they wrap, at any depth."""
-
-
-def plain_name(name: str) -> str:
-    """A parameter's name without what wrappers added to it."""
-    # DDP's and DeepSpeed's wrapper is outermost; further inside, "module" may be the model's own word
-    return ".".join(part for part in name.removeprefix("module.").split(".") if part not in WRAPPERS)
 
 
 @torch.no_grad()

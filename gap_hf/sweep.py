@@ -16,12 +16,13 @@ from pathlib import Path
 import torch
 
 from .report.compare import LAST, without_empty_columns
-from .report.run import STATE, read_run
+from .report.run import STATE, Run, find_state, read_state
 from .trainer.presets import PRESETS, options_of
 
 DONE = "sweep_done.json"
 LOG = "sweep.log"
 OWN_FLAGS = ("--optim", "--optim_args", "--output_dir", "--seed")
+Measured = tuple[float | None, float | None, float | None, float | None]
 GRIDS = {"beta1": (0.5, 0.8, 0.9, 0.95, 0.99), "momentum": (0.0, 0.5, 0.8, 0.9, 0.99)}
 
 
@@ -156,20 +157,26 @@ def start(member: Member) -> None:
     if done.returncode:
         tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()[-15:])
         raise SweepError(f"{member.name} failed with status {done.returncode}; the end of {log}:\n{tail}")
-    if not read_run(member.directory).log:
+    state = find_state(member.directory)
+    if state is None or not read_state(state)[0]:
         raise SweepError(f"{member.directory} has no {STATE}; the script must call trainer.save_state() at its end")
     seconds = time.monotonic() - began
     (member.directory / DONE).write_text(json.dumps({"command": member.command, "seconds": seconds}), encoding="utf-8")
 
 
-def table(members: Sequence[Member]) -> tuple[list[str], list[list[str]]]:
-    """(column titles, rows of text): a row per optimizer, means over the seeds; the best fixed value is marked."""
+def table(members: Sequence[Member], runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
+    """The titles of the columns, and rows of text: one per optimizer, means over the seeds; the best
+    fixed value is marked.
+
+    Args:
+        members: of ``plan``.
+        runs: what each of them left.
+    """
     head = ["", f"loss, last {LAST} logs", "evaluation loss", "against GAP", "mean applied", "seconds"]
-    by_name: dict[str, list[Member]] = {}
-    for member in members:
-        by_name.setdefault(member.name, []).append(member)
-    figures = {name: [measure(member) for member in group] for name, group in by_name.items()}
-    names = list(by_name)
+    figures: dict[str, list[Measured]] = {}
+    for member, run in zip(members, runs, strict=True):
+        figures.setdefault(member.name, []).append(measure(member, run))
+    names = list(figures)
     key = 1 if all(one[1] is not None for group in figures.values() for one in group) else 0
     means = {name: mean([one[key] for one in group]) for name, group in figures.items()}
     fixed = [name for name in names[1:] if means[name] is not None]
@@ -191,9 +198,8 @@ def table(members: Sequence[Member]) -> tuple[list[str], list[list[str]]]:
     return without_empty_columns(head, rows)
 
 
-def measure(member: Member) -> tuple[float | None, float | None, float | None, float | None]:
+def measure(member: Member, run: Run) -> Measured:
     """Loss at the end, last evaluation loss, mean applied candidate, seconds."""
-    run = read_run(member.directory)
     losses = run.curve("loss")[1][-LAST:]
     applied = [run.curve(f"gap/{name}")[1] for name in GRIDS]
     seconds = json.loads((member.directory / DONE).read_text(encoding="utf-8"))["seconds"]

@@ -12,9 +12,10 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoTokenizer, EvalPrediction, HfArgumentParser, Trainer, TrainingArguments
 
 import gap_hf  # makes --optim gap_adamw known to Trainer
+from gap_hf.choices.format import FILENAME
+from gap_hf.report.run import choices_of, read_run
 from gap_hf.report.summary import shares
 from gap_hf.report.write import plot_run
-from gap_hf.trainer.record import FILENAME, read_choices
 
 Row = dict[str, Any]
 PRESETS = [name for name, preset in gap_hf.trainer.presets.PRESETS.items() if preset.recommended]
@@ -237,7 +238,8 @@ def show_report(output_dir: str) -> None:
     """Print what GAP chose, and draw it; nothing after a run with another optimizer."""
     if not (Path(output_dir) / FILENAME).is_file():
         return
-    for name, share in shares(read_choices(output_dir)).items():
+    run = read_run(output_dir)
+    for name, share in shares(choices_of(run)).items():
         print(f"GAP applied {name} in {share:.1%} of all choices")
-    for path in plot_run(output_dir):
+    for path in plot_run(run):
         print(f"report: {path}")

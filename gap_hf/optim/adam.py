@@ -7,6 +7,7 @@ from typing import Any
 from torch.optim.adam import adam
 from torch.optim.adamw import adamw
 
+from ..candidate import Candidate
 from ..sharding.layout import Part
 from .base import GapOptimizer, modulation, number
 from .kernels import Rule
@@ -109,11 +110,11 @@ class Adam(GapOptimizer):
         """The K pairs ``(beta1, beta2)`` of ``group``. Raises ValueError where ``betas`` is not one pair or a list."""
         return parse_betas(group["betas"])
 
-    def candidate_labels(self, group: dict[str, Any]) -> list[str]:
-        """``beta1`` of each candidate, with ``/beta2`` where the candidates differ in it."""
+    def candidate_list(self, group: dict[str, Any]) -> list[Candidate]:
+        """The K candidates; their value is ``beta1``, and labels add ``/beta2`` where the candidates differ in it."""
         pairs = self.candidates(group)
         shared = len({b2 for _, b2 in pairs}) == 1
-        return [f"{b1:g}" if shared else f"{b1:g}/{b2:g}" for b1, b2 in pairs]
+        return [Candidate(f"{b1:g}" if shared else f"{b1:g}/{b2:g}", b1, "adam") for b1, b2 in pairs]
 
     def _validate(self, group: dict[str, Any]) -> None:
         eps = group["eps"]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ..candidate import Candidate
 from ..sharding import before_state_dict, find_layout, prepare
 from ..sharding.layout import Layout, Part
 from . import loading, options
@@ -51,9 +52,6 @@ class GapOptimizer(Optimizer, ABC):
     last_scores: Tensor | None = None
     """Raw J of the last ``'switch'`` step, ``(K,)`` float64; ``None`` for the other types."""
 
-    callback: Any = None
-    """The callback that watches this optimizer, if any."""
-
     _resets: tuple[tuple[int, Tensor], ...] = ()
     """For each group, which parameters the last step reset, ``(P,)`` bool."""
 
@@ -84,8 +82,8 @@ class GapOptimizer(Optimizer, ABC):
         """The K candidates of ``group``, validated. Raises ValueError."""
 
     @abstractmethod
-    def candidate_labels(self, group: dict[str, Any]) -> list[str]:
-        """The K candidates as short text for logs, plots and files."""
+    def candidate_list(self, group: dict[str, Any]) -> list[Candidate]:
+        """The K candidates as logs, plots and files know them."""
 
     @abstractmethod
     def _validate(self, group: dict[str, Any]) -> None:
@@ -118,7 +116,8 @@ class GapOptimizer(Optimizer, ABC):
         """What the last step decided, without waiting for the device."""
         device = self._layout.device if self._layout is not None else torch.device("cpu")
         choices = [held(group, "last_choice", device) for group in self.param_groups]
-        decision = Decision(choices, self._resets, self.last_scores, self._sums)
+        K = [group["K"] for group in self.param_groups]
+        decision = Decision(choices, K, self._resets, self.last_scores, self._sums)
         if any(group["capturable"] for group in self.param_groups):  # replayed graphs write into its tensors
             decision = copy.deepcopy(decision)
         return decision

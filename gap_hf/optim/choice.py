@@ -53,25 +53,6 @@ def best_candidate(scores: Tensor) -> Tensor:
     return tied.to(torch.uint8).argmax(dim=-1)  # of equal values torch.argmax gives the first
 
 
-def margin(J: Tensor, candidate: Tensor) -> Tensor:
-    """How clearly the applied candidate's score is ahead of the best of the others: ``(J - J') / (|J| + |J'|)``.
-
-    Between -1 and 1: 0 is a draw, 1 says that the others point against the gradient. Below 0 (but for ties) only where
-    something else than this step's score decided: ``J_ema``, or a step that did not count.
-
-    Args:
-        J: ``(..., K)`` float64, the raw scores.
-        candidate: ``(...)`` int64, the applied one.
-
-    Returns:
-        ``(...)`` float64; NaN where there is no other candidate, all of both are 0, or one is not finite.
-    """
-    mine = torch.arange(J.shape[-1], device=J.device) == candidate.unsqueeze(-1)
-    applied = J.gather(-1, candidate.unsqueeze(-1)).squeeze(-1)
-    other = torch.where(mine, -torch.inf, J).amax(dim=-1)
-    return (applied - other) / (applied.abs() + other.abs())
-
-
 class Choice(NamedTuple):
     """What is decided for the whole model (0-dim) or for each of P parameters (``(P,)``).
 

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim.sgd import sgd
 
+from ..candidate import Candidate
 from ..sharding.layout import Part
 from .base import GapOptimizer, modulation, number
 from .kernels import Rule
@@ -94,9 +95,9 @@ class SGDM(GapOptimizer):
         """The K momenta of ``group``. Raises ValueError where ``momentum`` is not one number or a list of them."""
         return parse_momentum(group["momentum"])
 
-    def candidate_labels(self, group: dict[str, Any]) -> list[str]:
-        """Each candidate's momentum."""
-        return [f"{m:g}" for m in self.candidates(group)]
+    def candidate_list(self, group: dict[str, Any]) -> list[Candidate]:
+        """The K candidates; their value is the momentum."""
+        return [Candidate(f"{m:g}", m, "sgdm") for m in self.candidates(group)]
 
     def _validate(self, group: dict[str, Any]) -> None:
         dampening = group["dampening"]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..sharding.layout import Layout, Part
-from .choice import average, choose, margin, scores
+from .choice import average, choose, scores
 from .constants import constant
 from .groups import held, keep
 from .kernels import FusedCPU, Kernel, Loop, Rule, Work
@@ -37,7 +37,7 @@ class Observed(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """What the scores of some parameters of one group are made of; kept as it is, for somebody who asks for margins.
+    """What the scores of some parameters of one group are made of; kept as it is, for somebody who asks for them.
 
     Attributes:
         g: the group's number.
@@ -61,12 +61,14 @@ class Decision(NamedTuple):
 
     Attributes:
         choices: for each group, ``(P,)`` int64 for ``'switch_parameter_wise'``, else 0-dim.
+        K: for each group, the number of its candidates.
         resets: pairs of a group's number and which of its parameters were reset, ``(P,)`` bool.
         scores: ``(K,)`` float64 raw scores of ``'switch'``.
         sums: of ``'switch_parameter_wise'``.
     """
 
     choices: list[Tensor]
+    K: list[int]
     resets: tuple[tuple[int, Tensor], ...]
     scores: Tensor | None
     sums: tuple[Sums, ...]
@@ -79,16 +81,24 @@ class Decision(NamedTuple):
         """(group, index) of the parameters whose buffers were reset."""
         return tuple(sorted((g, i) for g, resets in self.resets for i, due in enumerate(resets.tolist()) if due))
 
-    def margins(self) -> list[Tensor]:
-        """Each group's margin (see ``choice.margin``), shaped like its choices, on the CPU; NaN without a gradient."""
+    def scores_by_parameter(self) -> list[Tensor]:
+        """Each group's raw scores, float64 on the CPU.
+
+        Returns:
+            For each group ``(P, K)``, with rows of NaN for parameters without a gradient; for ``'switch'`` ``(K,)``,
+            the same in all groups.
+        """
         if self.scores is not None:
-            return [margin(self.scores, choice).cpu() for choice in self.choices]
-        found = [torch.full(choice.shape, math.nan, dtype=torch.float64, device=CPU) for choice in self.choices]
-        for g, rows, rule, sums, numel, _ in self.sums:
+            return [self.scores.cpu()] * len(self.choices)
+        found = [
+            torch.full((*choice.shape, K), math.nan, dtype=torch.float64, device=CPU)
+            for choice, K in zip(self.choices, self.K, strict=True)
+        ]
+        for g, rows, rule, sums, numel, live in self.sums:
             # a list as an index is slow, and mostly not needed
             here = slice(None) if list(rows) == list(range(len(numel))) else list(rows)
             J = scores(rule, sums.cpu(), constant(tuple(numel), torch.float64, CPU)[here])
-            found[g][here] = margin(J, self.choices[g].cpu()[here])
+            found[g][here] = J if live is None else torch.where(live.cpu().unsqueeze(1), J, math.nan)
         return found
 
     def not_counted(self) -> list[int]:

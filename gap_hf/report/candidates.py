@@ -1,23 +1,36 @@
-"""The candidates of a run as labels: every value once, in order, whatever order each group lists them in."""
+"""The candidates of a run: each of them once, in order, whatever order each group lists them in."""
 
 import numpy as np
 
-from ..trainer.record import Choices
+from ..candidate import Candidate
+from ..choices import Choices
 
 
-def all_labels(choices: Choices) -> list[str]:
-    """Every candidate that some parameter has, by value."""
-    labels = dict.fromkeys(label for one in choices.labels for label in one)
-    return sorted(labels, key=lambda label: [float(number) for number in label.split("/")])
+def all_candidates(choices: Choices) -> list[Candidate]:
+    """Every candidate that some parameter has: by value, and those without one at the end, as they are listed."""
+    candidates = dict.fromkeys(candidate for one in choices.candidates for candidate in one)
+    by_value = sorted((c.value, c.label, c) for c in candidates if c.value is not None)
+    return [*(candidate for _, _, candidate in by_value), *(c for c in candidates if c.value is None)]
 
 
-def label_indices(choices: Choices, labels: list[str]) -> np.ndarray:
-    """The choices ``(T, P)`` as indices into ``labels``, whatever order each parameter lists its candidates in."""
-    widest = max(map(len, choices.labels))
-    table = np.array([[labels.index(label) for label in one] + [0] * (widest - len(one)) for one in choices.labels])
-    return table[np.arange(len(choices.labels)), choices.choices]
+def candidate_indices(choices: Choices, candidates: list[Candidate]) -> np.ndarray:
+    """The choices ``(T, P)`` as indices into ``candidates``, whatever order each parameter lists its own in."""
+    widest = max(map(len, choices.candidates))
+    table = np.array([[*map(candidates.index, one)] + [0] * (widest - len(one)) for one in choices.candidates])
+    return table[np.arange(len(choices.candidates)), choices.choices]
 
 
-def display_names(choices: Choices, labels: list[str]) -> list[str]:
-    """Labels as people read them: ``beta1 = 0.8``, ``beta1/beta2 = 0.8/0.99``."""
-    return [f"{choices.candidate}{'/beta2' if '/' in label else ''} = {label}" for label in labels]
+def values_of(candidates: list[Candidate]) -> np.ndarray | None:
+    """The candidates' values, for means of them; None if one has none."""
+    values = [candidate.value for candidate in candidates]
+    return None if None in values else np.array(values, dtype=np.float64)
+
+
+def display_names(choices: Choices, candidates: list[Candidate]) -> list[str]:
+    """Candidates as people read them: ``beta1 = 0.8``, ``beta1/beta2 = 0.8/0.99``; without a value the label alone."""
+    return [
+        candidate.label
+        if candidate.value is None
+        else f"{choices.candidate}{'/beta2' if '/' in candidate.label else ''} = {candidate.label}"
+        for candidate in candidates
+    ]

@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
-from .candidates import all_labels, label_indices
+from ..choices import Choices
+from .candidates import all_candidates, candidate_indices, values_of
 from .loss import draw_line, line_styles, plain_numbers
 from .plot import SHARE_POINTS, legend, stretches
 from .run import Run
@@ -17,23 +18,22 @@ LAST = 10
 
 
 def choices_figure(runs: list[Run]) -> Figure | None:
-    """The mean of the applied candidates over steps, a line per run that has a choices file; None if none has."""
-    if not any(run.choices for run in runs):
+    """The mean of the applied candidates over steps, a line per run that has one; None if none has.
+
+    A run has none if it has no choices file, or a candidate without a value.
+    """
+    means = [mean_applied(run.choices) if run.choices else None for run in runs]
+    if all(applied is None for applied in means):
         return None
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     handles: list[Artist] = []
     kinds = []
-    for run, (color, style) in zip(runs, line_styles(len(runs)), strict=True):  # colours as in the loss figure
-        if run.choices is None:
+    # colours as in the loss figure
+    for run, applied, (color, style) in zip(runs, means, line_styles(len(runs)), strict=True):
+        if run.choices is None or applied is None:
             continue
-        labels = all_labels(run.choices)
-        values = np.array([float(label.split("/")[0]) for label in labels])
-        applied = values[label_indices(run.choices, labels)]
-        starts = stretches(len(applied), SHARE_POINTS)
-        means = [block.mean() for block in np.split(applied, starts[1:])]
-        middles = [block.mean() for block in np.split(run.choices.steps, starts[1:])]
-        handles += draw_line(axes, middles, means, color=color, linestyle=style, label=run.name)
+        handles += draw_line(axes, *applied, color=color, linestyle=style, label=run.name)
         kinds.append(run.choices.candidate)
     kind = " or ".join(dict.fromkeys(kinds))
     axes.set(xlabel="step", ylabel=f"mean {kind}", title=f"Mean {kind} that GAP applied")
@@ -41,6 +41,19 @@ def choices_figure(runs: list[Run]) -> Figure | None:
     plain_numbers(axes)
     legend(figure, handles)
     return figure
+
+
+def mean_applied(choices: Choices) -> tuple[list[float], list[float]] | None:
+    """The middles of short stretches of steps, and the mean of the applied candidates in each; None without values."""
+    candidates = all_candidates(choices)
+    values = values_of(candidates)
+    if values is None:
+        return None
+    applied = values[candidate_indices(choices, candidates)]
+    starts = stretches(len(applied), SHARE_POINTS)
+    means = [float(block.mean()) for block in np.split(applied, starts[1:])]
+    middles = [float(block.mean()) for block in np.split(choices.steps, starts[1:])]
+    return middles, means
 
 
 def table(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
@@ -79,7 +92,7 @@ def row(run: Run, first: Run) -> list[str]:
         f"{np.mean(losses[-LAST:]):.4f}" if losses else "",
         f"{evaluations[-1]:.4f}" if evaluations else "",
         f"{min(evaluations):.4f}" if evaluations else "",
-        f"{run.choices.candidate} {whole.mean:.4g}" if run.choices and whole else "",
+        f"{run.choices.candidate} {whole.mean:.4g}" if run.choices and whole and not np.isnan(whole.mean) else "",
         f"{whole.changed:.1%}" if whole and not np.isnan(whole.changed) else "",
         agreement(run, first),
     ]
@@ -90,7 +103,7 @@ def agreement(run: Run, first: Run) -> str:
     if run is first or run.choices is None or first.choices is None:
         return ""
     one, other = first.choices, run.choices
-    if (one.parameters, one.labels) != (other.parameters, other.labels):
+    if (one.parameters, one.candidates) != (other.parameters, other.candidates):
         return ""
     _, mine, theirs = np.intersect1d(one.steps, other.steps, return_indices=True)
     if not len(mine):

@@ -12,8 +12,9 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from ..trainer.record import Choices
-from .candidates import all_labels, display_names, label_indices
+from ..candidate import Candidate
+from ..choices import Choices
+from .candidates import all_candidates, candidate_indices, display_names
 from .names import axis_labels, reading_order, rows_of_a_layer
 
 MOST_COLUMNS = 600
@@ -36,19 +37,19 @@ def figures(choices: Choices) -> dict[str, Figure]:
 
 def share_figure(choices: Choices) -> Figure:
     """Stacked share of each candidate over steps, averaged over parameters and short stretches of steps."""
-    labels = all_labels(choices)
+    candidates = all_candidates(choices)
     starts = stretches(len(choices.steps), SHARE_POINTS)
-    share = counts(choices, labels, starts).sum(axis=2)
+    share = counts(choices, candidates, starts).sum(axis=2)
     share = share / share.sum(axis=0)
     share = np.append(share, share[:, -1:], axis=1)  # the last column ends where no other begins
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     edges = column_edges(choices, starts)
-    axes.stackplot(edges, share, step="post", colors=palette(len(labels)), linewidth=0)
+    axes.stackplot(edges, share, step="post", colors=palette(len(candidates)), linewidth=0)
     axes.set(xlabel="step", ylabel="share of choices", ylim=(0, 1), xlim=(edges[0], edges[-1]))
     axes.set_title("Which candidate GAP applied")
     step_ticks(axes)
-    legend(figure, candidate_patches(choices, labels))
+    legend(figure, candidate_patches(choices, candidates))
     return figure
 
 
@@ -56,9 +57,9 @@ def layers_figure(choices: Choices) -> Figure:
     """Heat map, one row per parameter and one column per step (or stretch of steps), coloured by the choice."""
     order = reading_order(choices.parameters)
     names = [choices.parameters[i] for i in order]
-    labels = all_labels(choices)
+    candidates = all_candidates(choices)
     starts = stretches(len(choices.steps), MOST_COLUMNS)
-    image = counts(choices, labels, starts).argmax(axis=0)[:, order].T
+    image = counts(choices, candidates, starts).argmax(axis=0)[:, order].T
     rows = len(names)
     figure = Figure(figsize=(9, min(max(2.6, 1.6 + 0.19 * rows), 12)), layout="constrained")
     axes = figure.subplots()
@@ -66,13 +67,13 @@ def layers_figure(choices: Choices) -> Figure:
         column_edges(choices, starts),
         np.arange(rows + 1) - 0.5,
         image,
-        cmap=ListedColormap(palette(len(labels))),
+        cmap=ListedColormap(palette(len(candidates))),
         vmin=-0.5,
-        vmax=len(labels) - 0.5,
+        vmax=len(candidates) - 0.5,
         rasterized=True,  # in an SVG file: up to 600 columns times thousands of rows
     )
     axes.invert_yaxis()
-    handles: list[Artist] = candidate_patches(choices, labels)
+    handles: list[Artist] = candidate_patches(choices, candidates)
     if choices.resets:
         row_of = {parameter: row for row, parameter in enumerate(order)}
         steps, parameters = zip(*choices.resets, strict=True)
@@ -140,10 +141,10 @@ def margins_figure(choices: Choices) -> Figure:
     return figure
 
 
-def counts(choices: Choices, labels: list[str], starts: np.ndarray) -> np.ndarray:
-    """How often each label was chosen in each stretch by each parameter: ``(K, len(starts), P)``."""
-    chosen = label_indices(choices, labels)
-    return np.stack([np.add.reduceat(chosen == k, starts, axis=0, dtype=np.int64) for k in range(len(labels))])
+def counts(choices: Choices, candidates: list[Candidate], starts: np.ndarray) -> np.ndarray:
+    """How often each candidate was chosen in each stretch by each parameter: ``(K, len(starts), P)``."""
+    chosen = candidate_indices(choices, candidates)
+    return np.stack([np.add.reduceat(chosen == k, starts, axis=0, dtype=np.int64) for k in range(len(candidates))])
 
 
 def column_edges(choices: Choices, starts: np.ndarray) -> np.ndarray:
@@ -151,10 +152,10 @@ def column_edges(choices: Choices, starts: np.ndarray) -> np.ndarray:
     return np.append(choices.steps[starts] - 0.5, choices.steps[-1] + 0.5)
 
 
-def candidate_patches(choices: Choices, labels: list[str]) -> list[Artist]:
+def candidate_patches(choices: Choices, candidates: list[Candidate]) -> list[Artist]:
     """The legend's entries for the candidates."""
-    names = display_names(choices, labels)
-    return [Patch(color=color, label=name) for color, name in zip(palette(len(labels)), names, strict=True)]
+    names = display_names(choices, candidates)
+    return [Patch(color=color, label=name) for color, name in zip(palette(len(candidates)), names, strict=True)]
 
 
 def legend(figure: Figure, handles: list[Artist]) -> None:

@@ -2,11 +2,13 @@
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..trainer.record import FILENAME, Choices, read_choices
+from ..choices import Choices, read_choices
+from ..choices.format import FILENAME
 
 STATE = "trainer_state.json"
 
@@ -71,6 +73,19 @@ def read_run(path: str | Path | Run) -> Run:
         )
     choices = read_choices(found) if found.is_file() else None
     return Run(path.resolve().name, path, choices, *(read_state(state) if state is not None else ([], 0)))
+
+
+def read_runs(paths: Sequence[str | Path | Run]) -> list[Run]:
+    """Read several runs and give them names that tell them apart: of two alike, more of the path is shown.
+
+    What has been read stays as it is. Raises what ``read_run`` does.
+    """
+    found = [read_run(path) for path in paths]
+    names = [run.name for run in found]
+    for path, run in zip(paths, found, strict=True):
+        if not isinstance(path, Run) and names.count(run.name) > 1:
+            run.name = f"{run.directory.resolve().parent.name}/{run.name}"
+    return found
 
 
 def choices_of(run: Run) -> Choices:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..trainer.record import Choices
-from .candidates import all_labels, display_names, label_indices
+from ..choices import Choices
+from .candidates import all_candidates, candidate_indices, display_names, values_of
 from .names import roles
 
 
@@ -16,8 +16,8 @@ class Row:
     Attributes:
         name: what they are.
         parameters: how many.
-        shares: of each candidate in their choices, in the order of ``all_labels(choices)``.
-        mean: of the chosen candidates.
+        shares: of each candidate in their choices, in the order of ``all_candidates(choices)``.
+        mean: of the chosen candidates; NaN if a candidate has no value.
         changed: the share of choices that differ from the step before; NaN for a single step.
         margin: the median, NaN where it is not known.
         resets: soft resets, counted per parameter.
@@ -34,9 +34,9 @@ class Row:
 
 def summarise(choices: Choices) -> list[Row]:
     """All parameters, then (if they choose by themselves and there is more than one kind) each kind of them."""
-    labels = all_labels(choices)
-    chosen = label_indices(choices, labels)
-    values = np.array([float(label.split("/")[0]) for label in labels])
+    candidates = all_candidates(choices)
+    chosen = candidate_indices(choices, candidates)
+    values = values_of(candidates)
     reset = np.bincount([parameter for _, parameter in choices.resets], minlength=chosen.shape[1])
 
     def row(name: str, columns: np.ndarray) -> Row:
@@ -44,8 +44,8 @@ def summarise(choices: Choices) -> list[Row]:
         return Row(
             name=name,
             parameters=len(columns),
-            shares=[float((mine == k).mean()) for k in range(len(labels))],
-            mean=float(values[mine].mean()),
+            shares=[float((mine == k).mean()) for k in range(len(candidates))],
+            mean=float("nan") if values is None else float(values[mine].mean()),
             changed=float((mine[1:] != mine[:-1]).mean()) if len(mine) > 1 else float("nan"),
             margin=float("nan") if np.isnan(margins).all() else float(np.nanmedian(margins)),
             resets=int(reset[columns].sum()),
@@ -62,5 +62,5 @@ def summarise(choices: Choices) -> list[Row]:
 
 def shares(choices: Choices) -> dict[str, float]:
     """Each candidate's share of all choices, like ``{"beta1 = 0.8": 0.75, "beta1 = 0.99": 0.25}``."""
-    names = display_names(choices, all_labels(choices))
+    names = display_names(choices, all_candidates(choices))
     return dict(zip(names, summarise(choices)[0].shares, strict=True))

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ..trainer.record import Choices
+from ..choices import Choices
 from . import compare
-from .candidates import all_labels, display_names
+from .candidates import all_candidates, display_names
 from .loss import loss_figure
 from .page import DPI, Picture, Table, render, svg
 from .plot import figures
-from .run import Run, choices_of, read_run
+from .run import Run, choices_of, read_run, read_runs
 from .summary import summarise
 
 FORMATS = ("png", "svg", "html")
@@ -97,16 +97,6 @@ def compare_runs(
     return paths
 
 
-def read_runs(runs: Sequence[str | Path | Run]) -> list[Run]:
-    """The runs, under names that tell them apart: of two directories of one name more of the path is shown."""
-    found = [read_run(run) for run in runs]
-    names = [run.name for run in found]
-    for run in found:
-        if names.count(run.name) > 1:
-            run.name = f"{run.directory.resolve().parent.name}/{run.name}"
-    return found
-
-
 def check_formats(formats: Collection[str]) -> None:
     """Raise if one is unknown."""
     for name in formats:
@@ -145,7 +135,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
     choices = choices_of(run)
     found = [
         ("type", choices.type),
-        (f"candidates ({choices.candidate})", ", ".join(all_labels(choices))),
+        (f"candidates ({choices.candidate})", ", ".join(candidate.label for candidate in all_candidates(choices))),
         ("steps", f"{choices.steps[0]} to {choices.steps[-1]}"),
     ]
     if choices.type != "switch":
@@ -161,19 +151,21 @@ def facts(run: Run) -> list[tuple[str, str]]:
 
 def kinds_table(choices: Choices) -> Table:
     """Who chose what, by kind of parameter."""
-    shares = display_names(choices, all_labels(choices))
-    head = ["", "parameters", *shares, "mean", "changed", "median margin", "soft resets"]
+    found = summarise(choices)
+    with_mean = not all(math.isnan(row.mean) for row in found)
+    shares = display_names(choices, all_candidates(choices))
+    head = ["", "parameters", *shares, *(["mean"] if with_mean else []), "changed", "median margin", "soft resets"]
     rows = [
         [
             row.name,
             "" if choices.type == "switch" else str(row.parameters),
             *(f"{share:.1%}" for share in row.shares),
-            f"{row.mean:.4g}",
+            *([f"{row.mean:.4g}"] if with_mean else []),
             number(row.changed, ".1%"),
             number(row.margin, ".2f"),
             str(row.resets),
         ]
-        for row in summarise(choices)
+        for row in found
     ]
     caption = "changed: the share of choices that differ from the step before. margin: see the picture above."
     return Table("By kind of parameter", head, rows, caption)

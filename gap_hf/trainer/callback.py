@@ -3,16 +3,21 @@
 import logging
 from pathlib import Path
 from typing import Any
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..inspection import find_gap_optimizer
+from ..choices.recorder import Recorder
+from ..optim import GapOptimizer
+from ..optim.find import find_gap_optimizer
 from ..optim.takeover import has_gap_groups, refuse_gap_groups
 from ..sharding.heap import instances
 from .presets import PRESETS
-from .recorder import Recorder
 
 logger = logging.getLogger(__name__)
+
+_watching: "WeakKeyDictionary[GapOptimizer, ReferenceType[GapCallback]]" = WeakKeyDictionary()
+"""The callback that records an optimizer's choices. It holds the optimizer, too: weak references let both go."""
 
 
 class GapCallback(TrainerCallback):
@@ -60,14 +65,14 @@ class GapCallback(TrainerCallback):
             return
         # Trainer's own instance comes before the trackers, one that the user added after them: the first one works,
         # the others only hand it their options.
-        owner = optimizer.callback
+        owner = _watching[optimizer]() if optimizer in _watching else None
         if owner is not None and owner is not self and owner.recorder is not None:
             if owner.training is state:
                 owner.recorder.record &= self.record
                 owner.recorder.per_group |= self.per_group
                 return
             owner.end()  # of another Trainer, whose training broke off
-        optimizer.callback, self.training = self, state
+        _watching[optimizer], self.training = ref(self), state
         if state.global_step and not any(optimizer.state.values()) and state.is_world_process_zero:
             logger.warning(
                 "resumed at step %d without optimizer state: moments, choices and counts start anew. optimizer.pt or "

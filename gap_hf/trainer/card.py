@@ -9,8 +9,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from ..inspection import find_gap_optimizer
 from ..optim import GapOptimizer
+from ..optim.find import find_gap_optimizer
 from .presets import PRESETS, options_of
 
 OF_THE_MACHINE = ("foreach", "fused", "capturable")

@@ -56,7 +56,7 @@ def test_a_deepcopy_knows_the_last_step(variant):
     same(other.last_scores, optimizer.last_scores)
     assert other.last_resets == optimizer.last_resets
     same(other.decision().choices, optimizer.decision().choices)
-    same(other.decision().margins(), optimizer.decision().margins())
+    same(other.decision().scores_by_parameter(), optimizer.decision().scores_by_parameter())
 
 
 @check()

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gap_hf.trainer.record import FILENAME, read_choices
+from gap_hf.choices import read_choices
+from gap_hf.choices.format import FILENAME
 
 ROOT = Path(__file__).parents[2]
 DDP = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / "recipes/configs/ddp_cpu.yaml")]

@@ -21,7 +21,7 @@ def test_a_step_under_another_default_device(type_, kernel):
             ps[1].grad = None if scale < 0 else ps[1].grad
             with torch.device(device):
                 optimizer.step()
-                optimizer.decision().margins()
+                optimizer.decision().scores_by_parameter()
                 optimizer.decision().not_counted()
                 optimizer.load_state_dict(optimizer.state_dict())
         gap_hf.consolidated_state_dict(optimizer, torch.nn.ParameterList(ps))

@@ -114,7 +114,7 @@ def test_loading_other_candidates_says_so(caplog):
     optimizer = gap_hf.Adam(ps, betas=[(0.8, 0.9), (0.9, 0.9)], type="switch")
     optimizer.load_state_dict(saved)
     assert "from the checkpoint: betas=[(0.5, 0.9), (0.9, 0.9)] (this run: [(0.8, 0.9), (0.9, 0.9)])" in caplog.text
-    assert optimizer.candidate_labels(optimizer.param_groups[0]) == ["0.5", "0.9"]
+    assert optimizer.candidate_list(optimizer.param_groups[0]) == [("0.5", 0.5, "adam"), ("0.9", 0.9, "adam")]
     caplog.clear()
     optimizer.load_state_dict(saved)
     assert not caplog.text

@@ -11,7 +11,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from gap_hf.trainer.record import read_choices
+from gap_hf.choices import read_choices
 
 from ..tiny import run
 from .test_recipes import refused

@@ -16,7 +16,7 @@ from transformers import (
     AutoTokenizer,
 )
 
-from gap_hf.trainer.record import read_choices
+from gap_hf.choices import read_choices
 
 from ..tiny import ROOT, run
 

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from gap_hf.trainer.record import FILENAME
-from gap_hf.trainer.writer import ChoiceWriter
+from gap_hf.candidate import Candidate
+from gap_hf.choices.format import FILENAME, Header, HeaderGroup
+from gap_hf.choices.writer import ChoiceWriter
+
+from ..choices.files import adams
 
 MODULES = {
     "self_attn": ("q_proj", "k_proj", "v_proj", "o_proj"),
@@ -30,7 +33,7 @@ def write_run(
     names: list[list[str]],
     steps: int,
     type: str = "switch_parameter_wise",
-    candidates: tuple[str, ...] = ("0.8", "0.99"),
+    candidates: tuple[str | Candidate, ...] = ("0.8", "0.99"),
     reset_every: int = 0,
     start: int = 0,
     seed: int = 0,
@@ -43,12 +46,8 @@ def write_run(
     # each column leans to one side and changes its mind slowly, as real runs do
     walk = rng.normal(size=(steps, columns)).cumsum(axis=0) / max(steps, 1) ** 0.5 + rng.normal(size=columns)
     chosen = np.clip(((walk + 1.5) / 3 * len(candidates)).astype(int), 0, len(candidates) - 1)
-    header = {
-        "start": start,
-        "type": type,
-        "candidate": "beta1",
-        "groups": [{"candidates": list(candidates), "parameters": group} for group in names],
-    }
+    listed = [one if isinstance(one, Candidate) else adams(one)[0] for one in candidates]
+    header = Header(start, type, "beta1", [HeaderGroup(listed, group) for group in names])
     writer = ChoiceWriter(run_dir / FILENAME, header)
     ends = np.cumsum([len(group) for group in names])[:-1]
     for row, choice in enumerate(chosen.tolist()):

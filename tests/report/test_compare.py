@@ -6,10 +6,13 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from typer.testing import CliRunner
 
+import gap_hf.report.run
+from gap_hf.choices import read_choices
 from gap_hf.cli import app
 from gap_hf.report.compare import choices_figure, table
 from gap_hf.report.loss import line_styles, loss_figure
-from gap_hf.report.write import compare_runs, read_runs
+from gap_hf.report.run import read_runs
+from gap_hf.report.write import compare_runs
 
 from .runs import lora_names, write_log, write_run
 from .test_cli import check_failure
@@ -185,3 +188,28 @@ def test_damaged_state(tmp_path, content, says):
 def test_nothing_to_compare(tmp_path):
     check_failure(["compare", str(tmp_path)], "holds no run")
     check_failure(["compare", str(tmp_path / "x")], "there is no such directory")
+
+
+def test_each_file_is_read_once(runs, tmp_path, monkeypatch):
+    """Also where pictures, page and table are made of it, and where two names had to be told apart."""
+    read = []
+    monkeypatch.setattr(gap_hf.report.run, "read_choices", lambda path: read.append(path) or read_choices(path))
+    for parent in "ab":
+        write_run(tmp_path / parent / "run", [["a"]], steps=2)
+    given = [tmp_path / "a" / "run", tmp_path / "b" / "run", *runs[:2]]
+    result = CliRunner().invoke(app, ["compare", *map(str, given), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert read == [path / "gap_choices.jsonl" for path in given]
+    assert "a/run" in result.stdout
+    read.clear()
+    assert CliRunner().invoke(app, ["plot", str(given[0])]).exit_code == 0
+    assert len(read) == 1
+
+
+def test_names_stay_when_runs_are_handed_on(tmp_path):
+    for parent in "ab":
+        write_log(tmp_path / parent / "x" / "run", [1.0])
+    runs = read_runs([tmp_path / parent / "x" / "run" for parent in "ab"])
+    assert [run.name for run in runs] == ["x/run"] * 2
+    compare_runs(runs, tmp_path / "out", ["html"])
+    assert [run.name for run in runs] == ["x/run"] * 2

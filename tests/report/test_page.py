@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gap_hf.choices import read_choices
 from gap_hf.report.summary import shares, summarise
 from gap_hf.report.write import plot_run
-from gap_hf.trainer.record import read_choices
 
 from .runs import lora_names, write_log, write_run
 

@@ -11,11 +11,13 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from gap_hf.report.candidates import all_labels, label_indices
+from gap_hf.candidate import Candidate
+from gap_hf.choices import Choices, read_choices
+from gap_hf.report.candidates import all_candidates, candidate_indices
 from gap_hf.report.plot import figures, layers_figure, margins_figure, palette, share_figure, stretches
 from gap_hf.report.write import plot_run
-from gap_hf.trainer.record import Choices, read_choices
 
+from ..choices.files import adams
 from .runs import lora_names, write_run
 
 FULL = [
@@ -26,6 +28,7 @@ FULL = [
     ],
     ["model.norm.weight", *(f"model.layers.{n}.{m}_layernorm.weight" for n in range(32) for m in ("input", "post"))],
 ]
+UNVALUED = (Candidate("muon", None, "muon"), Candidate("0.9", 0.9, "adam"), Candidate("sgd", None, "sgdm"))
 THREE = ("0.5", "0.9", "0.99")
 PAIRS = ("0.8/0.999", "0.9/0.999", "0.95/0.99", "0.99/0.9999", "0.999/0.99999")
 RUNS = {
@@ -41,6 +44,7 @@ RUNS = {
     "1 parameter": {"names": [["weight"]], "steps": 9, "reset_every": 2},
     "long names": {"names": [[f"{'very_long_module_name.' * 8}{c}" for c in "abc"] + ["x.y"]], "steps": 9},
     "own beta2": {"names": [lora_names(2)], "steps": 50, "candidates": PAIRS, "reset_every": 3},
+    "without values": {"names": [lora_names(2)], "steps": 50, "candidates": UNVALUED, "reset_every": 3},
     "1 candidate": {"names": [lora_names(2)], "steps": 5, "candidates": ("0.9",)},
     "switch": {"names": FULL, "steps": 200, "type": "switch", "candidates": THREE, "reset_every": 25},
     "switch, 1 step": {"names": FULL, "steps": 1, "type": "switch"},
@@ -176,7 +180,7 @@ def test_many_steps_show_the_most_frequent(tmp_path):
     steps = np.arange(1, 2401)
     chosen = np.where(steps % 4 == 0, 2, 0)[:, None]
     figure = layers_figure(
-        Choices("switch", "beta1", steps, chosen, ["all parameters"], [list(THREE)], [], unknown(chosen))
+        Choices("switch", "beta1", steps, chosen, ["all parameters"], [adams(*THREE)], [], unknown(chosen))
     )
     assert set(heat_map(figure).ravel()) == {0}
     assert "most frequent choice of 4 steps" in figure.axes[0].get_xlabel()
@@ -212,9 +216,9 @@ def test_missing_steps_leave_the_others_in_place():
     """Steps that a skipped step left out: the map's columns and the crosses stay at their steps."""
     steps = np.array([1, 2, 6, 7])
     chosen = np.array([[0], [0], [1], [1]])
-    labels = [["0.8", "0.99"]]
+    candidates = [adams("0.8", "0.99")]
     figure = layers_figure(
-        Choices("switch", "beta1", steps, chosen, ["all parameters"], labels, [(6, 0)], unknown(chosen))
+        Choices("switch", "beta1", steps, chosen, ["all parameters"], candidates, [(6, 0)], unknown(chosen))
     )
     (mesh,) = figure.axes[0].collections
     assert mesh.get_coordinates()[0, :, 0].tolist() == [0.5, 1.5, 5.5, 6.5, 7.5]
@@ -222,13 +226,13 @@ def test_missing_steps_leave_the_others_in_place():
 
 def test_groups_with_other_candidates():
     """One colour per value, whatever its place in a group's list."""
-    labels = [["0.99", "0.8"], ["0.5", "0.8", "0.99"]]
+    candidates = [adams("0.99", "0.8"), adams("0.5", "0.8", "0.99")]
     chosen = np.array([[0, 2], [1, 0]])
     choices = Choices(
-        "switch_parameter_wise", "beta1", np.array([1, 2]), chosen, ["a", "b"], labels, [], unknown(chosen)
+        "switch_parameter_wise", "beta1", np.array([1, 2]), chosen, ["a", "b"], candidates, [], unknown(chosen)
     )
-    assert all_labels(choices) == ["0.5", "0.8", "0.99"]
-    assert label_indices(choices, all_labels(choices)).tolist() == [[2, 2], [1, 0]]
+    assert all_candidates(choices) == adams("0.5", "0.8", "0.99")
+    assert candidate_indices(choices, all_candidates(choices)).tolist() == [[2, 2], [1, 0]]
 
 
 @pytest.mark.parametrize(("count", "most"), [(1, 60), (59, 60), (60, 60), (61, 60), (5000, 600)])

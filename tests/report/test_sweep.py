@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gap_hf.cli import app
-from gap_hf.report.run import read_run
+from gap_hf.report.run import read_run, read_runs
 from gap_hf.sweep import SweepError, plan, table
 
 from ..tiny import ROOT, SCRIPTS, run
@@ -181,6 +181,6 @@ def test_several_seeds(tmp_path):
         log = [{"step": 1, "loss": float(i)}, {"step": 1, "eval_loss": 10.0 + i}]
         (member.directory / "trainer_state.json").write_text(json.dumps({"log_history": log}))
         (member.directory / "sweep_done.json").write_text(json.dumps({"command": member.command, "seconds": 2.0}))
-    rows = table(members)[1]
+    rows = table(members, read_runs([member.directory for member in members]))[1]
     assert rows[0][:3] == ["gap_adamw", "0.5000 ± 0.7071", "10.5000 ± 0.7071"]
     assert rows[1][:4] == ["beta1=0.9 (best fixed)", "2.5000 ± 0.7071", "12.5000 ± 0.7071", "+2.0000"]

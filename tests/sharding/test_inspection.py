@@ -1,24 +1,10 @@
-"""Names and whole state, in one process; under the other layouts by ``test_layouts.py``."""
+"""Whole state by names, in one process; under the other layouts by ``test_layouts.py``."""
 
 import pytest
 import torch
 from torch import nn
 
 import gap_hf
-from gap_hf.inspection import plain_name
-
-
-@pytest.mark.parametrize(
-    ("name", "plain"),
-    [
-        ("lin.weight", "lin.weight"),
-        ("module.lin.weight", "lin.weight"),
-        ("_fsdp_wrapped_module.layers.0._fsdp_wrapped_module._checkpoint_wrapped_module.q.weight", "layers.0.q.weight"),
-        ("_orig_mod.encoder.module.weight", "encoder.module.weight"),
-    ],
-)
-def test_names_without_wrappers(name, plain):
-    assert plain_name(name) == plain
 
 
 def test_state_by_name():

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from gap_hf.trainer.record import read_choices
+from gap_hf.choices import read_choices
 
 from ..tiny import needs_compiler, run
 from .bag import SHAPES

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from gap_hf.trainer.record import Choices, read_choices
+from gap_hf.choices import Choices, read_choices
 
 from ..tiny import ROOT, needs_compiler, run
 

@@ -9,36 +9,39 @@ from typing import Any
 
 import numpy as np
 
-from gap_hf.trainer.record import FILENAME, read_choices
-from gap_hf.trainer.writer import ChoiceWriter
+from gap_hf.candidate import Candidate
+from gap_hf.choices import read_choices
+from gap_hf.choices.format import FILENAME, Header, HeaderGroup, read_header
+from gap_hf.choices.writer import ChoiceWriter
 
+from ..choices.files import OLD, adams
 from .mutate import mutated, mutated_bytes
 
-HEADERS: list[dict[str, Any]] = [
-    {
-        "start": 0,
-        "type": "switch_parameter_wise",
-        "candidate": "beta1",
-        "groups": [
-            {"candidates": ["0.8", "0.99"], "parameters": ["layers.0.weight", "layers.1.weight"]},
-            {"candidates": ["0.5/0.9", "0.9/0.99", "0.99/0.999"], "parameters": ["layers.0.bias"]},
+HEADERS = [
+    Header(
+        start=0,
+        type="switch_parameter_wise",
+        candidate="beta1",
+        groups=[
+            HeaderGroup(adams("0.8", "0.99"), ["layers.0.weight", "layers.1.weight"]),
+            HeaderGroup([*adams("0.5/0.9", "0.9/0.99"), Candidate("other", None, "own")], ["layers.0.bias"]),
         ],
-    },
-    {
-        "start": 0,
-        "type": "switch",
-        "candidate": "momentum",
-        "groups": [{"candidates": ["0.5", "0.9", "0.99"], "parameters": ["weight", "bias"]}],
-    },
+    ),
+    Header(
+        start=0,
+        type="switch",
+        candidate="momentum",
+        groups=[HeaderGroup([Candidate(f"{m}", m, "sgdm") for m in (0.5, 0.9, 0.99)], ["weight", "bias"])],
+    ),
 ]
 
 
-def write(header: dict[str, Any], path: Path, start: int, end: int, rng: random.Random) -> list[list[int]]:
+def write(header: Header, path: Path, start: int, end: int, rng: random.Random) -> list[list[int]]:
     """Steps ``start + 1`` to ``end`` of a run; returns what they chose."""
-    sizes = [len(group["parameters"]) for group in header["groups"]]
-    counts = [len(group["candidates"]) for group in header["groups"]]
-    switch, chosen = header["type"] == "switch", []
-    writer = ChoiceWriter(path, {**header, "start": start})
+    sizes = [len(group.parameters) for group in header.groups]
+    counts = [len(group.candidates) for group in header.groups]
+    switch, chosen = header.type == "switch", []
+    writer = ChoiceWriter(path, header._replace(start=start))
     for step in range(start + 1, end + 1):
         if switch:
             scores = [rng.choice([rng.uniform(-1, 1), float("nan")]) for _ in range(counts[0])]
@@ -63,6 +66,10 @@ def prepare(seed: int, out: Path) -> Callable[[int], bool]:
         for start, end in ((0, 8), (5, 11)):
             write(header, out / f"{g}.jsonl", start, end, random.Random(f"choices {seed}"))
         files.append((out / f"{g}.jsonl").read_bytes())
+    headers = list(HEADERS)
+    for old in sorted(OLD.rglob(FILENAME)):
+        files.append(old.read_bytes())
+        headers.append(read_header(json.loads(files[-1].split(b"\n")[0])))
 
     def attempt(n: int) -> bool:
         rng = random.Random(f"choices {seed} {n}")
@@ -80,7 +87,7 @@ def prepare(seed: int, out: Path) -> Callable[[int], bool]:
             accepted = False
         if rng.random() < 0.2:
             start = rng.randint(1, 12)
-            chosen = write(HEADERS[which], path, start, start + 3, rng)
+            chosen = write(headers[which], path, start, start + 3, rng)
             assert path.read_bytes().startswith(data), "a run that went on has rewritten what was there"
             choices = read_choices(path)
             check(choices)
@@ -114,6 +121,9 @@ def check(choices: Any) -> None:
     assert len(choices.parameters) == len(choices.labels) == parameters
     assert all(isinstance(name, str) for name in choices.parameters)
     assert all(isinstance(label, str) for labels in choices.labels for label in labels)
+    for candidate in (candidate for one in choices.candidates for candidate in one):
+        assert isinstance(candidate.family, str)
+        assert candidate.value is None or np.isfinite(candidate.value)
     assert choices.choices.dtype.kind == "i"
     assert (choices.choices >= 0).all()
     assert (choices.choices < np.array([len(labels) for labels in choices.labels])).all()

@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from gap_hf.trainer.record import FILENAME, Choices, read_choices
+from gap_hf.choices import Choices, read_choices
+from gap_hf.choices.format import FILENAME
 
 from .launch import Launch, launched, run
 from .progress import Part, parser

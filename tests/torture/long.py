@@ -19,7 +19,8 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 import gap_hf
-from gap_hf.trainer.record import FILENAME, read_choices
+from gap_hf.choices import read_choices
+from gap_hf.choices.format import FILENAME
 
 from .launch import Notes, follow, launched
 from .progress import Part, parser

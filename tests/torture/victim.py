@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from gap_hf.inspection import find_gap_optimizer
+from gap_hf.optim.find import find_gap_optimizer
 
 from ..sharding.on_cpu import take_gloo_for_an_accelerator
 

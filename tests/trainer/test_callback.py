@@ -1,6 +1,8 @@
 """``GapCallback``: what lands in the logs, against a count by hand from the choices file."""
 
+import gc
 import json
+import weakref
 from itertools import chain
 from pathlib import Path
 
@@ -8,11 +10,11 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
-from transformers import Trainer
+from transformers import Trainer, TrainerControl, TrainerState
 
 import gap_hf
+from gap_hf.choices.format import FILENAME
 from gap_hf.trainer.callback import DefaultGapCallback
-from gap_hf.trainer.record import FILENAME
 
 from ..tiny import arguments, tiny_data, tiny_model, tiny_trainer
 
@@ -73,7 +75,7 @@ def count_by_hand(run_dir: Path, first: int, last: int, per_group: bool = False)
     for line in steps:
         texts = [line["choice"] * len(g["parameters"]) for g in groups] if switch else line["choice"]
         table[line["step"]] = [
-            (g, groups[g]["candidates"][int(digit, 36)]) for g, text in enumerate(texts) for digit in text
+            (g, groups[g]["candidates"][int(digit, 36)]["label"]) for g, text in enumerate(texts) for digit in text
         ]
     window = range(first, last + 1)
     result = {}
@@ -93,7 +95,7 @@ def count_by_hand(run_dir: Path, first: int, last: int, per_group: bool = False)
         result[prefix + names] = sum(map(float, chosen)) / len(chosen)
         result[prefix + "changed"] = sum(changes) / len(changes)
         result[prefix + "resets"] = resets
-        for label in groups[0]["candidates"]:
+        for label in [candidate["label"] for candidate in groups[0]["candidates"]]:
             result[f"{prefix}share_{label}"] = chosen.count(label) / len(chosen)
     return result
 
@@ -237,6 +239,19 @@ def test_gradient_accumulation_counts_optimizer_steps(tmp_path):
     for step, values in gap_logs(trainer).items():
         assert values == pytest.approx(count_by_hand(tmp_path, step - 2, step), abs=1e-6)
     assert list(gap_logs(trainer)) == [3, 6]
+
+
+def test_an_optimizer_whose_training_broke_off_is_let_go(tmp_path):
+    """What is kept of who records it keeps neither of them."""
+    model = Spring()
+    optimizer = gap_hf.SGDM(model.parameters(), momentum=[0.9, 0.99], type="switch")
+    callback = gap_hf.GapCallback()
+    callback.on_train_begin(arguments(tmp_path), TrainerState(), TrainerControl(), model=model, optimizer=optimizer)
+    assert callback.recorder is not None
+    left = weakref.ref(optimizer), weakref.ref(callback)
+    del model, optimizer, callback
+    gc.collect()
+    assert [one() for one in left] == [None, None]
 
 
 # ---------------------------------------------------------------- where it comes from, and its option

@@ -5,11 +5,11 @@ import torch
 from transformers import TrainerCallback
 
 import gap_hf
-from gap_hf.trainer.record import read_choices
+from gap_hf.choices import read_choices
 
+from ..choices.test_recorder import build, train
 from ..tiny import tiny_trainer
 from .test_callback import gap_logs, spring_trainer
-from .test_recorder import build, train
 
 
 class Spoil(TrainerCallback):
@@ -102,4 +102,4 @@ def test_steps_that_the_loss_scaler_left_out(tmp_path):
             recorder.add(step)
         assert recorder.summary()["gap/skipped"] == 2
         assert "gap/skipped" not in recorder.summary()
-    assert gap_hf.trainer.record.read_choices(tmp_path).steps.tolist() == [1, 3]
+    assert read_choices(tmp_path).steps.tolist() == [1, 3]

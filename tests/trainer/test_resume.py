@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from gap_hf.trainer.record import read_choices
+from gap_hf.choices import read_choices
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tests" / "scripts" / "train_and_dump.py"

@@ -13,8 +13,9 @@ from transformers import PreTrainedTokenizerFast
 
 import gap_hf
 import gap_hf.__main__
+from gap_hf.choices import read_choices
+from gap_hf.choices.format import FILENAME
 from gap_hf.doctor.machine import DDP_ON_CPUS
-from gap_hf.trainer.record import FILENAME, read_choices
 
 from ..tiny import LAUNCH, ROOT, SCRIPTS, run, tiny_model
 

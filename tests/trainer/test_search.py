@@ -9,8 +9,9 @@ import transformers.integrations
 from transformers import Trainer
 from transformers.trainer_utils import HPSearchBackend
 
-from gap_hf.report.write import read_runs
-from gap_hf.trainer.record import FILENAME, read_choices
+from gap_hf.choices import read_choices
+from gap_hf.choices.format import FILENAME
+from gap_hf.report.run import read_runs
 
 from ..tiny import arguments, tiny_data, tiny_model
 

@@ -12,10 +12,11 @@ import pytest
 from transformers import TrainerCallback
 
 import gap_hf
-from gap_hf.trainer.record import FILENAME, read_choices
+from gap_hf.choices import read_choices
+from gap_hf.choices.format import FILENAME
 
 from ..tiny import tiny_trainer
-from .test_callback import gap_logs
+from ..trainer.test_callback import gap_logs
 from .test_recorder import build, train
 
 
@@ -142,6 +143,17 @@ def test_trainer_without_room(tmp_path, caplog):
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
     assert read_choices(tmp_path).steps.tolist() == [1, 2, 3, 4, 5, 9, 10]
     assert read_choices(tmp_path).damaged == {7: "not JSON"}, "what fitted of step 6"
+
+
+def test_trainer_with_more_candidates_than_the_file_holds(tmp_path, caplog):
+    momenta = ":".join(str(k / 40) for k in range(37))
+    trainer = tiny_trainer(tmp_path, optim="gap_sgdm", optim_args=f"momentum={momenta}")
+    trainer.train()
+    assert trainer.state.global_step == 8
+    (said,) = warnings_of(caplog)
+    assert "the choices are not recorded. Training goes on" in said
+    assert list(gap_logs(trainer)) == [4, 8]
+    assert not (tmp_path / FILENAME).exists()
 
 
 def test_directory_is_removed_meanwhile(tmp_path, caplog):

@@ -2,17 +2,26 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 import gap_hf
-from gap_hf.optim.choice import margin
-from gap_hf.trainer.record import margin_digits, read_margins
+from gap_hf.choices.margin import margin
 
-from .twins import random_gradients
+from ..optim.twins import random_gradients
 
 NAN = math.nan
 BETAS = [(0.5, 0.999), (0.9, 0.999), (0.99, 0.999)]
+
+
+def margins_of(optimizer) -> list[np.ndarray]:
+    """Each group's margins at the last step."""
+    decision = optimizer.decision()
+    return [
+        margin(J.numpy(), choice.numpy())
+        for J, choice in zip(decision.scores_by_parameter(), decision.choices, strict=True)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -27,18 +36,13 @@ BETAS = [(0.5, 0.999), (0.9, 0.999), (0.99, 0.999)]
         ([0.0, 0.0], 0, NAN),
         ([1.0], 0, NAN),
         ([NAN, 1.0], 1, NAN),
+        ([math.inf, 1.0], 0, NAN),
+        ([math.inf, math.inf], 1, NAN),
     ],
 )
 def test_by_hand(J, candidate, expected):
-    found = margin(torch.tensor(J, dtype=torch.float64), torch.tensor(candidate)).item()
+    found = margin(np.array(J), candidate).item()
     assert found == pytest.approx(expected, nan_ok=True)
-
-
-def test_text():
-    values = [0.0, 0.01, 0.5, 0.99, 1.0, -1e-7, NAN]
-    text = margin_digits(values)
-    assert text[-2:] == "0-", "a tie, and nothing to choose by"
-    assert read_margins(text).tolist() == pytest.approx(values, abs=0.5 / 35 + 1e-6, nan_ok=True)
 
 
 @pytest.mark.parametrize("family", [gap_hf.GapAdamW, gap_hf.SGDM])
@@ -60,7 +64,7 @@ def test_every_kernel_finds_the_same(family):
         for _ in random_gradients(params, 6):
             params[1].grad = None
             optimizer.step()
-            steps.append([margins.tolist() for margins in optimizer.decision().margins()])
+            steps.append([margins.tolist() for margins in margins_of(optimizer)])
         found.append(steps)
     for steps in found:
         assert [len(group) for group in steps[0]] == [3, 1]
@@ -71,10 +75,36 @@ def test_every_kernel_finds_the_same(family):
                 assert group == pytest.approx(other, rel=1e-4, abs=1e-6, nan_ok=True)
 
 
+def test_of_a_group_without_a_gradient():
+    """As wide as its own candidates are many."""
+    used, unused = torch.randn(5, requires_grad=True), torch.randn(3, requires_grad=True)
+    groups = [{"params": [used], "betas": BETAS[:2]}, {"params": [unused], "betas": BETAS}]
+    optimizer = gap_hf.GapAdamW(groups, type="switch_parameter_wise")
+    used.grad = torch.ones(5)
+    optimizer.step()
+    first, second = optimizer.decision().scores_by_parameter()
+    assert (first.shape, second.shape) == ((1, 2), (1, 3))
+    assert first.isfinite().all()
+    assert second.isnan().all()
+    assert np.isnan(margins_of(optimizer)[1]).all()
+
+
+def test_shapes():
+    rng = np.random.default_rng(0)
+    J, candidate = rng.normal(size=(4, 5, 3)), rng.integers(0, 3, size=(4, 5))
+    found = margin(J, candidate)
+    assert found.shape == (4, 5)
+    for i in np.ndindex(4, 5):
+        assert found[i] == margin(J[i], candidate[i])
+    assert margin(np.empty((0, 3)), np.empty(0, dtype=np.int64)).shape == (0,)
+
+
 def test_of_one_choice_for_all():
     p = torch.randn(50, requires_grad=True)
     optimizer = gap_hf.GapAdamW([p], betas=BETAS, type="switch")
     for _ in random_gradients([p], 4):
         optimizer.step()
-    expected = margin(optimizer.last_scores, torch.tensor(optimizer.param_groups[0]["last_choice"])).item()
-    assert [margins.item() for margins in optimizer.decision().margins()] == [pytest.approx(expected)]
+    choice, J = optimizer.param_groups[0]["last_choice"], optimizer.last_scores.tolist()
+    other = max(score for k, score in enumerate(J) if k != choice)
+    expected = (J[choice] - other) / (abs(J[choice]) + abs(other))
+    assert [margins.item() for margins in margins_of(optimizer)] == [pytest.approx(expected)]

@@ -1,4 +1,4 @@
-"""Write the choices file (``gap_hf.trainer.record``), so that nothing which is there already is lost.
+"""Write the choices file (``gap_hf.choices.format``), so that nothing which is there already is lost.
 
 The file is only appended to. A run that starts anew keeps an earlier run's file under another name, and a lock keeps a
 resumed run out of a file that another process is still writing.
@@ -18,7 +18,8 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .record import DIGITS, VERSION, digits, margin_digits
+from .digits import MOST_CANDIDATES, digits, margin_digits
+from .format import Header
 
 try:
     import fcntl
@@ -36,29 +37,27 @@ class ChoiceWriter:
     Of two writers of one file in one process the later one goes on: the earlier one is of a run that broke off.
 
     Args:
-        path: the file. With ``header["start"] == 0`` it is begun, and one that is there is kept under another name;
-            else it is continued.
-        header: what the first line says (see ``gap_hf.trainer.record``); without it nothing could be read back.
+        path: the file. With ``header.start == 0`` it is begun, and one that is there is kept under another name; else
+            it is continued.
+        header: what the first line says; without it nothing could be read back.
 
     Raises:
         ValueError: more candidates than there are digits.
         OSError: the file can't be opened or written; ``write`` and ``check`` raise it, too.
     """
 
-    def __init__(self, path: Path, header: dict[str, Any]) -> None:
-        if max(len(group["candidates"]) for group in header["groups"]) > len(DIGITS):
-            raise ValueError(
-                f"the choices file holds up to {len(DIGITS)} candidates; GapCallback(record=False) does without it"
-            )
+    def __init__(self, path: Path, header: Header) -> None:
+        if max(len(group.candidates) for group in header.groups) > MOST_CANDIDATES:
+            raise ValueError(f"the choices file holds up to {MOST_CANDIDATES} candidates")
         path.parent.mkdir(parents=True, exist_ok=True)
         place = path.parent.resolve() / path.name
         if place in _writers:
             _writers[place].close()
         _writers[place] = self
         # unbuffered: a line is on its way to the disk when write() returns, and nothing is left to fail in close()
-        self._file: BinaryIO = reopen(path) if header["start"] else begin(path)
+        self._file: BinaryIO = reopen(path) if header.start else begin(path)
         try:
-            self._write({"gap_hf": VERSION, **header}, after_a_cut=not ends_with_newline(self._file))
+            self._write(header.to_json(), after_a_cut=not ends_with_newline(self._file))
         except OSError:
             self.close()
             raise

@@ -1,4 +1,4 @@
-"""The choices file: written, read back, cut short, continued."""
+"""Choices files read back: whole, cut short, continued."""
 
 import json
 import sys
@@ -10,38 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.trainer_utils import get_last_checkpoint
 
-from gap_hf.trainer.record import FILENAME, read_choices
-from gap_hf.trainer.writer import ChoiceWriter
+from gap_hf.choices import read_choices
+from gap_hf.choices.format import FILENAME, HeaderGroup
+from gap_hf.choices.writer import ChoiceWriter
 
 from ..tiny import SCRIPTS, start, stop, tiny_data, tiny_trainer
-
-HEADER = {
-    "start": 0,
-    "type": "switch_parameter_wise",
-    "candidate": "beta1",
-    "groups": [
-        {"candidates": ["0.8", "0.99"], "parameters": ["a.weight", "b.weight"]},
-        {"candidates": ["0.5", "0.9", "0.95"], "parameters": ["a.bias"]},
-    ],
-}
-SWITCH = HEADER | {"type": "switch", "groups": [g | {"candidates": ["0.8", "0.99"]} for g in HEADER["groups"]]}
-
-
-def write(path, header, rows) -> None:
-    """Rows are (step, choices group by group, resets)."""
-    writer = ChoiceWriter(path / FILENAME, header)
-    for step, choices, resets in rows:
-        writer.write(step, choices, resets, None)
-    writer.close()
-
-
-def write_three_steps(path) -> list[str]:
-    write(path, HEADER, [(1, [[0, 1], [2]], []), (2, [[1, 1], [0]], [[0, 1], [1, 0]]), (3, [[1, 0], [1]], [])])
-    return (path / FILENAME).read_text().splitlines(keepends=True)
-
-
-def rewrite(path, lines) -> None:
-    (path / FILENAME).write_text("".join(lines))
+from .files import HEADER, SWITCH, adams, rewrite, write, write_three_steps
 
 
 def test_round_trip(tmp_path):
@@ -52,6 +26,7 @@ def test_round_trip(tmp_path):
         assert choices.steps.tolist() == [1, 2, 3]
         assert choices.choices.tolist() == [[0, 1, 2], [1, 1, 0], [1, 0, 1]]
         assert choices.parameters == ["a.weight", "b.weight", "a.bias"]
+        assert choices.candidates == [HEADER.groups[0].candidates] * 2 + [HEADER.groups[1].candidates]
         assert choices.labels == [["0.8", "0.99"], ["0.8", "0.99"], ["0.5", "0.9", "0.95"]]
         assert choices.resets == [(2, 1), (2, 2)]
 
@@ -75,18 +50,17 @@ def test_any_run_round_trips(tmp_path_factory, data):
     sizes = data.draw(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 36)), min_size=1, max_size=3))
     steps = data.draw(st.lists(st.integers(1, 99), min_size=1, max_size=6, unique=True).map(sorted))
     rows = [[[data.draw(st.integers(0, k - 1)) for _ in range(n)] for n, k in sizes] for _ in steps]
-    header = HEADER | {
-        "groups": [
-            {"candidates": [str(c) for c in range(k)], "parameters": [f"g{g}.p{i}é" for i in range(n)]}
-            for g, (n, k) in enumerate(sizes)
+    header = HEADER._replace(
+        groups=[
+            HeaderGroup(adams(*map(str, range(k))), [f"g{g}.p{i}é" for i in range(n)]) for g, (n, k) in enumerate(sizes)
         ]
-    }
+    )
     path = tmp_path_factory.mktemp("run")
     write(path, header, [(step, row, []) for step, row in zip(steps, rows, strict=True)])
     choices = read_choices(path)
     assert choices.steps.tolist() == steps
     assert choices.choices.tolist() == [[c for group in row for c in group] for row in rows]
-    assert choices.parameters == [name for group in header["groups"] for name in group["parameters"]]
+    assert choices.parameters == [name for group in header.groups for name in group.parameters]
 
 
 # ---------------------------------------------------------------- cut short
@@ -108,7 +82,7 @@ def test_every_truncation_reads_up_to_the_last_whole_step(tmp_path):
 def test_resume_after_a_cut_line(tmp_path):
     lines = write_three_steps(tmp_path)
     rewrite(tmp_path, [*lines[:-1], lines[-1][:9]])
-    write(tmp_path, HEADER | {"start": 1}, [(2, [[0, 0], [0]], []), (3, [[1, 1], [2]], [[0, 0]])])
+    write(tmp_path, HEADER._replace(start=1), [(2, [[0, 0], [0]], []), (3, [[1, 1], [2]], [[0, 0]])])
     choices = read_choices(tmp_path)
     assert choices.choices.tolist() == [[0, 1, 2], [0, 0, 0], [1, 1, 2]]
     assert choices.resets == [(3, 0)]  # step 2's resets are superseded with it
@@ -116,7 +90,7 @@ def test_resume_after_a_cut_line(tmp_path):
 
 def test_resumed_run_that_has_not_come_as_far_yet(tmp_path):
     write_three_steps(tmp_path)
-    write(tmp_path, HEADER | {"start": 1}, [(2, [[0, 0], [0]], [])])
+    write(tmp_path, HEADER._replace(start=1), [(2, [[0, 0], [0]], [])])
     assert read_choices(tmp_path).choices.tolist() == [[0, 1, 2], [0, 0, 0]]
 
 
@@ -136,13 +110,13 @@ def test_a_new_run_starts_anew(tmp_path):
 
 def test_resume_with_other_candidates_shows_only_these(tmp_path):
     write_three_steps(tmp_path)
-    write(tmp_path, SWITCH | {"start": 2}, [(3, [1, 1], False), (4, [0, 0], True)])
+    write(tmp_path, SWITCH._replace(start=2), [(3, [1, 1], False), (4, [0, 0], True)])
     choices = read_choices(tmp_path)
     assert (choices.type, choices.steps.tolist()) == ("switch", [3, 4])
 
 
 def test_resume_into_an_empty_directory(tmp_path):
-    write(tmp_path, HEADER | {"start": 7}, [(8, [[1, 1], [1]], [])])
+    write(tmp_path, HEADER._replace(start=7), [(8, [[1, 1], [1]], [])])
     assert read_choices(tmp_path).steps.tolist() == [8]
 
 
@@ -205,10 +179,3 @@ def test_killed_run(tmp_path):
 def test_data_differs_by_seed():
     """What test_resumed_run relies on."""
     assert (tiny_data(seed=1)[0]["input_ids"] != tiny_data(seed=2)[0]["input_ids"]).any()
-
-
-def test_more_candidates_than_digits_are_refused_at_once(tmp_path):
-    header = {"start": 0, "groups": [{"candidates": ["0.5"] * 37, "parameters": ["p"]}]}
-    with pytest.raises(ValueError, match=r"up to 36 candidates.*record=False"):
-        ChoiceWriter(tmp_path / FILENAME, header)
-    assert not list(tmp_path.iterdir())

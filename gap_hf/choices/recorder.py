@@ -11,9 +11,13 @@ import numpy as np
 import torch.distributed as dist
 from torch import nn
 
-from ..inspection import find_gap_optimizer, parameter_names
+from ..candidate import Candidate
+from ..optim.find import find_gap_optimizer
 from ..optim.step import Decision
-from .record import FILENAME
+from .digits import MOST_CANDIDATES
+from .format import FILENAME, Header, HeaderGroup
+from .margin import margin
+from .naming import parameter_names
 from .writer import ChoiceWriter
 
 logger = logging.getLogger(__name__)
@@ -29,7 +33,8 @@ class Recorder:
     host wait for the device at every step. Every process may have one, or only some: choices are the same on all, and
     a recorder never communicates.
 
-    A file that can't be written (a full disk, a deleted directory) is given up with a warning; the loop goes on.
+    A file that can't be written (a full disk, a deleted directory, more candidates than it can hold) is given up with
+    a warning; the loop goes on.
 
     Args:
         optimizer: a gap optimizer, or a wrapper of one (Accelerate's, DeepSpeed's).
@@ -75,7 +80,7 @@ class Recorder:
         # Trainer may make a group without parameters, which DeepSpeed drops: all layouts show the others only
         self.kept = [g for g, group in enumerate(found.param_groups) if group["count"]]
         self.counts = [group["count"] for group in self.groups()]
-        self.labels = [found.candidate_labels(group) for group in self.groups()]
+        self.candidates = [found.candidate_list(group) for group in self.groups()]
         self.names: list[list[str]] = []
         self.writer: ChoiceWriter | None = None
         self.seen = found.steps_taken
@@ -84,6 +89,15 @@ class Recorder:
         self.previous = self.choices(found.decision()) if start else None
         self.warned = self.closed = False
         self.clear()
+        most = max(map(len, self.candidates), default=0)
+        if record and most > MOST_CANDIDATES:
+            self.record = False
+            logger.warning(
+                "the choices file holds up to %d candidates, and this optimizer has %d: the choices are not recorded. "
+                "Training goes on, and the logs have the shares.",
+                MOST_CANDIDATES,
+                most,
+            )
 
     def __enter__(self) -> "Recorder":
         return self
@@ -103,10 +117,10 @@ class Recorder:
 
     def clear(self) -> None:
         """Count from here."""
-        self.chosen = [np.zeros(len(labels), dtype=np.int64) for labels in self.labels]
-        self.changed = [0 for _ in self.labels]
-        self.resets = [0 for _ in self.labels]
-        self.not_counted = [0 for _ in self.labels]
+        self.chosen = [np.zeros(len(candidates), dtype=np.int64) for candidates in self.candidates]
+        self.changed = [0 for _ in self.kept]
+        self.resets = [0 for _ in self.kept]
+        self.not_counted = [0 for _ in self.kept]
         self.skipped = 0
 
     def add(self, step: int) -> None:
@@ -139,7 +153,7 @@ class Recorder:
         switch = self.optimizer.type == "switch"
         for g, (before, after) in enumerate(zip(self.previous or choices, choices, strict=True)):
             times = self.counts[g] if switch else 1
-            self.chosen[g] += times * np.bincount(after.reshape(-1), minlength=len(self.labels[g]))
+            self.chosen[g] += times * np.bincount(after.reshape(-1), minlength=len(self.candidates[g]))
             self.changed[g] += times * int((after != before).sum())
         # groups counted among those that have parameters
         resets = [(self.kept.index(g), i) for g, i in decision.reset_parameters()]
@@ -176,9 +190,9 @@ class Recorder:
         scores = decision.scores.tolist() if switch and decision.scores is not None else None
         marks = bool(resets) if switch else [list(pair) for pair in resets]
         margins = None
-        if not switch and len(self.labels[0]) > 1:
-            found = decision.margins()
-            margins = [found[g] for g in self.kept]
+        if not switch and len(self.candidates[0]) > 1:
+            found = decision.scores_by_parameter()
+            margins = [margin(found[g].numpy(), chosen) for g, chosen in zip(self.kept, choices, strict=True)]
         try:
             if self.writer is None:
                 self.writer = ChoiceWriter(self.path, self.header())
@@ -186,17 +200,10 @@ class Recorder:
         except OSError as error:
             self.give_up(f"step {step}", error)
 
-    def header(self) -> dict[str, Any]:
-        """The first line of this run (see ``gap_hf.trainer.record``)."""
-        groups = [
-            {"candidates": labels, "parameters": names} for labels, names in zip(self.labels, self.names, strict=True)
-        ]
-        return {
-            "start": self.start,
-            "type": self.optimizer.type,
-            "candidate": self.optimizer.candidate_name,
-            "groups": groups,
-        }
+    def header(self) -> Header:
+        """The first line of this run."""
+        groups = [HeaderGroup(*both) for both in zip(self.candidates, self.names, strict=True)]
+        return Header(self.start, self.optimizer.type, self.optimizer.candidate_name, groups)
 
     def give_up(self, when: str, error: OSError) -> None:
         """Record no more, and say so: training goes on."""
@@ -242,19 +249,23 @@ class Recorder:
         return values
 
     def describe(self, prefix: str, groups: list[int]) -> dict[str, float]:
-        """The logged values of some groups."""
-        chosen: Counter[str] = Counter()
+        """The logged values of some groups; without a mean if a candidate has no value to take one of."""
+        chosen: Counter[Candidate] = Counter()
         for g in groups:
-            chosen.update(dict(zip(self.labels[g], self.chosen[g].tolist(), strict=True)))
+            for candidate, times in zip(self.candidates[g], self.chosen[g].tolist(), strict=True):
+                chosen[candidate] += times
         total = chosen.total()
-        mean = sum(float(label.split("/")[0]) * count for label, count in chosen.items()) / total
-        labels = dict.fromkeys(label for g in groups for label in self.labels[g])
+        weighted = [candidate.value * times for candidate, times in chosen.items() if candidate.value is not None]
+        mean = round(sum(weighted) / total, 6) if len(weighted) == len(chosen) else None
+        shares: Counter[str] = Counter()
+        for candidate, times in chosen.items():
+            shares[f"{prefix}share_{candidate.label.replace('/', '_')}"] += times
         # 'switch' resets all groups at once, and its one score counts or does not count for all
         together = max if self.optimizer.type == "switch" else sum
         not_counted = together(self.not_counted[g] for g in groups)
         return {
-            prefix + self.optimizer.candidate_name: round(mean, 6),
-            **{f"{prefix}share_{label.replace('/', '_')}": round(chosen[label] / total, 6) for label in labels},
+            **({prefix + self.optimizer.candidate_name: mean} if mean is not None else {}),
+            **{key: round(times / total, 6) for key, times in shares.items()},
             prefix + "changed": round(sum(self.changed[g] for g in groups) / total, 6),
             prefix + "resets": together(self.resets[g] for g in groups),
             **({prefix + "not_counted": not_counted} if not_counted else {}),

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 import gap_hf
-from gap_hf.trainer.record import FILENAME, read_choices
-from gap_hf.trainer.writer import ChoiceWriter
+from gap_hf.choices import read_choices
+from gap_hf.choices.format import FILENAME, Header, HeaderGroup
+from gap_hf.choices.writer import ChoiceWriter
 
-from .test_choices_file import HEADER, write, write_three_steps
+from .files import HEADER, adams, write, write_three_steps
 from .test_recorder import build, train
 
 ROW = [[1, 1], [1]]
@@ -51,7 +52,7 @@ def test_resumed_run_only_appends(tmp_path, cut):
     before = path.read_bytes()[: path.stat().st_size - cut]
     path.write_bytes(before)
     inode = path.stat().st_ino
-    write(tmp_path, HEADER | {"start": 1}, [(2, ROW, [])])
+    write(tmp_path, HEADER._replace(start=1), [(2, ROW, [])])
     assert path.read_bytes().startswith(before)
     assert path.stat().st_ino == inode
     assert steps_of(tmp_path) == [1, 2]
@@ -67,13 +68,20 @@ def test_link_is_not_followed(tmp_path, start, target):
     if target == "a file":
         precious.write_text("of another run\n")
     (run / FILENAME).symlink_to(precious)
-    write(run, HEADER | {"start": start}, [(start + 1, ROW, [])])
+    write(run, HEADER._replace(start=start), [(start + 1, ROW, [])])
     assert steps_of(run) == [start + 1]
     assert not (run / FILENAME).is_symlink()
     assert (run / "gap_choices.1.jsonl").readlink() == precious
     assert precious.exists() == (target == "a file")
     if target == "a file":
         assert precious.read_text() == "of another run\n"
+
+
+def test_more_candidates_than_digits_are_refused_at_once(tmp_path):
+    header = Header(0, "switch_parameter_wise", "beta1", [HeaderGroup(adams(*["0.5"] * 37), ["p"])])
+    with pytest.raises(ValueError, match="up to 36 candidates"):
+        ChoiceWriter(tmp_path / FILENAME, header)
+    assert not list(tmp_path.iterdir())
 
 
 # ---------------------------------------------------------------- in one process
@@ -146,7 +154,7 @@ def begin(path: Path, step: int = 1) -> ChoiceWriter:
 def test_file_that_another_process_writes_is_left_to_it(tmp_path, caplog, start):
     with process(lambda: begin(tmp_path)):
         inode = (tmp_path / FILENAME).stat().st_ino
-        write(tmp_path, HEADER | {"start": start}, [(start + 1, [[0, 0], [0]], [])])
+        write(tmp_path, HEADER._replace(start=start), [(start + 1, [[0, 0], [0]], [])])
         (record,) = caplog.records
         assert record.levelno == logging.WARNING
         assert f"another process is writing {tmp_path / FILENAME}: two runs share this output_dir" in caplog.text
@@ -158,7 +166,7 @@ def test_file_that_another_process_writes_is_left_to_it(tmp_path, caplog, start)
 def test_killed_run_leaves_no_lock(tmp_path, caplog):
     with process(lambda: begin(tmp_path)):
         pass
-    write(tmp_path, HEADER | {"start": 1}, [(2, ROW, [])])
+    write(tmp_path, HEADER._replace(start=1), [(2, ROW, [])])
     assert steps_of(tmp_path) == [1, 2]
     assert caplog.text == ""
     assert len(list(tmp_path.iterdir())) == 1
@@ -179,7 +187,7 @@ def test_worker_that_outlives_its_trainer_holds_no_lock(tmp_path, caplog):
         worker = int((tmp_path / "worker").read_text())
     try:
         assert Path(f"/proc/{worker}").exists()
-        write(tmp_path, HEADER | {"start": 1}, [(2, ROW, [])])
+        write(tmp_path, HEADER._replace(start=1), [(2, ROW, [])])
     finally:
         os.kill(worker, signal.SIGKILL)
     assert steps_of(tmp_path) == [1, 2]

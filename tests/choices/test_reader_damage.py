@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gap_hf.trainer.record import FILENAME, read_choices
+from gap_hf.choices import read_choices
+from gap_hf.choices.format import FILENAME
 
-from .test_choices_file import HEADER, SWITCH, rewrite, write, write_three_steps
+from .files import HEADER, SWITCH, rewrite, write, write_three_steps
 
 DAMAGE = {
     '{"step":2,"ch\n': "not JSON",
@@ -95,7 +96,7 @@ def test_only_the_first_are_told_in_full(tmp_path, caplog):
 def two_runs(path) -> list[str]:
     """Three steps, and a run that resumed after the second with other choices, to step 4."""
     write_three_steps(path)
-    write(path, HEADER | {"start": 2}, [(3, [[0, 0], [0]], []), (4, [[0, 0], [0]], [])])
+    write(path, HEADER._replace(start=2), [(3, [[0, 0], [0]], []), (4, [[0, 0], [0]], [])])
     return (path / FILENAME).read_text().splitlines(keepends=True)
 
 
@@ -111,10 +112,15 @@ BAD_HEADERS = {
     "its parameters are not all text": lambda line: changed(
         line, groups=[{"candidates": ["0.8"], "parameters": [None]}]
     ),
-    "its candidates are ['0.8', 'fast']; expected numbers": lambda line: changed(
-        line, groups=[{"candidates": ["0.8", "fast"], "parameters": ["a"]}]
+    "one of its candidates is not a dict": lambda line: changed(
+        line, groups=[{"candidates": ["0.8"], "parameters": ["a"]}]
     ),
-    "its candidates are ['nan']": lambda line: changed(line, groups=[{"candidates": ["nan"], "parameters": ["a"]}]),
+    "one of its candidates is 'fast'; expected a number": lambda line: changed(
+        line, gap_hf=1, groups=[{"candidates": ["0.8", "fast"], "parameters": ["a"]}]
+    ),
+    "one of its candidates is 'nan'": lambda line: changed(
+        line, gap_hf=1, groups=[{"candidates": ["nan"], "parameters": ["a"]}]
+    ),
     "its candidates are []": lambda line: changed(line, groups=[{"candidates": [], "parameters": ["a"]}]),
 }
 
@@ -136,7 +142,7 @@ def test_damaged_header_costs_the_lines_up_to_the_next(tmp_path, why):
     assert why in choices.damaged[5]
     assert choices.damaged[6] == choices.damaged[7] == "its header, line 5, can't be read"
 
-    write(tmp_path, HEADER | {"start": 4}, [(5, [[1, 1], [1]], [])])
+    write(tmp_path, HEADER._replace(start=4), [(5, [[1, 1], [1]], [])])
     assert read_choices(tmp_path).steps.tolist() == [1, 2, 3, 5]
 
 
@@ -160,10 +166,10 @@ def test_damaged_number_of_a_step_does_not_cost_the_next_ones(tmp_path):
 def test_damage_that_a_resumed_run_has_done_over_is_no_loss(tmp_path, caplog):
     lines = write_three_steps(tmp_path)
     rewrite(tmp_path, [*lines[:2], "?\n", "?\n"])
-    write(tmp_path, HEADER | {"start": 1}, [(2, [[0, 0], [0]], [])])
+    write(tmp_path, HEADER._replace(start=1), [(2, [[0, 0], [0]], [])])
     choices = read_choices(tmp_path)
     assert (choices.steps.tolist(), choices.damaged) == ([1, 2], {})
-    write(tmp_path, HEADER | {"start": 2}, [(3, [[0, 0], [0]], [])])
+    write(tmp_path, HEADER._replace(start=2), [(3, [[0, 0], [0]], [])])
     assert (read_choices(tmp_path).damaged, caplog.text) == ({}, "")
 
 
@@ -173,14 +179,14 @@ def test_first_header_is_damaged(tmp_path):
     says = r"holds no steps that can be read \(line 1: not JSON; line 2: its header, line 1, can't be read; .*1 more"
     with pytest.raises(ValueError, match=says):
         read_choices(tmp_path)
-    write(tmp_path, HEADER | {"start": 3}, [(4, [[1, 1], [1]], [])])
+    write(tmp_path, HEADER._replace(start=3), [(4, [[1, 1], [1]], [])])
     assert read_choices(tmp_path).steps.tolist() == [4]
 
 
 def test_format_of_the_future(tmp_path):
     lines = write_three_steps(tmp_path)
-    rewrite(tmp_path, [lines[0].replace('"gap_hf":1', '"gap_hf":2'), *lines[1:]])
-    with pytest.raises(ValueError, match="line 1: format 2 is not known to this version"):
+    rewrite(tmp_path, [lines[0].replace('"gap_hf":2', '"gap_hf":3'), *lines[1:]])
+    with pytest.raises(ValueError, match="line 1: format 3 is not known to this version"):
         read_choices(tmp_path)
 
 

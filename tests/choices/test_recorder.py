@@ -6,7 +6,8 @@ import torch
 from accelerate import Accelerator
 
 import gap_hf
-from gap_hf.trainer.record import read_choices
+from gap_hf.candidate import Candidate
+from gap_hf.choices import read_choices
 
 BETAS = [(0.5, 0.999), (0.99, 0.999)]
 
@@ -75,6 +76,57 @@ def test_wrapped_by_accelerate_and_without_a_file(tmp_path):
         for step, _ in enumerate(train(model, optimizer, 3), 1):
             recorder.add(step)
         assert recorder.summary()["gap/changed"] >= 0
+    assert not list(tmp_path.iterdir())
+
+
+class Unvalued(gap_hf.GapAdamW):
+    """Its candidates have names, and one of them no value."""
+
+    def candidate_list(self, group):
+        return [Candidate("short memory", 0.5, "adam"), Candidate("long/memory", None, "other")]
+
+
+@pytest.mark.parametrize("type", ["switch", "switch_parameter_wise"])
+def test_candidate_without_a_value(tmp_path, type):
+    """There is no mean then; everything else is as before."""
+    model, _ = build()
+    optimizer = Unvalued(model.parameters(), lr=0.01, betas=BETAS, type=type)
+    with gap_hf.Recorder(optimizer, model, tmp_path) as recorder:
+        for step, _ in enumerate(train(model, optimizer, 8), 1):
+            recorder.add(step)
+        found = recorder.summary()
+    assert list(found) == ["gap/share_short memory", "gap/share_long_memory", "gap/changed", "gap/resets"]
+    choices = read_choices(tmp_path)
+    assert set(map(tuple, choices.candidates)) == {tuple(optimizer.candidate_list({}))}
+    assert found["gap/share_short memory"] == pytest.approx((choices.choices == 0).mean(), abs=1e-6)
+    assert sum(list(found.values())[:2]) == pytest.approx(1, abs=1e-6)
+
+
+def test_values_are_exact_where_labels_are_short(tmp_path):
+    """Two candidates of the same label share a key; the mean is of what was applied."""
+    model, _ = build()
+    momenta = [0.12345678, 0.123456781]
+    optimizer = gap_hf.SGDM(model.parameters(), lr=0.01, momentum=momenta, type="switch")
+    with gap_hf.Recorder(optimizer, model, tmp_path) as recorder:
+        for step, _ in enumerate(train(model, optimizer, 3), 1):
+            recorder.add(step)
+        found = recorder.summary()
+    assert found["gap/share_0.123457"] == 1
+    assert found["gap/momentum"] == 0.123457
+    assert [candidate.value for candidate in read_choices(tmp_path).candidates[0]] == momenta
+
+
+@pytest.mark.parametrize("type", ["switch", "switch_parameter_wise"])
+def test_more_candidates_than_the_file_holds(tmp_path, caplog, type):
+    model, _ = build()
+    momenta = [k / 40 for k in range(37)]
+    optimizer = gap_hf.SGDM(model.parameters(), lr=0.01, momentum=momenta, type=type)
+    with gap_hf.Recorder(optimizer, model, tmp_path) as recorder:
+        for step, _ in enumerate(train(model, optimizer, 3), 1):
+            recorder.add(step)
+        assert len([key for key in recorder.summary() if "share" in key]) == 37
+    (record,) = caplog.records
+    assert "the choices file holds up to 36 candidates, and this optimizer has 37" in record.getMessage()
     assert not list(tmp_path.iterdir())
 
 

@@ -1,0 +1,17 @@
+"""``Candidate``: one of those that a gap optimizer chooses among, as logs, files and plots know it."""
+
+from typing import NamedTuple
+
+
+class Candidate(NamedTuple):
+    """One of the K candidates of a parameter.
+
+    Attributes:
+        label: the short text for logs, plots and files. Nothing reads a number out of it.
+        value: the number that a mean can be taken of, such as beta1 or the momentum; None if there is none.
+        family: the name of the candidate's arithmetic: ``"adam"`` or ``"sgdm"``.
+    """
+
+    label: str
+    value: float | None
+    family: str

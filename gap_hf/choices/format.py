@@ -1,0 +1,157 @@
+"""The choices file: every step's choice of every parameter, one JSON line each. Its format, and what a header says.
+
+```text
+{"gap_hf": 2, "start": 0, "type": "switch_parameter_wise", "candidate": "beta1",
+ "groups": [{"candidates": [{"label": "0.8", "value": 0.8, "family": "adam"}, ...],
+             "parameters": ["layers.0.q_proj.lora_A", ...]}, ...]}
+{"step": 1, "choice": ["0110...", ...], "margin": ["5c0-...", ...]}
+{"step": 2, "choice": ["0010...", ...], "margin": ["4a13...", ...], "reset": [[0, 3]]}
+```
+
+``candidates`` lists each group's candidates (``gap_hf.candidate.Candidate``); ``candidate`` says what their values are.
+``choice`` holds one string per group with one digit (base 36) per parameter, or for ``type='switch'`` one digit for
+the model, and there ``J`` the K raw scores. ``margin`` says how clearly each choice won
+(``gap_hf.choices.margin``), in 35ths, a ``-`` where there was nothing to choose by; for ``'switch'`` it follows
+from ``J``. ``reset`` lists the (group, parameter) pairs whose buffers were soft-reset, for ``'switch'`` just
+``true``. ``gap_hf.choices.writer`` writes it, and only ever appends: a killed run leaves a file that reads up to the
+last step that was handed in (on an accelerator, the last log); a resumed run appends another header, whose ``start``
+says after which step the earlier lines no longer count.
+
+In version 1 a candidate was its label alone: a number, or two with a slash between them. ``read_header`` reads both; a
+file may hold headers of both, if an old run was resumed.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+from ..candidate import Candidate
+
+FILENAME = "gap_choices.jsonl"
+VERSION = 2
+HEADER = b'{"gap_hf":'
+"""How a header begins."""
+TYPES = ("switch", "switch_parameter_wise")
+
+
+class HeaderGroup(NamedTuple):
+    """A parameter group in a header: its candidates, and its parameters' names."""
+
+    candidates: list[Candidate]
+    parameters: list[str]
+
+
+class Header(NamedTuple):
+    """What the lines below it are about.
+
+    Attributes:
+        start: the step after which earlier lines no longer count; 0 for a new run.
+        type: ``'switch'`` or ``'switch_parameter_wise'``.
+        candidate: what the candidates' values are: ``'beta1'`` or ``'momentum'``.
+        groups: those that have parameters.
+    """
+
+    start: int
+    type: str
+    candidate: str
+    groups: list[HeaderGroup]
+
+    def to_json(self) -> dict[str, Any]:
+        """The line of the file, in the newest version."""
+        groups = [
+            {"candidates": [candidate._asdict() for candidate in group.candidates], "parameters": group.parameters}
+            for group in self.groups
+        ]
+        return {"gap_hf": VERSION, **self._asdict(), "groups": groups}
+
+    def continues(self, earlier: "Header") -> bool:
+        """Whether the lines of ``earlier`` can stand beside this one's: same type, labels and parameters."""
+        return self._described() == earlier._described()
+
+    def _described(self) -> tuple[str, list[tuple[list[str], list[str]]]]:
+        # labels alone: version 1 rounded the values, and did not know the families
+        return self.type, [([candidate.label for candidate in c], parameters) for c, parameters in self.groups]
+
+
+def entry(line: dict[str, Any], key: str, *kinds: type) -> Any:
+    """``line[key]``, of one of ``kinds``.
+
+    Raises:
+        ValueError: it isn't there, or is something else.
+    """
+    if key not in line:
+        raise ValueError(f"it has no {key!r}")
+    if type(line[key]) not in kinds:
+        raise ValueError(f"its {key!r} is not {' or '.join(kind.__name__ for kind in kinds)}")
+    return line[key]
+
+
+def whole(line: dict[str, Any], key: str) -> int:
+    """``line[key]``, a step's number. Raises ValueError."""
+    number: int = entry(line, key, int)
+    if not 0 <= number < 2**63:
+        raise ValueError(f"its {key!r} is {number}")
+    return number
+
+
+def read_header(line: dict[str, Any]) -> Header:
+    """The header in a line of version 1 or 2.
+
+    Raises:
+        ValueError: it is of another version, or lacks something that rows and reports need.
+    """
+    version = line["gap_hf"]
+    if version not in (1, VERSION):
+        raise ValueError(f"format {version!r} is not known to this version of gap_hf")
+    start, type_, name = whole(line, "start"), entry(line, "type", str), entry(line, "candidate", str)
+    if type_ not in TYPES:
+        raise ValueError(f"its type is {type_!r}")
+    groups = entry(line, "groups", list)
+    if not groups:
+        raise ValueError("it has no groups")
+    return Header(start, type_, name, [read_group(group, version, name) for group in groups])
+
+
+def read_group(group: Any, version: int, name: str) -> HeaderGroup:
+    """A parameter group of a header whose candidates' values are called ``name``. Raises ValueError."""
+    if type(group) is not dict:
+        raise ValueError("one of its groups is not a dict")
+    found, parameters = entry(group, "candidates", list), entry(group, "parameters", list)
+    if not all(type(text) is str for text in parameters):
+        raise ValueError("its parameters are not all text")
+    if not found:
+        raise ValueError("its candidates are []")
+    if version == 1:
+        found = [upgraded_from_1(label, name) for label in found]
+    return HeaderGroup([read_candidate(one) for one in found], parameters)
+
+
+def read_candidate(found: Any) -> Candidate:
+    """A candidate of version 2. Raises ValueError."""
+    if type(found) is not dict:
+        raise ValueError("one of its candidates is not a dict")
+    label, family = entry(found, "label", str), entry(found, "family", str)
+    value = entry(found, "value", float, int, type(None))
+    if value is not None and not math.isfinite(value):
+        raise ValueError(f"the value of its candidate {label!r} is {value}")
+    return Candidate(label, None if value is None else float(value), family)
+
+
+FAMILIES = {"beta1": "adam", "momentum": "sgdm"}
+"""The families that version 1 knew, by what it called a candidate."""
+
+
+def upgraded_from_1(label: Any, name: str) -> dict[str, Any]:
+    """A candidate of version 1 as version 2 has it; of a family that isn't known, ``name`` stands for that.
+
+    Raises:
+        ValueError: its label is not a number, or a pair like ``'0.9/0.99'``.
+    """
+    if type(label) is not str:
+        raise ValueError("its candidates are not all text")
+    try:
+        numbers = [float(part) for part in label.split("/")]
+    except ValueError:
+        numbers = []
+    if not 1 <= len(numbers) <= 2 or not all(map(math.isfinite, numbers)):
+        raise ValueError(f"one of its candidates is {label!r}; expected a number, or a pair like '0.9/0.99'")
+    return {"label": label, "value": numbers[0], "family": FAMILIES.get(name, name)}
