@@ -6,6 +6,7 @@ Importing this package adds ``gap_adamw``, ``gap_adam``, ``gap_sgdm`` and the pr
 
 import sys
 from pathlib import PurePath
+from typing import Any
 
 __version__ = "0.2.0"
 __all__ = ["SGDM", "Adam", "GapAdamW", "GapCallback", "Recorder", "consolidated_state_dict", "recommended", "register"]
@@ -21,3 +22,13 @@ if PurePath(*sys.argv[:1]).name not in ("gap-hf", "gap-hf.exe"):
     from .trainer.registry import register
 
     register()
+
+
+def __getattr__(name: str) -> Any:
+    """Return the optimizer class of a family that is not listed above (``gap_hf.optim.families`` finds them all)."""
+    if not name.startswith("_"):
+        from .optim.families import OPTIMIZERS
+
+        if name in OPTIMIZERS:
+            return OPTIMIZERS[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def refuse_bare_package(name: str) -> None:
-    """End with the names of its modules where ``name`` is a package that can't be run by itself."""
+    """Exit with a list of the package's modules if ``name`` is a package that can't be run by itself."""
     spec = importlib.util.find_spec(name)
     if spec is None or spec.submodule_search_locations is None or importlib.util.find_spec(f"{name}.__main__"):
         return

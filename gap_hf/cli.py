@@ -19,7 +19,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 
 def show_version(asked: bool) -> None:
-    """Print it and end, if asked."""
+    """Print the version and exit, if ``--version`` was given."""
     if asked:
         typer.echo(f"gap-hf {__version__}")
         raise typer.Exit
@@ -31,7 +31,7 @@ def main(
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Look at what the GAP optimizers did, and at what they cost."""
+    """Show what the GAP optimizers did, and what they cost."""
 
 
 Formats = Annotated[
@@ -50,9 +50,9 @@ def plot(
 ) -> None:
     """Draw what GAP chose in a run.
 
-    Candidate share over time, a layers x steps map with the soft resets, and
-    how clearly the choices were made; a page with all of it, with the losses
-    and a table by kind of parameter.
+    Plots the candidates' shares over time, a layers x steps map with the soft
+    resets, and how clearly the choices were made. Also writes a page with all
+    of these, the losses and a table by kind of parameter.
     """
     with failing_cleanly(OSError, ValueError):
         from .report.run import choices_of, read_run
@@ -75,10 +75,10 @@ def compare(
     ] = None,
     formats: Formats = None,
 ) -> None:
-    """Put runs side by side: losses, and what GAP applied.
+    """Put runs side by side: their losses, and what GAP applied.
 
     Prints a table. With --out it also draws the losses and the applied
-    candidates over one another, as pictures and as a page.
+    candidates of all runs together, as pictures and as a page.
     """
     with failing_cleanly(OSError, ValueError):
         from .report.compare import table
@@ -122,12 +122,12 @@ def bench(
         Path | None, typer.Option("--json", metavar="FILE", help="Write everything that was measured there, too.")
     ] = None,
 ) -> None:
-    """Measure what a step costs, beside torch's AdamW and others.
+    """Measure what a step costs, compared with torch's AdamW and others.
 
     Every contender steps the same random tensors in turn, round after round,
-    in one process. The table has its step time as a ratio to torch's fused
-    AdamW, the bytes of its state, what it launches and waits for, and the
-    memory that it takes meanwhile.
+    in one process. The table shows each one's step time as a ratio to torch's
+    fused AdamW, the bytes of its state, what it launches and waits for, and
+    the memory that it takes during the step.
     """
     from .bench import BenchError, Options, run
     from .bench.progress import Bar
@@ -162,10 +162,10 @@ def doctor(
 ) -> None:
     """Say what works on this machine.
 
-    Versions, kernels (the CPU's is built if it never was), and the layouts
-    that can be started here; with --config, whether a run with that accelerate
-    config will be exact, or refused and why. Exit status 1 if it will be
-    refused, or a version is one that gap_hf was not made for.
+    Shows versions, kernels (the CPU kernel is built if it never was), and the
+    layouts that can be started here; with --config, whether a run with that
+    accelerate config will be exact, or refused and why. The exit status is 1
+    if it will be refused, or if a version is not one that gap_hf supports.
     """
     from .doctor import config as configs
     from .doctor import machine
@@ -211,10 +211,10 @@ def sweep(
 ) -> None:
     """Run a grid of fixed beta1 (or momentum) beside GAP, and print the table.
 
-    All runs are the same script with the same flags (those that are not the
-    sweep's own go to the script); a fixed value is torch's own optimizer. Runs
-    that an earlier call has finished are kept: the same command continues a
-    sweep that was stopped.
+    All runs use the same script with the same flags (flags that are not the
+    sweep's own go to the script); a fixed value runs torch's own optimizer.
+    Runs that an earlier call has finished are kept: the same command continues
+    a sweep that was stopped.
 
         gap-hf sweep train.py --value 0.8 --value 0.9 --max_steps 200
     """
@@ -249,7 +249,7 @@ def sweep(
 
 @contextmanager
 def failing_cleanly(*mendable: type[Exception]) -> Iterator[None]:
-    """Turn what a user can mend into one line, and status 1."""
+    """Turn an error that the user can fix into one line and exit status 1."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -261,7 +261,7 @@ def failing_cleanly(*mendable: type[Exception]) -> Iterator[None]:
 
 
 def show_table(head: list[str], rows: list[list[str]]) -> None:
-    """Print it."""
+    """Print a table."""
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
     for i, title in enumerate(head):
         table.add_column(title, justify="left" if i == 0 else "right", overflow="fold")

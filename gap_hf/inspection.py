@@ -1,4 +1,4 @@
-"""Look into a gap optimizer, the same under every layout: gather its state by parameter names."""
+"""A look inside a gap optimizer, the same under every layout: its state, gathered by parameter names."""
 
 from typing import Any
 
@@ -7,19 +7,20 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .choices.naming import parameter_names
+from .optim.arithmetic.eight_bit import is_eight_bit
 from .optim.find import find_gap_optimizer
-from .optim.kernels.eight_bit import is_eight_bit
+from .optim.state import buffer_dtypes
 
 
 @torch.no_grad()
 def consolidated_state_dict(optimizer: Any, model: nn.Module) -> dict[str, Any]:
-    """The optimizer's state for whole parameters and by their names, gathered from all ranks, for inspection.
+    """Gather the optimizer's state from all ranks, for whole parameters and by their names, for inspection.
 
-    Every rank must call it. Saving and resuming is the backend's business (``docs/layouts.md#checkpoints``).
+    Every rank must call it. For saving and resuming, use the backend's checkpoints (``docs/layouts.md#checkpoints``).
 
     Args:
-        optimizer: a gap optimizer, or what Accelerate or DeepSpeed made of it.
-        model: its model, wrapped or not.
+        optimizer: a gap optimizer, or Accelerate's or DeepSpeed's wrapper of one.
+        model: the model whose parameters it steps, wrapped or not.
 
     Returns:
         On rank 0 ``{"state": {name: {"step": ..., "exp_avg_0": ..., ...}}, "param_groups": [...]}`` like
@@ -47,7 +48,7 @@ def consolidated_state_dict(optimizer: Any, model: nn.Module) -> dict[str, Any]:
             if step < 0:  # it never had a gradient
                 continue
             whole = {}
-            for buffer, dtype in gap.buffer_dtypes(group, layout.keys(g, i)[0]).items():
+            for buffer, dtype in buffer_dtypes(gap.family, group, layout.keys(g, i)[0]).items():
                 gathered = layout.whole(g, i, gap.state, buffer, dtype or torch.float32)
                 if is_eight_bit(gathered):
                     gathered = gathered.dequantize()

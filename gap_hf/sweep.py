@@ -1,7 +1,7 @@
-"""``gap-hf sweep``: the grid of fixed beta1 (or momentum) beside GAP, which claims to replace it.
+"""``gap-hf sweep``: a grid of fixed beta1 (or momentum) values beside GAP, which claims to make the grid unnecessary.
 
-Every run is the same training script with the same flags; only the optimizer differs. A fixed value is
-``type=default``, torch's own optimizer, bit for bit.
+Every run uses the same training script with the same flags; only the optimizer differs. A fixed value runs with
+``type=default``, which is torch's own optimizer, bit for bit.
 """
 
 import json
@@ -23,11 +23,10 @@ DONE = "sweep_done.json"
 LOG = "sweep.log"
 OWN_FLAGS = ("--optim", "--optim_args", "--output_dir", "--seed")
 Measured = tuple[float | None, float | None, float | None, float | None]
-GRIDS = {"beta1": (0.5, 0.8, 0.9, 0.95, 0.99), "momentum": (0.0, 0.5, 0.8, 0.9, 0.99)}
 
 
 class SweepError(Exception):
-    """Why a sweep can't go on, in one line (and the end of a run's output)."""
+    """The error of a sweep that can't go on; it says why in one line (with the end of a run's output)."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +34,18 @@ class Member:
     """One run of a sweep.
 
     Attributes:
-        name: of the optimizer, the same for all seeds: ``gap_adamw`` or ``beta1=0.9``.
-        seed: of the run.
-        directory: its ``output_dir``.
-        command: what starts it.
+        name: the optimizer's name, the same for all seeds: ``gap_adamw`` or ``beta1=0.9``.
+        seed: the run's seed.
+        directory: the run's ``output_dir``.
+        command: the command that starts it.
+        candidate: the name of a candidate's value in its logs: ``beta1`` or ``momentum``.
     """
 
     name: str
     seed: int
     directory: Path
     command: list[str]
+    candidate: str
 
 
 def plan(
@@ -57,16 +58,16 @@ def plan(
     out: Path = Path("runs/sweep"),
     launch: Path | None = None,
 ) -> list[Member]:
-    """The runs of a sweep, GAP first.
+    """List the runs of a sweep, GAP first.
 
     Args:
         script: a training script that takes ``TrainingArguments``' flags.
-        flags: for every run.
+        flags: flags for every run.
         gap: an ``optim`` name of this package.
-        gap_args: ``optim_args`` for it.
-        values: the fixed beta1 (or momenta); a usual grid by default.
-        seeds: every optimizer runs with each of them.
-        out: holds a directory per run.
+        gap_args: the ``optim_args`` for that name.
+        values: the fixed values of beta1 (or the momentum); by default a usual grid.
+        seeds: the seeds that every optimizer runs with.
+        out: the directory that holds a directory per run.
         launch: an accelerate config file; without it each run is one process.
 
     Raises:
@@ -82,12 +83,15 @@ def plan(
     taken = [flag for flag in flags if flag.startswith("--") and name_of(flag) in OWN_FLAGS]
     if taken:
         raise SweepError(f"{taken[0]} is set by the sweep: see its own --gap, --gap-args, --out and --seed")
-    candidate, option = PRESETS[gap].optimizer.candidate_name, PRESETS[gap].optimizer.candidate_option
+    family = PRESETS[gap].optimizer.family
+    candidate, option = family.candidate_name, family.candidate_option
+    if not values and not family.grid:
+        raise SweepError(f"{gap!r} has no candidates, and so nothing to sweep")
     start = [sys.executable, "-m", "gap_hf", str(script)]
     if launch is not None:
         start[1:1] = ["-m", "accelerate.commands.launch", "--config_file", str(launch)]
     optimizers = {gap: gap_args}
-    for value in values or GRIDS[candidate]:
+    for value in values or family.grid:
         optimizers[f"{candidate}={value:.12g}"] = f"type=default,{option}={value:.12g}"
     members = []
     for name, optim_args in optimizers.items():
@@ -96,12 +100,12 @@ def plan(
             directory = out / (name if len(seeds) == 1 else f"{name}-seed{seed}")
             own = ["--optim", gap, *(["--optim_args", optim_args] if optim_args else [])]
             command = [*start, *flags, *own, "--seed", str(seed), "--output_dir", str(directory)]
-            members.append(Member(name, seed, directory, command))
+            members.append(Member(name, seed, directory, command, candidate))
     return members
 
 
 def check_options(name: str, gap: str, optim_args: str | None) -> None:
-    """Raise SweepError where the optimizer would refuse its options: now, and not after other runs have trained."""
+    """Raise SweepError if the optimizer would refuse its options: now, rather than after other runs have trained."""
     try:
         PRESETS[gap].optimizer([torch.zeros(1)], **options_of(gap, optim_args))
     except (ValueError, ImportError) as error:
@@ -109,17 +113,17 @@ def check_options(name: str, gap: str, optim_args: str | None) -> None:
 
 
 def name_of(flag: str) -> str:
-    """``--optim`` of ``--optim=x``; transformers takes ``-`` for ``_``, too."""
+    """Return the name of a flag, ``--optim`` for ``--optim=x``; transformers takes ``-`` for ``_``, too."""
     return "--" + flag[2:].partition("=")[0].replace("-", "_")
 
 
 def run(members: Sequence[Member], begun: Callable[[Member], None], ended: Callable[[Member, bool], None]) -> None:
-    """Run them one after another; those that an earlier sweep has finished are kept.
+    """Run the members of a sweep one after another; those that an earlier sweep has finished are kept.
 
     Args:
-        members: of ``plan``.
-        begun: told of each that starts.
-        ended: told of each that is there, and whether it ran now.
+        members: the runs that ``plan`` returned.
+        begun: called with each run that starts.
+        ended: called with each run that is there, and whether it ran now.
 
     Raises:
         SweepError: a directory holds something else, or a run failed; the finished ones are kept.
@@ -135,7 +139,7 @@ def run(members: Sequence[Member], begun: Callable[[Member], None], ended: Calla
 
 
 def check(member: Member) -> None:
-    """Raise unless the directory is this run's: nothing that something else wrote is overwritten."""
+    """Raise SweepError unless the directory is this run's: nothing that something else wrote is overwritten."""
     marker = member.directory / DONE
     if marker.is_file():
         if json.loads(marker.read_text(encoding="utf-8"))["command"] != member.command:
@@ -145,10 +149,10 @@ def check(member: Member) -> None:
 
 
 def start(member: Member) -> None:
-    """Run one, its output in ``sweep.log``, and mark it as finished.
+    """Start one run, with its output in ``sweep.log``, wait for it, and mark it as finished.
 
     Raises:
-        SweepError: it failed, or left no ``trainer_state.json``.
+        SweepError: the run failed, or left no ``trainer_state.json``.
     """
     member.directory.mkdir(parents=True, exist_ok=True)
     log, began = member.directory / LOG, time.monotonic()
@@ -165,11 +169,12 @@ def start(member: Member) -> None:
 
 
 def table(members: Sequence[Member], runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
-    """The titles of the columns, and rows of text: one per optimizer, means over the seeds; the best
-    fixed value is marked.
+    """Return the titles of the columns and the rows of text, one per optimizer, with means over the seeds.
+
+    The best fixed value is marked.
 
     Args:
-        members: of ``plan``.
+        members: the runs that ``plan`` returned.
         runs: what each of them left.
     """
     head = ["", f"loss, last {LAST} logs", "evaluation loss", "against GAP", "mean applied", "seconds"]
@@ -199,11 +204,10 @@ def table(members: Sequence[Member], runs: Sequence[Run]) -> tuple[list[str], li
 
 
 def measure(member: Member, run: Run) -> Measured:
-    """Loss at the end, last evaluation loss, mean applied candidate, seconds."""
+    """Return a run's loss at the end, its last evaluation loss, its mean applied candidate and its seconds."""
     losses = run.curve("loss")[1][-LAST:]
-    applied = [run.curve(f"gap/{name}")[1] for name in GRIDS]
+    values = run.curve(f"gap/{member.candidate}")[1]
     seconds = json.loads((member.directory / DONE).read_text(encoding="utf-8"))["seconds"]
-    values = next((found for found in applied if found), [])
     return (
         statistics.fmean(losses) if losses else None,
         run.last("eval_loss"),
@@ -213,13 +217,13 @@ def measure(member: Member, run: Run) -> Measured:
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """None if one of them is missing."""
+    """The mean of ``values``; None if one of them is missing."""
     kept = [value for value in values if value is not None]
     return statistics.fmean(kept) if kept and len(kept) == len(values) else None
 
 
 def spread(values: Sequence[float | None], digits: int = 4) -> str:
-    """Mean, and the standard deviation where there are several; empty if one is missing."""
+    """The mean, and for several values the standard deviation, as text; empty if one of them is missing."""
     middle = mean(values)
     if middle is None:
         return ""

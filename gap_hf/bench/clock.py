@@ -14,17 +14,17 @@ from torch.optim import Optimizer
 from .contenders import Contender
 
 Advance = Callable[[int], None]
-"""Told how many steps have been taken since it was last called."""
+"""A function that is told how many steps have been taken since it was last called."""
 
 
 @dataclass
 class Entrant:
-    """A contender on the track.
+    """A contender in the benchmark, with its optimizer and the times measured so far.
 
     Attributes:
-        contender: who it is.
-        optimizer: with its state made.
-        seconds: of its steps so far.
+        contender: what is timed.
+        optimizer: its optimizer, whose state has been made.
+        seconds: the time of each of its steps so far.
     """
 
     contender: Contender
@@ -33,10 +33,10 @@ class Entrant:
 
 
 class Copier:
-    """A copy of memory larger than the caches.
+    """A copy of a memory area that is larger than the caches.
 
-    Done before every timed step, it lets all of them begin alike, with caches that hold nothing of theirs, as after a
-    backward pass; and its own time tells how fast the memory is.
+    Done before every timed step, it gives all steps the same start: caches that hold none of their data, as after a
+    backward pass. Its own time tells how fast the memory is.
     """
 
     def __init__(self, nbytes: int, device: torch.device) -> None:
@@ -47,16 +47,16 @@ class Copier:
 
     @property
     def nbytes(self) -> int:
-        """Read and written by one copy."""
+        """The number of bytes that one copy reads and writes."""
         return 2 * self.source.nbytes
 
     def copy(self) -> None:
-        """Copy, and note how long it took."""
+        """Copy, and note how long it takes."""
         self.seconds.append(timed(lambda: self.target.copy_(self.source), self.device))
 
 
 def timed(action: Callable[[], Any], device: torch.device) -> float:
-    """Seconds until ``action`` is done, on the device too."""
+    """Return the seconds until ``action`` is done, on the device too."""
     wait(device)
     start = perf_counter()
     action()
@@ -71,7 +71,7 @@ def wait(device: torch.device) -> None:
 
 
 def race(entrants: Sequence[Entrant], rounds: int, copier: Copier, cold: bool, advance: Advance) -> None:
-    """Time every entrant's step once in each round, in an order that is drawn anew for each."""
+    """Time every entrant's step once in each round, in an order that is drawn anew for each round."""
     with no_garbage_collection():
         for number in range(rounds):
             order = random.Random(number).sample(entrants, len(entrants))
@@ -86,7 +86,7 @@ def race(entrants: Sequence[Entrant], rounds: int, copier: Copier, cold: bool, a
 
 @contextmanager
 def no_garbage_collection() -> Iterator[None]:
-    """Keep Python from collecting garbage in the middle of somebody's step."""
+    """Keep Python from collecting garbage in the middle of a step."""
     was_on = gc.isenabled()
     gc.disable()
     try:

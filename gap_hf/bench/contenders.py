@@ -15,13 +15,13 @@ from .errors import BenchError, first_line
 from .literal import LiteralGap
 
 BASELINE = "torch-fused"
-"""What every step time is divided by."""
+"""The contender by whose step time every other is divided."""
 
 NUMBERS: dict[str, Any] = {"lr": 1e-4, "weight_decay": 1e-2}
-"""The same for all; they don't change what a step costs."""
+"""Options that are the same for all; they don't change what a step costs."""
 
 TYPES = {"switch": "switch", "each": "switch_parameter_wise"}
-"""What contenders are called by, and GAP's ``type``."""
+"""The short names in contenders' names, and the ``type`` that each stands for."""
 
 GAP_FLAGS: dict[str, dict[str, Any]] = {
     "loop": {"foreach": False, "fused": False},
@@ -30,19 +30,19 @@ GAP_FLAGS: dict[str, dict[str, Any]] = {
     "bf16": {"state_dtype": "bfloat16"},
     "8bit": {"state_dtype": "8bit"},
 }
-"""The kernels with state of the parameter's dtype, and smaller state with the kernel that is taken by default."""
+"""GAP's options by the ends of contenders' names: a kernel, or a smaller state with the default kernel."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """An optimizer of the table.
+    """An optimizer that the benchmark's table has a row for.
 
     Attributes:
-        name: what it is called there.
-        make: makes it, from parameters and K.
-        package: what must be installed.
-        devices: where it is run.
-        compiled: whether it is one of ``torch.compile``, which can't be run while operations are counted.
+        name: its name in the table.
+        make: makes the optimizer from parameters and K.
+        package: the package that must be installed.
+        devices: the types of device that it runs on.
+        compiled: whether ``torch.compile`` compiles its step, which then can't run while operations are counted.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Contender:
     compiled: bool = False
 
     def absence(self, device: torch.device) -> str | None:
-        """Why it is not in the table, or None."""
+        """Return the reason why the contender is not in the table, or None if it is."""
         if not installed(self.package):
             return f"{self.package} is not installed"
         if device.type not in self.devices:
@@ -73,12 +73,12 @@ def candidates(K: int) -> list[tuple[float, float]]:
 
 
 def contenders() -> list[Contender]:
-    """All of them, in the table's order: torch's, the literal GAP, gap_hf's, and other packages'."""
+    """All contenders, in the table's order: torch's, the literal GAP, gap_hf's, and other packages'."""
     return [*from_torch(), *gaps(), *peers()]
 
 
 def from_torch() -> list[Contender]:
-    """torch.optim.AdamW in its three ways."""
+    """The three implementations of torch.optim.AdamW: fused, foreach and loop."""
     ways: dict[str, dict[str, Any]] = {
         BASELINE: {"fused": True},
         "torch-foreach": {"foreach": True},
@@ -92,7 +92,7 @@ def from_torch() -> list[Contender]:
 
 
 def gaps() -> list[Contender]:
-    """The literal GAP and gap_hf's, in both types."""
+    """The literal GAP and gap_hf's optimizers, each in both types."""
 
     def literal(type: str) -> Callable[[list[Tensor], int], Optimizer]:
         return lambda params, K: LiteralGap(params, betas=candidates(K), type=type, **NUMBERS)
@@ -108,7 +108,7 @@ def gaps() -> list[Contender]:
 
 
 def peers() -> list[Contender]:
-    """Optimizers of other packages that save memory or tuning, too."""
+    """Optimizers of other packages that also save memory or tuning."""
 
     def of(module: str, name: str) -> Callable[[list[Tensor], int], Optimizer]:
         def make(params: list[Tensor], K: int) -> Optimizer:
@@ -133,10 +133,10 @@ def peers() -> list[Contender]:
 
 
 def select(only: list[str]) -> list[Contender]:
-    """The baseline, and the contenders whose names are or begin with one of ``only``; all if it is empty.
+    """The baseline, and the contenders whose names begin with one of ``only``; all contenders if it is empty.
 
     Raises:
-        BenchError: none is called so.
+        BenchError: no contender has such a name.
     """
     everyone = contenders()
     for wanted in only:
@@ -148,7 +148,7 @@ def select(only: list[str]) -> list[Contender]:
 
 
 def start(contender: Contender, params: list[Tensor], K: int) -> Optimizer | str:
-    """The optimizer after its first step, in which most make their state; or why it can't be used."""
+    """Return the optimizer after its first step, in which most make their state, or why it can't be used."""
     try:
         optimizer = contender.make(params, K)
         optimizer.step()

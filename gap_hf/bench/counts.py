@@ -24,24 +24,24 @@ LAUNCHES = re.compile(r"(cuda|cu|hip)\w*(LaunchKernel|LaunchCooperativeKernel|Gr
 """Calls of the GPU's runtime or driver that launch a kernel, or a graph of them."""
 
 WAITS = re.compile(r"(cuda|cu|hip)\w*Synchronize\w*|(cuda|hip)Memcpy")
-"""Those that wait for the device."""
+"""Calls that wait for the device."""
 
 READS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::equal"}
 """Operators whose result the host must wait for."""
 
 
 class Counts(NamedTuple):
-    """What one step does; None where it can't be told.
+    """What one step does; a count that can't be taken is None.
 
     Attributes:
         operations: torch operators called from Python. Those that they call in turn, and code that is not torch's, are
             not among them.
         reads: tensors whose values Python asked for: where such a tensor is on a GPU, the host waits for it.
         launches: calls that launch a kernel on the GPU, or a graph of them.
-        kernels: what ran there, copies and fills not counted.
-        copies: these.
+        kernels: kernels that ran there, without copies and fills.
+        copies: copies and fills that ran there.
         waits: calls that wait for the GPU.
-        sync_warnings: those of ``torch.cuda.set_sync_debug_mode``.
+        sync_warnings: warnings from ``torch.cuda.set_sync_debug_mode``.
         scratch: bytes of memory that a step takes and gives back, at their peak.
     """
 
@@ -59,7 +59,7 @@ def count(step: Callable[[], Any], device: torch.device, compiled: bool = False)
     """Take a few steps and count what happens in them.
 
     Args:
-        step: takes one.
+        step: a function that takes one step.
         device: where the tensors are.
         compiled: whether the step compiles itself, which it can't while its operators are watched.
     """
@@ -100,12 +100,12 @@ class Lists(TorchFunctionMode):
 
 
 def comes_to_host(result: Tensor, args: tuple[Any, ...]) -> bool:
-    """Whether a copy's result is on the CPU and one of its arguments isn't."""
+    """Whether an operation copied to the CPU: its result is there, and one of its arguments isn't."""
     return result.device.type == "cpu" and any(torch.is_tensor(a) and a.device.type != "cpu" for a in args)
 
 
 def count_operations(step: Callable[[], Any]) -> tuple[int, int]:
-    """Operators that a step calls, and values that it brings to the host."""
+    """Count the operators that a step calls, and the values that it brings to the host."""
     with Lists() as lists, Operators() as operators:
         step()
     return operators.operations, operators.reads + lists.reads
@@ -113,7 +113,7 @@ def count_operations(step: Callable[[], Any]) -> tuple[int, int]:
 
 # ---------------------------------------------------------------- the GPU
 def profile_cuda(step: Callable[[], Any]) -> tuple[int, int, int, int]:
-    """Launches, kernels, copies and waits of a step."""
+    """Count the launches, kernels, copies and waits of a step."""
     for _ in range(2):  # the first profile of a process also sets the tracing up
         torch.cuda.synchronize()
         with quiet(), profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
@@ -124,7 +124,7 @@ def profile_cuda(step: Callable[[], Any]) -> tuple[int, int, int, int]:
 
 
 def count_events(events: list[Any]) -> tuple[int, int, int, int]:
-    """Launches, kernels, copies and waits among a profile's events."""
+    """Count the launches, kernels, copies and waits among a profile's events."""
     on_gpu = [e.name for e in events if e.device_type == DeviceType.CUDA and not is_range(e)]
     copies = sum(name.startswith(("Memcpy", "Memset")) for name in on_gpu)
     on_host = [e for e in events if e.device_type == DeviceType.CPU]
@@ -136,12 +136,12 @@ def count_events(events: list[Any]) -> tuple[int, int, int, int]:
 
 
 def is_range(event: Any) -> bool:
-    """Whether a profile's event on the GPU is a named range and no kernel."""
+    """Whether a profile's event on the GPU is a named range rather than a kernel."""
     return getattr(event, "is_user_annotation", False) or event.name == STEP or event.name.startswith("Optimizer.step#")
 
 
 def sync_warnings(step: Callable[[], Any]) -> int:
-    """Operations of a step that torch warns of because the host waits for them."""
+    """Count the operations of a step that torch warns about because the host waits for them."""
     mode = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -155,7 +155,7 @@ def sync_warnings(step: Callable[[], Any]) -> int:
 
 # ---------------------------------------------------------------- memory
 def scratch_on_cuda(step: Callable[[], Any], device: torch.device) -> int:
-    """Bytes that torch's allocator has handed out at the peak of a step, less those before it."""
+    """Return the bytes that torch's allocator has handed out at the peak of a step, less those before it."""
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
@@ -165,9 +165,9 @@ def scratch_on_cuda(step: Callable[[], Any], device: torch.device) -> int:
 
 
 def scratch_on_cpu(step: Callable[[], Any]) -> int:
-    """The same on the CPU, from the allocator's reports to the profiler.
+    """Return the peak of a step's memory on the CPU in bytes, from the allocator's reports to the profiler.
 
-    They are exact for tensors, and leave out Python's lists and what compiled code takes from the system by itself.
+    The reports are exact for tensors; they leave out Python's lists and what compiled code allocates by itself.
     """
     with quiet(), profile_of_memory(profile_memory=True) as seen:
         step()
@@ -182,7 +182,7 @@ def scratch_on_cpu(step: Callable[[], Any]) -> int:
 
 
 def state_bytes(optimizer: Optimizer) -> int:
-    """Bytes of the memory behind all tensors in ``optimizer.state``; what several of them share counts once."""
+    """Return the bytes behind all tensors in ``optimizer.state``; memory that several of them share counts once."""
     storages = {}
     for tensor in tensors_in(list(optimizer.state.values())):
         storage = tensor.untyped_storage()
@@ -191,7 +191,7 @@ def state_bytes(optimizer: Optimizer) -> int:
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """The plain tensors in nested containers, and those that tensors of other kinds are made of."""
+    """Find the plain tensors in nested containers, and those that tensor subclasses are made of."""
     if isinstance(value, dict):
         yield from tensors_in(list(value.values()))
     elif isinstance(value, Iterable) and not isinstance(value, (str, Tensor)):
@@ -205,7 +205,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Drop what libraries write to the standard error meanwhile: the profiler tells there that it starts and stops."""
+    """Silence the standard error meanwhile: the profiler reports there that it starts and stops."""
     sys.stderr.flush()
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)

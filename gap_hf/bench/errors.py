@@ -1,8 +1,8 @@
-"""What can't be measured."""
+"""The error of a benchmark that can't be run."""
 
 
 class BenchError(Exception):
-    """Why a benchmark can't be run, in one line."""
+    """The error of a benchmark that can't be run; its message is one line."""
 
 
 def first_line(error: BaseException) -> str:

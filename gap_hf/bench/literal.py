@@ -1,8 +1,8 @@
-"""GAP for AdamW as one would write it down first: the yardstick for what the kernels of ``gap_hf.optim`` save.
+"""GAP for AdamW, written down in the most direct way: it shows what the kernels of ``gap_hf.optim`` save.
 
-One tensor at a time, a first and a second moment for each candidate, and the scores of each parameter brought to the
-host before the next one's turn. Only for the benchmark: it knows nothing of processes, ties or scores that are not
-finite, and its state can't be loaded.
+It takes one tensor at a time, keeps a first and a second moment for each candidate, and brings the scores of each
+parameter to the host before it goes on to the next. It is only for the benchmark: it does not handle several processes,
+ties or scores that are not finite, and its state can't be loaded.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ class LiteralGap(Optimizer):
         soft_reset: factor on the first moments after a series of steps against the gradient.
         hysteresis_threshold: the length of that series.
 
-    After a step, ``param_group['last_choice']`` is as ``gap_hf.GapAdamW``'s.
+    After a step, ``param_group['last_choice']`` has the same form as that of ``gap_hf.GapAdamW``.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class LiteralGap(Optimizer):
         return loss
 
     def _choose_for_all(self) -> None:
-        """One candidate for the whole model."""
+        """Step with one candidate for the whole model."""
         params = [(group, p) for group in self.param_groups for p in group["params"] if p.grad is not None]
         scores = [self._observe(group, p) for group, p in params]
         J = [sum(column) for column in zip(*scores, strict=True)]
@@ -70,7 +70,7 @@ class LiteralGap(Optimizer):
                 self._soft_reset(group, p)
 
     def _choose_for_each(self) -> None:
-        """One candidate for each parameter."""
+        """Step with one candidate for each parameter."""
         for group in self.param_groups:
             group["last_choice"] = []
             for p in group["params"]:
@@ -85,7 +85,7 @@ class LiteralGap(Optimizer):
                     self._soft_reset(group, p)
 
     def _observe(self, group: dict[str, Any], p: Tensor) -> list[float]:
-        """Update the moments of ``p`` and score the candidates. Waits for the device."""
+        """Update the moments of ``p`` and score the candidates. This waits for the device."""
         g = p.grad
         assert g is not None
         state = self._state_of(p, len(group["betas"]))
@@ -99,7 +99,7 @@ class LiteralGap(Optimizer):
         return torch.stack(J).tolist()
 
     def _apply(self, group: dict[str, Any], p: Tensor, choice: int) -> None:
-        """Step ``p`` by candidate ``choice``."""
+        """Step ``p`` with candidate ``choice``."""
         state = self.state[p]
         beta1, beta2 = group["betas"][choice]
         m_hat = state["m"][choice] / (1 - beta1 ** state["step"])
@@ -113,7 +113,7 @@ class LiteralGap(Optimizer):
             m.mul_(group["soft_reset"])
 
     def _state_of(self, p: Tensor, K: int) -> dict[str, Any]:
-        """The state of ``p``, made if there is none."""
+        """Return the state of ``p``; it is made if there is none."""
         state = self.state[p]
         if not state:
             state["step"] = state["negative_steps"] = 0

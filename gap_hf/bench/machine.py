@@ -18,7 +18,7 @@ def find_device(name: str) -> torch.device:
     """The device called ``name``.
 
     Raises:
-        BenchError: it is none, or not here.
+        BenchError: there is no such device, or this machine does not have it.
     """
     kind, _, number = name.partition(":")
     if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
@@ -37,7 +37,7 @@ def find_dtype(name: str) -> torch.dtype:
     """The dtype called ``name``.
 
     Raises:
-        BenchError: it is none of those that can be measured.
+        BenchError: it is not one that can be measured.
     """
     if name not in DTYPES:
         raise BenchError(f"--dtype {name!r} is unknown; expected one of {', '.join(DTYPES)}")
@@ -45,7 +45,7 @@ def find_dtype(name: str) -> torch.dtype:
 
 
 def describe(device: torch.device) -> dict[str, str]:
-    """Processor, threads, versions and time."""
+    """Describe the machine in a line: processor, threads, versions and time."""
     about = {"cpu": processor(), "threads": str(torch.get_num_threads())}
     if device.type == "cuda":
         about["gpu"] = torch.cuda.get_device_name(device)
@@ -68,7 +68,7 @@ MARGIN = 0.95
 
 
 def usable_memory(device: torch.device) -> int:
-    """Bytes that may be taken on ``device``."""
+    """The number of bytes that may be used on ``device``."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         free = torch.cuda.mem_get_info(device)[0]
@@ -78,7 +78,7 @@ def usable_memory(device: torch.device) -> int:
 
 
 def left_in_container(root: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes that a container's limit leaves, a very large number where there is none."""
+    """The number of bytes that the container's limit leaves; a very large number without a limit."""
     try:
         limit, used = ((root / f"memory.{what}").read_text().strip() for what in ("max", "current"))
     except OSError:

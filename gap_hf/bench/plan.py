@@ -1,4 +1,4 @@
-"""Which contenders are in memory at the same time, and which don't fit at all."""
+"""The plan of a benchmark: which contenders are in memory at the same time, and which don't fit at all."""
 
 from typing import NamedTuple
 
@@ -10,22 +10,22 @@ from .errors import BenchError
 from .workloads import Workload
 
 TRIAL_ELEMENTS = 1 << 20
-"""Of the shortened workload on which a contender's need of memory is measured."""
+"""The size of the shortened workload on which a contender's need of memory is measured."""
 
 GENEROUS = 100
-"""Bytes per element that no contender's state and scratch memory exceed at usual K: where there is as much for all of
-them, nobody needs to be measured beforehand."""
+"""Bytes per element that no contender's state and scratch memory exceed at usual K: if there is as much for all of
+them, none has to be measured beforehand."""
 
 
 class Need(NamedTuple):
-    """Bytes of memory that a contender needs: to keep, and during its step."""
+    """The bytes of memory that a contender needs: those it keeps, and more during its step."""
 
     state: int
     scratch: int
 
 
 class Plan(NamedTuple):
-    """Contenders that are run at the same time, batch after batch, and those that are not, with the reason."""
+    """Batches of contenders that are run at the same time, and the contenders left out, with the reason."""
 
     batches: list[list[Contender]]
     absent: dict[str, str]
@@ -34,19 +34,19 @@ class Plan(NamedTuple):
 def plan(
     chosen: list[Contender], workload: Workload, K: int, device: torch.device, dtype: torch.dtype, free: int, fixed: int
 ) -> Plan:
-    """Share memory.
+    """Divide the contenders into batches that fit into memory.
 
     Args:
         chosen: the contenders, the baseline first.
-        workload: what they step.
+        workload: the tensors that they step.
         K: number of candidates.
-        device: where.
-        dtype: of parameters and gradients.
-        free: bytes that may be taken.
-        fixed: bytes of these that everything but the contenders takes.
+        device: where the tensors are.
+        dtype: the dtype of parameters and gradients.
+        free: the bytes that may be used.
+        fixed: how many of these are used by everything but the contenders.
 
     Raises:
-        BenchError: it is not even enough for the baseline, or the baseline can't be run.
+        BenchError: the memory is not even enough for the baseline, or the baseline can't be run.
     """
     if fixed + GENEROUS * workload.elements * len(chosen) < free:
         return Plan([chosen], {})
@@ -72,10 +72,10 @@ def plan(
 
 
 def pack(chosen: list[Contender], needs: dict[str, Need], room: int) -> tuple[list[list[Contender]], list[str]]:
-    """As few batches as go in order, each with the baseline where that leaves room for another one.
+    """Pack contenders, in order, into few batches, each with the baseline if that leaves room for another one.
 
     Returns:
-        The batches, and the names of those that don't fit by themselves.
+        The batches, and the names of the contenders that don't fit even alone.
     """
 
     def fits(batch: list[Contender]) -> bool:
@@ -95,7 +95,7 @@ def pack(chosen: list[Contender], needs: dict[str, Need], room: int) -> tuple[li
 
 
 def measure(contender: Contender, workload: Workload, K: int, device: torch.device, dtype: torch.dtype) -> Need | str:
-    """What ``contender`` needs, or why it can't be run: from two steps on a shortened workload."""
+    """Find out, from two steps on a shortened workload, what ``contender`` needs, or why it can't be run."""
     if contender.compiled:  # would have to be compiled again; torch's AdamW needs more for its state
         largest = max(shape_bytes(shape, dtype) for shape in workload.shapes)
         return Need(2 * workload.elements * dtype.itemsize, 4 * largest)
@@ -110,12 +110,12 @@ def measure(contender: Contender, workload: Workload, K: int, device: torch.devi
 
 
 def shape_bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
-    """Of a tensor."""
+    """The size in bytes of a tensor with this shape and dtype."""
     return torch.Size(shape).numel() * dtype.itemsize
 
 
 def too_large(workload: Workload, dtype: torch.dtype, device: torch.device, needed: int, free: int) -> BenchError:
-    """What to say where not even the baseline fits."""
+    """The error for a workload with which not even the baseline fits into memory."""
     short = str(dtype).removeprefix("torch.")
     return BenchError(
         f"workload {workload.name} in {short} needs {gigabytes(needed)} of memory on {device} for parameters, "
@@ -124,5 +124,5 @@ def too_large(workload: Workload, dtype: torch.dtype, device: torch.device, need
 
 
 def gigabytes(nbytes: int) -> str:
-    """Bytes, to be read."""
+    """A number of bytes as text, in GB."""
     return f"{nbytes / 1e9:.1f} GB"

@@ -11,19 +11,19 @@ REFRESH = 0.1
 
 
 class Progress:
-    """Tells nobody."""
+    """A progress report that goes nowhere; subclasses show it."""
 
     def begin(self, what: str, total: int | None) -> None:
         """Begin with ``what``, which takes ``total`` steps, or an unknown number of them."""
 
     def advance(self, steps: int) -> None:
-        """So many steps more are done."""
+        """Report that this many more steps are done."""
 
 
 class Bar(Progress):
-    """Draws a bar on a terminal's standard error, and nothing elsewhere.
+    """A progress bar on the standard error if that is a terminal, else nothing.
 
-    Only when told of an advance: a thread that draws by itself would disturb what is being timed.
+    It draws only when it is told of an advance: a thread that drew by itself would disturb what is being timed.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What was measured."""
+"""The results of a measurement."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -8,13 +8,13 @@ import numpy as np
 
 @dataclass
 class Row:
-    """One contender.
+    """The measurements of one contender.
 
     Attributes:
         name: its name.
-        seconds: of its step, one for each round (or process).
-        ratios: to the baseline's step of the same round (or process).
-        state_bytes: bytes of its state.
+        seconds: the time of its step, one for each round (or process).
+        ratios: each of these times, divided by that of the baseline's step in the same round (or process).
+        state_bytes: the size of its state.
         counts: ``gap_hf.bench.counts.Counts`` as a dict; empty where nothing was counted.
     """
 
@@ -26,42 +26,42 @@ class Row:
 
     @property
     def ratio(self) -> float:
-        """The median."""
+        """The median of the ratios."""
         return float(np.median(self.ratios))
 
     @property
     def quartiles(self) -> tuple[float, float]:
-        """Of the ratios: a quarter of them lies below the first and a quarter above the second."""
+        """The quartiles of the ratios: a quarter of them lie below the first and a quarter above the second."""
         low, high = np.quantile(self.ratios, [0.25, 0.75])
         return float(low), float(high)
 
     @property
     def milliseconds(self) -> float:
-        """Of the median step."""
+        """The time of the median step in milliseconds."""
         return 1e3 * float(np.median(self.seconds))
 
 
 @dataclass
 class Result:
-    """The contenders on one workload.
+    """The measurements of all contenders on one workload.
 
     Attributes:
         workload: its name.
-        about: what it is.
-        tensors: how many there are.
-        elements: how many they have together.
-        dtype: of parameters and gradients.
+        about: its description.
+        tensors: the number of its tensors.
+        elements: the number of elements in all of them.
+        dtype: the dtype of parameters and gradients.
         device: where they are, ``"cpu"`` or ``"cuda"``.
         candidates: K.
         machine: where and with what it was measured.
         rows: the contenders; the baseline is the first.
-        absent: contenders that are not among them, and why.
+        absent: the contenders that have no row, and why.
         bytes_moved: what the baseline's step must at least read and write.
-        copy_seconds: one for each copy of ``copy_bytes``.
-        copy_bytes: read and written by one copy.
-        processes: over how many processes the rows' numbers are medians; 1 where they are of one process's rounds.
+        copy_seconds: the time of each copy of ``copy_bytes``.
+        copy_bytes: how many bytes one copy reads and writes.
+        processes: how many processes the rows' numbers come from; 1 if they are the rounds of one process.
         question: for ``--growth``, what is varied; empty otherwise.
-        answer_to: for ``--growth``, the value that it has here.
+        answer_to: for ``--growth``, its value in this result.
     """
 
     workload: str
@@ -83,21 +83,21 @@ class Result:
 
     @property
     def baseline(self) -> Row:
-        """What the others are compared with."""
+        """The row that the others are compared with."""
         return self.rows[0]
 
     @property
     def baseline_rate(self) -> float:
-        """Bytes that the baseline's median step moves per second."""
+        """The bytes per second that the baseline's median step moves."""
         return self.bytes_moved / (1e-3 * self.baseline.milliseconds)
 
     @property
     def copy_rate(self) -> float:
-        """Bytes that the median copy reads and writes per second."""
+        """The bytes per second that the median copy reads and writes."""
         return self.copy_bytes / float(np.median(self.copy_seconds))
 
     def to_json(self) -> dict[str, Any]:
-        """For a file: the fields, and the numbers of the table."""
+        """The fields and the numbers of the table, as written to a file."""
         fields = asdict(self)
         for row, numbers in zip(self.rows, fields["rows"], strict=True):
             numbers |= {"ratio": row.ratio, "quartiles": row.quartiles, "milliseconds": row.milliseconds}
@@ -107,20 +107,20 @@ class Result:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> "Result":
-        """What ``to_json`` was made of."""
+        """Make the result again from what ``to_json`` returned."""
         rows = [Row(*(row[name] for name in Row.__dataclass_fields__)) for row in fields["rows"]]
         return cls(**{**{name: fields[name] for name in cls.__dataclass_fields__}, "rows": rows})
 
 
 def to_median(seconds: list[float]) -> list[float]:
-    """The baseline's ratios: to its own median, so that its noise is seen."""
+    """The baseline's ratios to its own median, which show its noise."""
     return [s / float(np.median(seconds)) for s in seconds]
 
 
 def merge(results: list[Result]) -> Result:
-    """The same measurement in several processes: each process's medians are one round's numbers here.
+    """Merge one measurement made in several processes: the medians of each process count as one round.
 
-    A contender that one of them lacks is left out of all.
+    A contender that is missing in one of the processes is left out.
     """
     first = results[0]
     rows: list[Row] = []

@@ -1,4 +1,4 @@
-"""Running the benchmark: in this process, or in several one after the other."""
+"""The benchmark's runs: in this process, or in several, one after the other."""
 
 import gc
 import json
@@ -23,29 +23,29 @@ from .result import Result, Row, merge, to_median
 from .workloads import Workload, find_workload, regular
 
 FEWEST, MOST = 5, 50
-"""Rounds, where their number is not given."""
+"""The bounds on the number of rounds, if it is not given."""
 
 GROWTH_ONLY = ("gap-fused",)
-"""Contenders of ``--growth``, where none are given."""
+"""The contenders of ``--growth``, if none are given."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What is asked for.
+    """The options of a benchmark.
 
     Attributes:
-        workloads: names.
+        workloads: the workloads' names.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
-        dtype: of parameters and gradients.
+        dtype: the dtype of parameters and gradients.
         candidates: K.
         rounds: how often each contender is timed; None for as often as takes about ``seconds``.
-        only: names of contenders, or their beginnings; empty for all.
+        only: the contenders' names, or beginnings of names; empty for all.
         cold: whether the caches are emptied before every step.
-        growth: ask how the ratio grows, instead.
-        repeats: fresh processes; 1 measures in this one.
-        seconds: see ``rounds``; for each workload.
+        growth: measure how the ratio grows instead.
+        repeats: how many fresh processes to measure in; 1 measures in this one.
+        seconds: about how long to measure each workload if ``rounds`` is None.
         copy_bytes: size of the copy that empties the caches; None for 64 MiB on a CPU and 256 MiB on a GPU.
-        threads: of torch; None leaves them alone.
+        threads: torch's number of threads; None leaves it as it is.
     """
 
     workloads: tuple[str, ...] = ("vit", "llama")
@@ -64,13 +64,13 @@ class Options:
 
 @dataclass(frozen=True)
 class Case:
-    """One table, or one line of a table of growth.
+    """What one table, or one line of a growth table, is measured on.
 
     Attributes:
         workload: the tensors.
         candidates: K.
         question: what is varied.
-        answer_to: its value here.
+        answer_to: its value in this case.
     """
 
     workload: Workload
@@ -80,10 +80,10 @@ class Case:
 
 
 def run(options: Options, progress: Progress | None = None) -> list[Result]:
-    """Measure.
+    """Measure what the options ask for.
 
     Raises:
-        BenchError: something that is asked for does not exist or does not fit.
+        BenchError: something that the options ask for does not exist or does not fit.
     """
     progress = progress or Progress()
     cases = plan_cases(options)
@@ -96,7 +96,7 @@ def run(options: Options, progress: Progress | None = None) -> list[Result]:
 
 
 def check(options: Options) -> None:
-    """Whether everything asked for is there. Raises BenchError."""
+    """Raise BenchError unless everything that the options ask for exists."""
     find_device(options.device)
     find_dtype(options.dtype)
     select(list(options.only))
@@ -107,7 +107,7 @@ def check(options: Options) -> None:
 
 
 def plan_cases(options: Options) -> list[Case]:
-    """What is to be measured."""
+    """List the cases to be measured."""
     workloads = [find_workload(name) for name in options.workloads]
     if not options.growth:
         return [Case(workload, options.candidates) for workload in workloads]
@@ -127,7 +127,7 @@ def plan_cases(options: Options) -> list[Case]:
 
 # ---------------------------------------------------------------- one process
 def run_case(case: Case, options: Options, progress: Progress) -> Result:
-    """Measure on one workload."""
+    """Measure all contenders on one workload."""
     device, dtype, workload = find_device(options.device), find_dtype(options.dtype), case.workload
     chosen, absent = [], {}
     for contender in select(list(options.only or (GROWTH_ONLY if options.growth else ()))):
@@ -177,7 +177,7 @@ def run_batch(
     absent: dict[str, str],
     progress: Progress,
 ) -> list[Row]:
-    """Time and count those that are in memory at the same time; who can't be run is added to ``absent``."""
+    """Time and count the contenders of one batch; those that can't be run are added to ``absent``."""
     progress.begin(f"{case.workload.name}: first steps", len(batch))
     entrants, round_seconds = [], 0.0
     for contender in batch:
@@ -211,7 +211,7 @@ def run_batch(
 
 
 def together(rows: list[Row]) -> list[Row]:
-    """The rows of all batches: the baseline once, and ratios to its median where it wasn't in the same batch."""
+    """Join the batches' rows: the baseline once, and ratios to its median for batches without it."""
     baselines = [row for row in rows if row.name == BASELINE]
     seconds = [s for row in baselines for s in row.seconds]
     baseline = replace(baselines[0], seconds=seconds, ratios=to_median(seconds))
@@ -222,15 +222,15 @@ def together(rows: list[Row]) -> list[Row]:
 
 
 def divided(seconds: Sequence[float], others: Sequence[float]) -> list[float]:
-    """Ratios, round by round."""
+    """Divide times by others, round by round."""
     return [mine / theirs for mine, theirs in zip(seconds, others, strict=True)]
 
 
 # ---------------------------------------------------------------- several processes
 def run_processes(options: Options, progress: Progress) -> list[Result]:
-    """Measure in fresh processes.
+    """Measure in several fresh processes.
 
-    In each, the tensors come to lie elsewhere in memory, which the time depends on.
+    Times depend on where tensors lie in memory, and that differs from process to process.
     """
     progress.begin(f"{options.repeats} processes", options.repeats)
     runs = []
@@ -241,7 +241,7 @@ def run_processes(options: Options, progress: Progress) -> list[Result]:
 
 
 def run_process(options: Options) -> list[Result]:
-    """Measure in a fresh process."""
+    """Measure in one fresh process."""
     command = [sys.executable, "-m", "gap_hf.bench", json.dumps(asdict(options))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -251,6 +251,6 @@ def run_process(options: Options) -> list[Result]:
 
 
 def options_from(text: str) -> Options:
-    """What ``run_process`` has put on the command line."""
+    """Read the options that ``run_process`` has put on the command line."""
     fields: dict[str, Any] = json.loads(text)
     return Options(**{**fields, "workloads": tuple(fields["workloads"]), "only": tuple(fields["only"])})

@@ -11,15 +11,15 @@ from .contenders import BASELINE, TYPES
 from .result import Result, Row
 
 WIDTH = 100
-"""Columns of characters where the output is no terminal."""
+"""The width of the tables in characters, if the output is not a terminal."""
 
 
 NOISY = 1.5
-"""Between the quartiles of the baseline's times, from which on a warning is due."""
+"""The ratio between the quartiles of the baseline's times from which on a warning is due."""
 
 
 def show(results: list[Result], console: Console | None = None) -> None:
-    """Print ``results``."""
+    """Print the tables of ``results``."""
     console = console or Console(highlight=False)
     if not console.is_terminal:
         console = Console(file=console.file, width=WIDTH, highlight=False)
@@ -34,14 +34,14 @@ def show(results: list[Result], console: Console | None = None) -> None:
 
 
 def heading(machine: dict[str, str]) -> str:
-    """Where it was measured, in a line."""
+    """A line that says where and with what the result was measured."""
     gpu = [machine["gpu"]] if "gpu" in machine else []
     versions = [f"{name} {machine[name]}" for name in ("torch", "gap_hf")]
     return ", ".join([*gpu, machine["cpu"], f"{machine['threads']} threads", *versions, machine["date"]])
 
 
 def comparison(result: Result) -> RenderableType:
-    """The contenders on one workload, with what is to be said of them."""
+    """The table of the contenders on one workload, with notes below it."""
     on_gpu = result.device == "cuda"
     title = (
         f"{result.workload}: {result.about}; {result.tensors:,} tensors, {result.elements:,} elements, "
@@ -65,12 +65,12 @@ def comparison(result: Result) -> RenderableType:
 
 
 def new_table() -> Table:
-    """A table whose columns stand apart by blanks."""
+    """A table whose columns are separated by blanks."""
     return Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
 
 
 def cells(row: Row, elements: int, on_gpu: bool) -> list[str]:
-    """A line of the table."""
+    """The cells of one contender's line."""
     counts = row.counts
     names = ("launches", "waits") if on_gpu else ("operations", "reads")
     return [
@@ -85,22 +85,22 @@ def cells(row: Row, elements: int, on_gpu: bool) -> list[str]:
 
 
 def spread(row: Row) -> str:
-    """The quartiles."""
+    """The quartiles of a row's ratios, as text."""
     return "-".join(f"{quartile:.2f}" for quartile in row.quartiles)
 
 
 def whole(number: int | None) -> str:
-    """A count, or a dash."""
+    """A count as text, or a dash for None."""
     return "-" if number is None else f"{number:,}"
 
 
 def megabytes(nbytes: int | None) -> str:
-    """Bytes as megabytes, or a dash."""
+    """A number of bytes in megabytes as text, or a dash for None."""
     return "-" if nbytes is None else f"{nbytes / 1e6:,.1f}"
 
 
 def foot(result: Result) -> str:
-    """What the baseline achieves, how many samples there are, and who is absent."""
+    """The lines below a table: what the baseline achieves, how many samples there are, which contenders are absent."""
     base = result.baseline
     samples = f"{result.processes} processes" if result.processes > 1 else f"{len(result.rows[-1].seconds)} rounds"
     lines = [
@@ -114,7 +114,7 @@ def foot(result: Result) -> str:
 
 
 def noise(baseline: Row) -> list[str]:
-    """A warning where the baseline's own times differ too much for ratios to them to mean much."""
+    """A warning if the baseline's own times vary too much for ratios to mean anything."""
     low, high = baseline.quartiles
     if high < NOISY * low:
         return []
@@ -122,7 +122,7 @@ def noise(baseline: Row) -> list[str]:
 
 
 def absences(absent: dict[str, str]) -> list[str]:
-    """A line for each reason."""
+    """A line for each reason why contenders are absent."""
     by_reason: dict[str, list[str]] = {}
     for name, why in absent.items():
         by_reason.setdefault(why, []).append(name)
@@ -130,7 +130,7 @@ def absences(absent: dict[str, str]) -> list[str]:
 
 
 def legend(device: str) -> str:
-    """What the columns mean."""
+    """An explanation of the columns."""
     on_gpu = {
         "launches": "calls in a step that launch a kernel on the GPU, or a graph of them",
         "syncs": "calls in a step that wait for the GPU",
@@ -151,7 +151,7 @@ def legend(device: str) -> str:
 
 
 def growth(results: list[Result]) -> RenderableType:
-    """How the ratios depend on one number."""
+    """The table of a growth measurement: how the ratios depend on one number."""
     names = list(dict.fromkeys(row.name for result in results for row in result.rows if row.name != BASELINE))
     table = new_table()
     table.add_column("")

@@ -1,4 +1,4 @@
-"""Lists of tensors to be optimized: those of real fine-tunes, and regular ones to see how the cost grows."""
+"""Lists of tensors to optimize: those of real fine-tuning runs, and regular ones that show how the cost grows."""
 
 import math
 from dataclasses import dataclass, replace
@@ -16,9 +16,9 @@ class Workload:
     """Shapes of the parameters of a training run.
 
     Attributes:
-        name: what it is asked for by.
-        about: what it is, in a few words.
-        shapes: of its tensors, in the model's order.
+        name: its name on the command line.
+        about: its description in a few words.
+        shapes: the shapes of its tensors, in the model's order.
     """
 
     name: str
@@ -27,17 +27,17 @@ class Workload:
 
     @property
     def elements(self) -> int:
-        """Elements of all tensors together."""
+        """The number of elements in all tensors."""
         return sum(map(math.prod, self.shapes))
 
     def shrunk(self, elements: int) -> "Workload":
-        """The same list with as much shorter first dimensions as it takes to have about ``elements`` elements."""
+        """A smaller workload of about ``elements`` elements: the same tensors with shorter first dimensions."""
         factor = max(1.0, self.elements / elements)
         shapes = tuple((math.ceil(first / factor), *rest) for first, *rest in self.shapes)
         return replace(self, shapes=shapes)
 
     def tensors(self, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
-        """Parameters with gradients, random but the same every time."""
+        """Make the parameters and their gradients: random, but the same every time."""
         generator = torch.Generator(device).manual_seed(0)
         tensors = []
         for shape in self.shapes:
@@ -55,7 +55,7 @@ def lora(layers: int, linears: list[tuple[int, int]], rank: int) -> tuple[Shape,
 
 
 def llama_1b() -> tuple[Shape, ...]:
-    """Embedding (shared with the output layer), 16 layers of 7 matrices and 2 norms, and the last norm."""
+    """The shapes of Llama-1B: the embedding (also the output), 16 layers of 7 matrices and 2 norms, the last norm."""
     width, hidden, keys = 2048, 8192, 512
     attention = [(width, width), (keys, width), (keys, width), (width, width)]
     layer = [*attention, (hidden, width), (hidden, width), (width, hidden), (width,), (width,)]
@@ -79,7 +79,7 @@ def find_workload(name: str) -> Workload:
     """The workload called ``name``.
 
     Raises:
-        BenchError: there is none.
+        BenchError: there is no such workload.
     """
     if name not in WORKLOADS:
         raise BenchError(f"there is no workload {name!r}; there are {', '.join(WORKLOADS)}")
@@ -87,5 +87,5 @@ def find_workload(name: str) -> Workload:
 
 
 def regular(tensors: int, elements: int) -> Workload:
-    """``tensors`` vectors of ``elements`` elements each."""
+    """A workload of ``tensors`` vectors with ``elements`` elements each."""
     return Workload("regular", f"{tensors:,} tensors of {elements:,} elements", ((elements,),) * tensors)

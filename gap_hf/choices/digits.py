@@ -21,10 +21,10 @@ def digits(numbers: ArrayLike) -> str:
 
 
 def read_digits(text: str) -> np.ndarray:
-    """Read what ``digits`` wrote, as int64.
+    """Read the text that ``digits`` made, as int64.
 
     Raises:
-        ValueError: there is something else in it.
+        ValueError: the text holds something else.
     """
     values = VALUES[np.frombuffer(text.encode(), dtype=np.uint8)]
     if (values < 0).any():
@@ -40,10 +40,10 @@ def margin_digits(margins: ArrayLike) -> str:
 
 
 def read_margins(text: str) -> np.ndarray:
-    """Read what ``margin_digits`` wrote, as float64.
+    """Read the text that ``margin_digits`` made, as float64.
 
     Raises:
-        ValueError: there is something else in it.
+        ValueError: the text holds something else.
     """
     values = read_digits(text.replace("-", "0")) / 35
     values[np.frombuffer(text.encode(), dtype=np.uint8) == ord("-")] = math.nan

@@ -1,4 +1,4 @@
-"""The choices file: every step's choice of every parameter, one JSON line each. Its format, and what a header says.
+"""The format of the choices file: one JSON line for each step, with the choice of every parameter.
 
 ```text
 {"gap_hf": 2, "start": 0, "type": "switch_parameter_wise", "candidate": "beta1",
@@ -8,14 +8,15 @@
 {"step": 2, "choice": ["0010...", ...], "margin": ["4a13...", ...], "reset": [[0, 3]]}
 ```
 
-``candidates`` lists each group's candidates (``gap_hf.candidate.Candidate``); ``candidate`` says what their values are.
-``choice`` holds one string per group with one digit (base 36) per parameter, or for ``type='switch'`` one digit for
-the model, and there ``J`` the K raw scores. ``margin`` says how clearly each choice won
-(``gap_hf.choices.margin``), in 35ths, a ``-`` where there was nothing to choose by; for ``'switch'`` it follows
-from ``J``. ``reset`` lists the (group, parameter) pairs whose buffers were soft-reset, for ``'switch'`` just
-``true``. ``gap_hf.choices.writer`` writes it, and only ever appends: a killed run leaves a file that reads up to the
-last step that was handed in (on an accelerator, the last log); a resumed run appends another header, whose ``start``
-says after which step the earlier lines no longer count.
+``candidates`` lists each group's candidates (``gap_hf.candidate.Candidate``); ``candidate`` says what their values are:
+beta1 or momentum. ``choice`` holds one string per group with one digit (base 36) per parameter. For ``type='switch'``
+it is one digit for the whole model, and ``J`` holds the K raw scores. ``margin`` says how clearly each choice won
+(``gap_hf.choices.margin``), in 35ths, with a ``-`` where there was nothing to choose by; for ``'switch'`` it follows
+from ``J``. ``reset`` lists the (group, parameter) pairs whose buffers were soft-reset; for ``'switch'`` it is ``true``.
+
+``gap_hf.choices.writer`` writes the file, and only ever appends to it. A killed run leaves a file that can be read up
+to the last step that was handed in (on an accelerator, up to the last log). A resumed run appends another header,
+whose ``start`` says after which step the earlier lines no longer count.
 
 In version 1 a candidate was its label alone: a number, or two with a slash between them. ``read_header`` reads both; a
 file may hold headers of both, if an old run was resumed.
@@ -41,13 +42,13 @@ class HeaderGroup(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What the lines below it are about.
+    """The header line: what the lines below it are about.
 
     Attributes:
         start: the step after which earlier lines no longer count; 0 for a new run.
         type: ``'switch'`` or ``'switch_parameter_wise'``.
         candidate: what the candidates' values are: ``'beta1'`` or ``'momentum'``.
-        groups: those that have parameters.
+        groups: the groups that have parameters.
     """
 
     start: int
@@ -56,7 +57,7 @@ class Header(NamedTuple):
     groups: list[HeaderGroup]
 
     def to_json(self) -> dict[str, Any]:
-        """The line of the file, in the newest version."""
+        """The header as a line of the file, in the newest version."""
         groups = [
             {"candidates": [candidate._asdict() for candidate in group.candidates], "parameters": group.parameters}
             for group in self.groups
@@ -64,7 +65,7 @@ class Header(NamedTuple):
         return {"gap_hf": VERSION, **self._asdict(), "groups": groups}
 
     def continues(self, earlier: "Header") -> bool:
-        """Whether the lines of ``earlier`` can stand beside this one's: same type, labels and parameters."""
+        """Whether lines under ``earlier`` and under this header can share a file: same type, labels and parameters."""
         return self._described() == earlier._described()
 
     def _described(self) -> tuple[str, list[tuple[list[str], list[str]]]]:
@@ -73,10 +74,10 @@ class Header(NamedTuple):
 
 
 def entry(line: dict[str, Any], key: str, *kinds: type) -> Any:
-    """``line[key]``, of one of ``kinds``.
+    """Return ``line[key]``, which must be of one of ``kinds``.
 
     Raises:
-        ValueError: it isn't there, or is something else.
+        ValueError: the entry is missing, or is of another kind.
     """
     if key not in line:
         raise ValueError(f"it has no {key!r}")
@@ -86,7 +87,7 @@ def entry(line: dict[str, Any], key: str, *kinds: type) -> Any:
 
 
 def whole(line: dict[str, Any], key: str) -> int:
-    """``line[key]``, a step's number. Raises ValueError."""
+    """Return ``line[key]``, the number of a step. Raises ValueError if it is none."""
     number: int = entry(line, key, int)
     if not 0 <= number < 2**63:
         raise ValueError(f"its {key!r} is {number}")
@@ -94,7 +95,7 @@ def whole(line: dict[str, Any], key: str) -> int:
 
 
 def read_header(line: dict[str, Any]) -> Header:
-    """The header in a line of version 1 or 2.
+    """Read the header from a line of version 1 or 2.
 
     Raises:
         ValueError: it is of another version, or lacks something that rows and reports need.
@@ -112,7 +113,7 @@ def read_header(line: dict[str, Any]) -> Header:
 
 
 def read_group(group: Any, version: int, name: str) -> HeaderGroup:
-    """A parameter group of a header whose candidates' values are called ``name``. Raises ValueError."""
+    """Read a parameter group of a header whose candidates' values are called ``name``. Raises ValueError."""
     if type(group) is not dict:
         raise ValueError("one of its groups is not a dict")
     found, parameters = entry(group, "candidates", list), entry(group, "parameters", list)
@@ -126,7 +127,7 @@ def read_group(group: Any, version: int, name: str) -> HeaderGroup:
 
 
 def read_candidate(found: Any) -> Candidate:
-    """A candidate of version 2. Raises ValueError."""
+    """Read a candidate of version 2. Raises ValueError."""
     if type(found) is not dict:
         raise ValueError("one of its candidates is not a dict")
     label, family = entry(found, "label", str), entry(found, "family", str)
@@ -141,7 +142,7 @@ FAMILIES = {"beta1": "adam", "momentum": "sgdm"}
 
 
 def upgraded_from_1(label: Any, name: str) -> dict[str, Any]:
-    """A candidate of version 1 as version 2 has it; of a family that isn't known, ``name`` stands for that.
+    """Turn a candidate of version 1 into one of version 2; ``name`` takes the place of a family that isn't known.
 
     Raises:
         ValueError: its label is not a number, or a pair like ``'0.9/0.99'``.

@@ -1,4 +1,4 @@
-"""What a model calls the parameters that an optimizer steps, the same under every layout."""
+"""The model's names of an optimizer's parameters, the same under every layout."""
 
 from torch import nn
 
@@ -9,9 +9,9 @@ WRAPPERS = {"_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod"}
 
 
 def parameter_names(optimizer: GapOptimizer, model: nn.Module) -> list[list[str]]:
-    """The model's names of the optimizer's parameters, group by group: the same in every layout.
+    """Return the model's names of the optimizer's parameters, group by group; they are the same in every layout.
 
-    Every rank must ask, unless a step has been taken (see ``GapOptimizer.layout``).
+    Every rank must call it, unless a step has been taken (see ``GapOptimizer.layout``).
     """
     names = {id(p): plain_name(name) for name, p in model.named_parameters()}
     layout = optimizer.layout()
@@ -20,6 +20,6 @@ def parameter_names(optimizer: GapOptimizer, model: nn.Module) -> list[list[str]
 
 
 def plain_name(name: str) -> str:
-    """A parameter's name without what wrappers added to it."""
+    """Return a parameter's name without the parts that wrappers added to it."""
     # DDP's and DeepSpeed's wrapper is outermost; further inside, "module" may be the model's own word
     return ".".join(part for part in name.removeprefix("module.").split(".") if part not in WRAPPERS)

@@ -19,19 +19,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Choices:
-    """A choices file in memory. T steps, P parameters (P = 1, "all parameters", for ``type='switch'``).
+    """A choices file in memory, with T steps and P parameters (P = 1, "all parameters", for ``type='switch'``).
 
     Attributes:
         type: ``'switch'`` or ``'switch_parameter_wise'``.
-        candidate: what a candidate is: ``'beta1'`` or ``'momentum'``.
+        candidate: what the candidates' values are: ``'beta1'`` or ``'momentum'``.
         steps: ``(T,)`` int, ascending.
         choices: ``(T, P)`` int, the index of the applied candidate.
-        parameters: P names.
+        parameters: the P parameters' names.
         candidates: for each parameter its K candidates.
-        resets: (step, parameter) of every soft reset.
+        resets: the (step, parameter) pair of every soft reset.
         margins: ``(T, P)`` float, how clearly the choice won, from 0 (a draw) to 1 (the others point against the
-            gradient), below 0 where a moving average chose another than the step's best; NaN where it is not known.
-        damaged: the lines that could not be read, by number, and why; their steps are missing.
+            gradient), below 0 where a moving average chose another candidate than the step's best; NaN where the
+            margin is not known.
+        damaged: the numbers of the lines that could not be read, and why; the steps of these lines are missing.
     """
 
     type: str
@@ -46,17 +47,17 @@ class Choices:
 
     @property
     def labels(self) -> list[list[str]]:
-        """For each parameter its K candidates as text."""
+        """The labels of each parameter's K candidates."""
         return [[candidate.label for candidate in one] for one in self.candidates]
 
 
 def read_choices(path: str | Path) -> Choices:
     """Read a choices file, or the one in a run directory.
 
-    A damaged line costs that step, a damaged header the steps up to the next header; a warning names the lines.
+    A damaged line costs its step, and a damaged header the steps up to the next header; a warning names the lines.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no choices file.
         ValueError: the file is not a choices file, or holds no step that can be read.
     """
     path = Path(path)
@@ -97,7 +98,7 @@ def read_choices(path: str | Path) -> Choices:
 
 
 def listed(damaged: dict[int, str], most: int = 3) -> str:
-    """The first of them, and how many more there are."""
+    """List the first damaged lines with the reasons, and say how many more there are."""
     first = [f"line {number}: {why}" for number, why in list(damaged.items())[:most]]
     more = len(damaged) - len(first)
     return "; ".join(first) + (f"; and {more} more" if more else "")
@@ -112,12 +113,12 @@ class Row(NamedTuple):
 
 
 class Lines:
-    """What the lines of a choices file say together, taken one after the other.
+    """The content of a choices file, put together line by line.
 
     Attributes:
-        header: the last one that could be read.
+        header: the last header that could be read.
         rows: the steps that count, by number.
-        damaged: for each line that could not be read its step, as far as that is known, and why.
+        damaged: for each line that could not be read, its step, if that is known, and the reason.
     """
 
     def __init__(self) -> None:
@@ -132,7 +133,7 @@ class Lines:
         """Whether a damaged line may have been a header."""
 
     def take(self, number: int, raw: bytes) -> None:
-        """Read the line ``number``, or note why it can't be read."""
+        """Take in the line ``number``, or note why it can't be read."""
         step = self.last + 1
         try:
             line = parse(raw)
@@ -155,7 +156,7 @@ class Lines:
             self.doubtful = True
 
     def begin(self, header: Header) -> None:
-        """Go on under another header: a resumed run's. What came after its ``start`` no longer counts."""
+        """Continue under another header, of a resumed run: earlier steps after its ``start`` no longer count."""
         start = header.start
         if self.header is not None and not header.continues(self.header):
             self.rows, self.damaged = {}, {}
@@ -165,10 +166,10 @@ class Lines:
 
 
 def parse(raw: bytes) -> dict[str, Any]:
-    """The JSON object of a line.
+    """Read the JSON object in a line.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the line holds no JSON object.
     """
     try:
         line = json.loads(raw.decode())
@@ -180,10 +181,10 @@ def parse(raw: bytes) -> dict[str, Any]:
 
 
 def decode_row(header: Header, line: dict[str, Any]) -> Row:
-    """One step, its parameters counted over all groups.
+    """Read the line of one step; its parameters are numbered through all groups.
 
     Raises:
-        ValueError: it does not fit the header.
+        ValueError: the line does not fit the header.
     """
     switch = header.type == "switch"
     groups = header.groups[:1] if switch else header.groups
@@ -206,10 +207,10 @@ def decode_row(header: Header, line: dict[str, Any]) -> Row:
 
 
 def texts(line: dict[str, Any], key: str, sizes: list[int], alone: bool = False) -> list[str]:
-    """One text per group, a character per parameter; without a list around it where it stands ``alone``.
+    """Read one text per group, with a character per parameter; ``alone`` says that there is one text, not a list.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the entry is something else.
     """
     found = [entry(line, key, str)] if alone else entry(line, key, list)
     lengths = [len(text) if type(text) is str else None for text in found]
@@ -219,7 +220,7 @@ def texts(line: dict[str, Any], key: str, sizes: list[int], alone: bool = False)
 
 
 def scored_margin(line: dict[str, Any], K: int, choice: int) -> np.ndarray:
-    """The margin of ``choice``, from a line's K scores; NaN where it has none. ``(1,)``."""
+    """Return the margin of ``choice``, ``(1,)``, from a line's K scores; NaN if the line has none."""
     J = entry(line, "J", list) if "J" in line else [None] * K
     if len(J) != K:
         raise ValueError(f"it has {len(J)} scores for {K} candidates")

@@ -1,4 +1,4 @@
-"""``Recorder``: counts what a gap optimizer chose, for logs, and writes the choices file; in Trainer or in any loop."""
+"""``Recorder`` counts a gap optimizer's choices for logs and writes the choices file, in Trainer or in any loop."""
 
 import logging
 from collections import Counter
@@ -12,8 +12,8 @@ import torch.distributed as dist
 from torch import nn
 
 from ..candidate import Candidate
+from ..optim.decision import Decision
 from ..optim.find import find_gap_optimizer
-from ..optim.step import Decision
 from .digits import MOST_CANDIDATES
 from .format import FILENAME, Header, HeaderGroup
 from .margin import margin
@@ -29,24 +29,24 @@ WAITING = 100
 class Recorder:
     """Counts choices between two logs, and hands each step to the choices file.
 
-    On an accelerator the choices stay there until they are logged or saved: to fetch them at every step would make the
-    host wait for the device at every step. Every process may have one, or only some: choices are the same on all, and
-    a recorder never communicates.
+    On an accelerator the choices stay there until they are logged or saved, because the host would have to wait for the
+    device to fetch them at every step. All processes may have a recorder, or only some of them: the choices are the
+    same on all, and a recorder never communicates.
 
-    A file that can't be written (a full disk, a deleted directory, more candidates than it can hold) is given up with
-    a warning; the loop goes on.
+    If the file can't be written (a full disk, a deleted directory, more candidates than it can hold), the recorder
+    warns and gives it up; the loop goes on.
 
     Args:
-        optimizer: a gap optimizer, or a wrapper of one (Accelerate's, DeepSpeed's).
-        model: whose parameters it steps, wrapped or not.
-        output_dir: where the choices file goes.
-        start: steps that were taken before this run resumed.
-        record: write the file; say so on one process only.
-        per_group: ``summary`` has the values of each parameter group, too.
+        optimizer: a gap optimizer, or Accelerate's or DeepSpeed's wrapper of one.
+        model: the model whose parameters the optimizer steps, wrapped or not.
+        output_dir: the directory of the choices file.
+        start: how many steps had been taken when this run was resumed.
+        record: whether to write the file; true on one process only.
+        per_group: whether ``summary`` has the values of each parameter group, too.
 
     Raises:
         TypeError: there is no gap optimizer inside ``optimizer``.
-        ValueError: its ``type`` is ``'default'``: there is no choice to record.
+        ValueError: the optimizer's ``type`` is ``'default'``, so there is no choice to record.
 
     Example:
         .. code-block:: python
@@ -116,7 +116,7 @@ class Recorder:
         return [decision.choices[g].cpu().numpy() for g in self.kept]
 
     def clear(self) -> None:
-        """Count from here."""
+        """Start counting anew."""
         self.chosen = [np.zeros(len(candidates), dtype=np.int64) for candidates in self.candidates]
         self.changed = [0 for _ in self.kept]
         self.resets = [0 for _ in self.kept]
@@ -124,7 +124,7 @@ class Recorder:
         self.skipped = 0
 
     def add(self, step: int) -> None:
-        """Take in the optimizer's latest step. Call it once for each, also where the loss scaler skipped it."""
+        """Take in the optimizer's latest step. Call it once for each step, also if the loss scaler skipped it."""
         if self.optimizer.steps_taken == self.seen:
             self.skipped += 1
             return
@@ -142,13 +142,13 @@ class Recorder:
             self.settle()
 
     def settle(self) -> None:
-        """Count and write the steps that wait."""
+        """Count and write the steps that are still waiting."""
         waiting, self.waiting = self.waiting, []
         for step, decision in waiting:
             self.count(step, decision)
 
     def count(self, step: int, decision: Decision) -> None:
-        """Take one step's choices into the counts, and write them."""
+        """Add one step's choices to the counts, and write them."""
         choices = self.choices(decision)
         switch = self.optimizer.type == "switch"
         for g, (before, after) in enumerate(zip(self.previous or choices, choices, strict=True)):
@@ -166,7 +166,7 @@ class Recorder:
             self.write(step, decision, choices, resets)
 
     def count_what_did_not_count(self, step: int, decision: Decision) -> None:
-        """Take in where a score was not finite, and tell of the first time."""
+        """Count the scores that were not finite, and warn the first time there are any."""
         found = decision.not_counted()
         here = [found[g] for g in self.kept]
         if not any(here):
@@ -178,14 +178,14 @@ class Recorder:
         whose = "the gradients" if self.optimizer.type == "switch" else f"{sum(here)} of {sum(self.counts)} gradients"
         logger.warning(
             "step %d: %s held NaN or infinity, or overflowed in the score. Such a step is not counted: the choice "
-            "before it stands. gap/not_counted in the logs counts them; this is said once. Trainer shows a NaN loss "
-            "as 0 (logging_nan_inf_filter).",
+            "before it stands. gap/not_counted in the logs counts them; this warning is given once. Trainer shows "
+            "a NaN loss as 0 (logging_nan_inf_filter).",
             step,
             whose,
         )
 
     def write(self, step: int, decision: Decision, choices: list[np.ndarray], resets: list[tuple[int, int]]) -> None:
-        """Hand one step to the file."""
+        """Write one step to the file."""
         switch = self.optimizer.type == "switch"
         scores = decision.scores.tolist() if switch and decision.scores is not None else None
         marks = bool(resets) if switch else [list(pair) for pair in resets]
@@ -201,12 +201,12 @@ class Recorder:
             self.give_up(f"step {step}", error)
 
     def header(self) -> Header:
-        """The first line of this run."""
+        """The header that begins this run's lines."""
         groups = [HeaderGroup(*both) for both in zip(self.candidates, self.names, strict=True)]
         return Header(self.start, self.optimizer.type, self.optimizer.candidate_name, groups)
 
     def give_up(self, when: str, error: OSError) -> None:
-        """Record no more, and say so: training goes on."""
+        """Stop recording, with a warning; training goes on."""
         self.record = False
         logger.warning(
             "%s: the choices can't be written to %s (%s). Training goes on without recording them; what was written "
@@ -219,7 +219,7 @@ class Recorder:
         self.close_file()
 
     def check_file(self, when: str) -> None:
-        """Find out whether somebody has deleted the file meanwhile."""
+        """Give the file up if it has been deleted meanwhile."""
         if self.writer is None:
             return
         try:
@@ -235,7 +235,7 @@ class Recorder:
             self.writer = None
 
     def summary(self) -> dict[str, float]:
-        """The logged values since the last call."""
+        """Return the logged values of the steps since the last call."""
         self.settle()
         self.check_file("at a log")
         groups = [g for g, chosen in enumerate(self.chosen) if chosen.any()]
@@ -249,7 +249,7 @@ class Recorder:
         return values
 
     def describe(self, prefix: str, groups: list[int]) -> dict[str, float]:
-        """The logged values of some groups; without a mean if a candidate has no value to take one of."""
+        """Return the logged values of some groups; there is no mean if a candidate has no value."""
         chosen: Counter[Candidate] = Counter()
         for g in groups:
             for candidate, times in zip(self.candidates[g], self.chosen[g].tolist(), strict=True):
@@ -272,7 +272,7 @@ class Recorder:
         }
 
     def close(self) -> None:
-        """Write what still waits, and close the file. Nothing can be added then."""
+        """Write the steps that are still waiting, and close the file. After that, nothing can be added."""
         self.settle()
         self.check_file("at the end")
         self.close_file()
@@ -280,5 +280,5 @@ class Recorder:
 
 
 def is_first_process() -> bool:
-    """Whether this is the one that speaks for all."""
+    """Whether this is the process that warns on behalf of all."""
     return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0

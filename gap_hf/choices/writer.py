@@ -1,4 +1,4 @@
-"""Write the choices file (``gap_hf.choices.format``), so that nothing which is there already is lost.
+"""Write the choices file (``gap_hf.choices.format``) without losing anything that is there already.
 
 The file is only appended to. A run that starts anew keeps an earlier run's file under another name, and a lock keeps a
 resumed run out of a file that another process is still writing.
@@ -34,16 +34,16 @@ ENCODER = json.JSONEncoder(separators=(",", ":"))
 class ChoiceWriter:
     """Writes the choices file of one process.
 
-    Of two writers of one file in one process the later one goes on: the earlier one is of a run that broke off.
+    If a process has two writers of one file, the later one continues: the earlier one belongs to a run that broke off.
 
     Args:
-        path: the file. With ``header.start == 0`` it is begun, and one that is there is kept under another name; else
-            it is continued.
-        header: what the first line says; without it nothing could be read back.
+        path: the file. With ``header.start == 0`` it is begun, and a file that is there is kept under another name;
+            otherwise that file is continued.
+        header: the first line of this run; without it nothing could be read back.
 
     Raises:
-        ValueError: more candidates than there are digits.
-        OSError: the file can't be opened or written; ``write`` and ``check`` raise it, too.
+        ValueError: there are more candidates than digits.
+        OSError: the file can't be opened or written; ``write`` and ``check`` raise this, too.
     """
 
     def __init__(self, path: Path, header: Header) -> None:
@@ -70,7 +70,7 @@ class ChoiceWriter:
         scores: list[float] | None,
         margins: Sequence[ArrayLike] | None = None,
     ) -> None:
-        """Add one step. ``last_choice`` holds each group's ``param_group['last_choice']``; ``margins`` is like it."""
+        """Add one step. ``last_choice`` and ``margins`` hold the choices and margins of each group."""
         texts = [digits(choices) for choices in last_choice]
         # of one choice for all every group holds the same
         line: dict[str, Any] = {"step": step, "choice": texts[0] if np.ndim(last_choice[0]) == 0 else texts}
@@ -83,7 +83,7 @@ class ChoiceWriter:
         self._write(line)
 
     def check(self) -> None:
-        """Raise FileNotFoundError if the file has been deleted, which writing to it does not tell."""
+        """Raise FileNotFoundError if the file has been deleted, which writing to it does not reveal."""
         if not self._file.closed and os.fstat(self._file.fileno()).st_nlink == 0:
             raise FileNotFoundError(errno.ENOENT, "it was deleted")
 
@@ -103,7 +103,7 @@ _writers: WeakValueDictionary[Path, ChoiceWriter] = WeakValueDictionary()
 
 
 def begin(path: Path) -> BinaryIO:
-    """A new file at ``path``."""
+    """Create and open a new file at ``path``."""
     while True:
         if os.path.lexists(path):
             keep(path)
@@ -117,7 +117,7 @@ def begin(path: Path) -> BinaryIO:
 
 
 def reopen(path: Path) -> BinaryIO:
-    """The file at ``path``, to be continued; a new one where that isn't this run's to continue."""
+    """Open the file at ``path`` to continue it, or a new one if that file isn't this run's to continue."""
     if not path.exists() or path.is_symlink():
         return begin(path)
     file = path.open("ab+", buffering=0)
@@ -128,7 +128,7 @@ def reopen(path: Path) -> BinaryIO:
 
 
 def keep(path: Path) -> None:
-    """Give what is at ``path`` the first free name of ``gap_choices.1.jsonl``, ``gap_choices.2.jsonl``, ..."""
+    """Rename the file at ``path`` to the first free name of ``gap_choices.1.jsonl``, ``gap_choices.2.jsonl``, ..."""
     for number in count(1):
         kept = path.with_name(f"{path.stem}.{number}{path.suffix}")
         try:
@@ -147,8 +147,8 @@ def keep(path: Path) -> None:
         raise
     if living:
         logger.warning(
-            "another process is writing %s: two runs share this output_dir. Its choices go on in %s, this run's are "
-            "in the former. Give each run an output_dir of its own.",
+            "another process is writing %s: two runs share this output_dir. The other run goes on in %s, and this "
+            "run writes a new file in its place. Give each run an output_dir of its own.",
             path,
             kept.name,
         )
@@ -157,7 +157,7 @@ def keep(path: Path) -> None:
 
 
 def is_written(path: Path) -> bool:
-    """Whether another process has the lock on it."""
+    """Whether another process holds the lock on the file."""
     if fcntl is None or path.is_symlink() or not path.is_file():
         return False
     try:
@@ -168,10 +168,10 @@ def is_written(path: Path) -> bool:
 
 
 def lock(file: BinaryIO, shared: bool = False) -> bool:
-    """Lock it until it is closed or the process ends, in whatever way; False if another process was first.
+    """Lock the file until it is closed or the process ends in whatever way; False if another process was first.
 
-    It is POSIX's lock, which belongs to the process: a DataLoader's workers, who outlive a killed trainer by seconds,
-    do not inherit it.
+    It is a POSIX lock, which belongs to the process: the workers of a DataLoader, which outlive a killed trainer by
+    seconds, do not inherit it.
     """
     if fcntl is None:
         return True
@@ -183,7 +183,7 @@ def lock(file: BinaryIO, shared: bool = False) -> bool:
 
 
 def ends_with_newline(file: BinaryIO) -> bool:
-    """Whether its last line is complete; a killed process's is not. An empty file has none to complete."""
+    """Whether the file's last line is complete, as a killed process's may not be; an empty file counts as complete."""
     if file.seek(0, os.SEEK_END) == 0:
         return True
     file.seek(-1, os.SEEK_END)

@@ -1,4 +1,4 @@
-"""What an accelerate config will do with a gap optimizer: exact, or refused and why.
+"""The doctor's verdict on an accelerate config: whether a gap optimizer will be exact, or refused and why.
 
 The refusals are those that ``gap_hf.sharding`` raises when the run starts, as far as the file tells.
 """
@@ -20,11 +20,11 @@ from .finding import Finding, State
 
 
 def read(path: str | Path) -> ClusterConfig:
-    """An accelerate config file.
+    """Read an accelerate config file.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: accelerate can't read it, or it is one for SageMaker.
+        FileNotFoundError: there is no such file.
+        ValueError: accelerate can't read it, or it is a config for SageMaker.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: there is no such file.")
@@ -38,7 +38,7 @@ def read(path: str | Path) -> ClusterConfig:
 
 
 def judge(config: ClusterConfig) -> list[Finding]:
-    """What will happen; the last line is the verdict."""
+    """List what will happen with ``config``; the last finding is the verdict."""
     kind = str(getattr(config.distributed_type, "value", config.distributed_type))
     found = of(launch.REFUSALS, {**vars(config), "distributed_type": kind})
     more: list[Finding] = []
@@ -60,12 +60,12 @@ def judge(config: ClusterConfig) -> list[Finding]:
 
 
 def refused(what: str, why: str) -> Finding:
-    """What stands in the way."""
+    """A finding that stands in the way of the run."""
     return Finding(what, State.BAD, why)
 
 
 def note(what: str, text: str) -> Finding:
-    """What to know."""
+    """A finding that is worth knowing."""
     return Finding(what, State.NOTE, text)
 
 
@@ -75,7 +75,7 @@ def of(refusals: Iterable[Refusal], config: Mapping[str, Any]) -> list[Finding]:
 
 
 def on_cpus(config: ClusterConfig, kind: str) -> list[Finding]:
-    """What the script must say itself."""
+    """On CPUs, note what the script must say itself."""
     if not config.use_cpu or kind == "MULTI_CPU":
         return []
     text = "the script must say so, too (Trainer: --use_cpu true), or each process trains alone, which is refused"
@@ -83,7 +83,7 @@ def on_cpus(config: ClusterConfig, kind: str) -> list[Finding]:
 
 
 def fsdp(config: ClusterConfig) -> tuple[str, list[Finding]]:
-    """What the layout is called, and what to say of it."""
+    """The name of the FSDP layout, and the findings about it."""
     options = config.fsdp_config
     if str(options.get("fsdp_version", 1)) == "2":
         return "FSDP2", of(DTensors.refusals, options)
@@ -92,7 +92,7 @@ def fsdp(config: ClusterConfig) -> tuple[str, list[Finding]]:
 
 
 def deepspeed(config: ClusterConfig) -> tuple[str, list[Finding]]:
-    """What the layout is called, and what to say of it."""
+    """The name of the DeepSpeed layout, and the findings about it."""
     options = dict(config.deepspeed_config)
     fp16 = str(config.mixed_precision).lower() == "fp16"
     if path := options.get("deepspeed_config_file"):
@@ -116,21 +116,21 @@ def deepspeed(config: ClusterConfig) -> tuple[str, list[Finding]]:
 
 
 def written_out(options: Mapping[str, Any]) -> dict[str, Any]:
-    """accelerate's own options for DeepSpeed, as a DeepSpeed config file has them."""
+    """Write accelerate's own options for DeepSpeed the way a DeepSpeed config file does."""
     devices = {key: str(options.get(f"{key}_device", "none")).lower() for key in ("offload_optimizer", "offload_param")}
     offload = {key: {"device": device} for key, device in devices.items()}
     return {"zero_optimization": {"stage": int(options.get("zero_stage", 2)), **offload}}
 
 
 def precision(config: ClusterConfig) -> list[Finding]:
-    """What to know of ``mixed_precision``."""
+    """The findings about ``mixed_precision``."""
     if str(config.mixed_precision).lower() != "fp16":
         return []
     return [note("mixed_precision: fp16", "steps whose gradients overflow are skipped, and GAP does not count them")]
 
 
 def hardware(config: ClusterConfig, kind: str) -> list[Finding]:
-    """Whether this machine has what the file asks for; only a note, since it may be meant for another."""
+    """Note if this machine lacks what the file asks for, which may be meant for another machine."""
     count = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
     here = max(1, config.num_processes // max(1, config.num_machines))
     if kind == "NO" or config.use_cpu or here <= count:

@@ -1,11 +1,11 @@
-"""What the doctor says: one line about one thing."""
+"""A finding of the doctor: one line about one thing."""
 
 from dataclasses import dataclass
 from enum import Enum
 
 
 class State(Enum):
-    """How it is."""
+    """The verdict of a finding, in the word that is printed."""
 
     GOOD = "ok"
     NOTE = "note"
@@ -15,7 +15,7 @@ class State(Enum):
 
 @dataclass
 class Finding:
-    """One line: what was looked at, how it is, and what to know or to do about it."""
+    """One line: what was looked at, the verdict, and what to know or to do about it."""
 
     what: str
     state: State

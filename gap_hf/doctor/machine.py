@@ -1,4 +1,4 @@
-"""Versions, devices, kernels and layouts of the machine that this runs on."""
+"""The doctor's findings on this machine: versions, devices, kernels and layouts."""
 
 import importlib.metadata
 import importlib.util
@@ -9,7 +9,9 @@ import shutil
 import torch
 from packaging.requirements import Requirement
 
-from ..optim.kernels import build, fused_cpu, why_not_fused
+from ..optim.families import FAMILIES
+from ..optim.kernels import build, fused_cpu
+from ..optim.kernels.pick import why_not_fused
 from .finding import Finding, State
 
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "deepspeed", "trl", "torchao", "triton", "matplotlib")
@@ -19,7 +21,7 @@ DDP_ON_CPUS = "accelerate launch --multi_gpu --num_processes 2 SCRIPT --use_cpu 
 
 
 def versions() -> list[Finding]:
-    """Each package that GAP meets: what is installed, and whether gap_hf was made for it."""
+    """List the installed version of each package that gap_hf works with, and whether it is supported."""
     wanted = supported()
     found = [Finding("python", State.GOOD, platform.python_version())]
     for name in PACKAGES:
@@ -38,7 +40,7 @@ def versions() -> list[Finding]:
 
 
 def supported() -> dict[str, Requirement]:
-    """The requirements of gap_hf and of its extras, by package."""
+    """The versions that gap_hf and its extras require, by package."""
     found = [Requirement(line) for line in importlib.metadata.requires("gap_hf") or []]
     return {requirement.name: requirement for requirement in found if requirement.specifier}
 
@@ -55,7 +57,7 @@ def devices() -> list[Finding]:
 
 
 def kernels() -> list[Finding]:
-    """Which kernel steps where, and whether it does what the loop does; the CPU's is built now if it never was."""
+    """Say which kernel does the step where, and if it agrees with the loop; the CPU's is built if it never was."""
     logger = logging.getLogger(build.__name__)
     logger.disabled = True  # it is said here
     try:
@@ -80,13 +82,17 @@ def kernels() -> list[Finding]:
 
 
 def why_not_fused_for_any(device_type: str) -> str | None:
-    """Why there is no fused kernel for one of the usual dtypes and families, or None if there is for all."""
-    reasons = (why_not_fused(device_type, (dtype,) * columns) for dtype in DTYPES for columns in (4, 3))
+    """Return the reason why one of the usual dtypes and families has no fused kernel, or None if all have one."""
+    reasons = []
+    for family in FAMILIES:
+        if family.fused:
+            columns = 2 + len({buffer.compact for buffer in family.buffers(family.examples[0])})
+            reasons += [why_not_fused(family, device_type, (dtype,) * columns) for dtype in DTYPES]
     return next((reason for reason in reasons if reason), None)
 
 
 def layouts() -> list[Finding]:
-    """Which layouts can be started on this machine."""
+    """List the layouts that can be started on this machine."""
     count = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
     found = [Finding("one process", State.GOOD)]
     on = f"{count} accelerators" if count > 1 else f"processes on the CPU: {DDP_ON_CPUS}"

@@ -1,7 +1,7 @@
 """The algorithm, on plain local tensors."""
 
-from .adam import Adam, GapAdamW
-from .base import GapOptimizer
-from .sgd import SGDM
+from .families.adam import Adam, GapAdamW
+from .families.sgdm import SGDM
+from .shell import GapOptimizer
 
 __all__ = ["SGDM", "Adam", "GapAdamW", "GapOptimizer"]

@@ -1,25 +1,22 @@
-"""``type='default'`` hands fragments to torch's own functions; this makes sure that they read them right."""
+"""Checks for ``type='default'``, which hands fragments to torch's own functions: these must read them right."""
 
 import dataclasses
 
 import torch
-from torch import Tensor
 
-from ..sharding.layout import Part
+from .work import Work
 
 
-def for_torchs_kernel(part: Part) -> Part:
-    """``part`` so that torch's fused kernels, which read memory as it lies, read it right.
+def for_torchs_kernel(work: Work) -> Work:
+    """Prepare ``work`` so that torch's fused kernels, which read memory as it lies, read it right.
 
-    torch.optim's own classes hand them whatever they get, and move other elements than the gradient's.
+    torch.optim's own classes hand the kernels whatever they get; with other layouts the wrong elements move.
 
     Raises:
-        RuntimeError: a parameter has gaps or overlaps in memory, or is on a device that they do not know.
+        RuntimeError: a parameter has gaps or overlaps in memory, or is on a device that the kernels do not know.
     """
-    if not part.group["fused"]:
-        return part
-    grads: list[Tensor | None] = []
-    for value, grad in zip(part.values, part.gradients(), strict=True):
+    grads = []
+    for value, grad in zip(work.values, work.grads, strict=True):
         if value.is_contiguous() and grad.is_contiguous() and not value.is_meta:
             grads.append(grad)
             continue
@@ -31,4 +28,4 @@ def for_torchs_kernel(part: Part) -> Part:
             )
         alike = value.stride() == grad.stride()
         grads.append(grad if alike else torch.empty_like(value).copy_(grad))
-    return dataclasses.replace(part, grads=grads)
+    return dataclasses.replace(work, grads=grads)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .base import GapOptimizer
+from .shell import GapOptimizer
 
 
 def find_gap_optimizer(optimizer: Any) -> GapOptimizer | None:

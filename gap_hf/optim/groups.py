@@ -7,18 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .constants import upload
 from .options import is_count, is_number
+from .uploads import upload
 
 DTYPES = {"last_choice": torch.int64, "negative_steps": torch.int64, "J_bar": torch.float64}
-"""What a step decides: kept where it was computed, and plain numbers for whoever reads it."""
+"""The entries that a step decides: kept where they were computed, and plain numbers for whoever reads them."""
 
 
 class Group(dict[str, Any]):
-    """A parameter group: a dict, as torch.optim has it.
+    """A parameter group: a dict, as in torch.optim.
 
-    What was given to ``keep`` is brought to the host when it is read, which waits for the device; ``held`` gives it to
-    the next step without.
+    Values given to ``keep`` are brought to the host when they are read, which waits for the device; ``held`` gives them
+    to the next step without waiting.
     """
 
     def __init__(self, *args: Any) -> None:
@@ -38,7 +38,7 @@ class Group(dict[str, Any]):
         self._unread.add(key)
 
     def held(self, key: str, device: torch.device) -> Tensor:
-        """The value of ``key`` on ``device``."""
+        """Return the value of ``key`` on ``device``."""
         kept = self._kept.get(key)
         if kept is not None and kept.device == device:
             return kept
@@ -112,9 +112,9 @@ class Group(dict[str, Any]):
 
 
 def check_decided(group: dict[str, Any], key: str) -> None:
-    """Raise ValueError unless ``group[key]``, one of ``DTYPES``, is what a step can have left there.
+    """Raise ValueError unless ``group[key]``, with a key of ``DTYPES``, is a value that a step can have left there.
 
-    It may come from a file, or from somebody's assignment, and kernels in C index memory with it.
+    The value may come from a file or from somebody's assignment, and kernels in C index memory with it.
     """
     value, K = group[key], group["K"]
     per_parameter = group["type"] == "switch_parameter_wise"
@@ -135,10 +135,10 @@ def check_decided(group: dict[str, Any], key: str) -> None:
 
 
 def on_device(group: dict[str, Any], key: str, device: torch.device) -> Tensor:
-    """``group[key]``, an int or a list of numbers, as a 0-dim or 1-D tensor on ``device``.
+    """Return ``group[key]``, an int or a list of numbers, as a 0-dim or 1-D tensor on ``device``.
 
     Raises:
-        ValueError: it is not what a step can have left there.
+        ValueError: it is not a value that a step can have left there.
     """
     check_decided(group, key)
     value = group[key]
@@ -148,7 +148,7 @@ def on_device(group: dict[str, Any], key: str, device: torch.device) -> Tensor:
 
 
 def keep(group: dict[str, Any], key: str, value: Tensor) -> None:
-    """``Group.keep``; a backend that put a plain dict in its place gets the numbers at once."""
+    """Call ``Group.keep``; if a backend has replaced the group by a plain dict, that gets the numbers at once."""
     if isinstance(group, Group):
         group.keep(key, value)
     else:
@@ -156,5 +156,5 @@ def keep(group: dict[str, Any], key: str, value: Tensor) -> None:
 
 
 def held(group: dict[str, Any], key: str, device: torch.device) -> Tensor:
-    """``Group.held``, or the numbers of a plain dict."""
+    """Return ``Group.held``, or the numbers of a plain dict."""
     return group.held(key, device) if isinstance(group, Group) else on_device(group, key, device)

@@ -1,62 +1,44 @@
-"""From a saved state to an optimizer's: everything is checked before anything is changed.
+"""Loading a saved state into an optimizer: everything is checked before anything is changed.
 
-``torch.optim.Optimizer.load_state_dict`` casts all buffers to the parameter's dtype, and takes what it is given; here
-the buffers keep their precision, and a state that could not be stepped is refused with the optimizer as it was.
+``torch.optim.Optimizer.load_state_dict`` casts all buffers to the parameter's dtype, and accepts whatever it is given.
+Here the buffers keep their precision, and a state with which no step could be taken is refused; the optimizer then
+stays as it was.
 """
 
 import copy
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from math import isfinite
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.optim import Optimizer
 
 from ..sharding import cut_alike, local_part
+from .arithmetic import eight_bit
+from .family import Family
 from .groups import check_decided
-from .kernels import eight_bit
-from .options import is_number, validate_together
+from .options import Declared, is_number, validate, validate_together
+from .scope import TYPES
+from .state import buffer_dtype, counter_dtype_and_device
 
 logger = logging.getLogger(__name__)
-
-OF_THIS_RUN = ("foreach", "fused", "capturable", "decoupled_weight_decay")
-"""Options that this run decides: which kernel does the step is a matter of the machine at hand, and how to decay one of
-the class (torch.optim.AdamW's ``__setstate__`` does so, too)."""
-
-OF_THIS_RUN_IF_SAME_TYPE = (
-    "soft_reset", "hysteresis_threshold", "second_order_momentum_reset_mode", "J_ema", "lr_modulation", "state_dtype",
-)  # fmt: skip
-"""Those that it decides where the checkpoint has its ``type``: the state fits whatever they are."""
 
 EMPTY_LISTS: dict[str, Any] = {"last_choice": [], "negative_steps": []}
 """What torch's loading of full state dicts under FSDP2 loses of a group without parameters
 (``distributed/checkpoint/state_dict.py`` flattens and rebuilds the groups)."""
 
 
-class Loadable(Protocol):
-    """What loading asks of an optimizer."""
-
-    param_groups: list[dict[str, Any]]
-
-    @property
-    def candidate_option(self) -> str: ...
-    def candidates(self, group: dict[str, Any]) -> list[Any]: ...
-    def validate(self, group: dict[str, Any]) -> None: ...
-    def buffers(self, group: dict[str, Any]) -> tuple[list[str], list[str]]: ...
-    def buffer_dtypes(self, group: dict[str, Any], key: Tensor) -> dict[str, torch.dtype | None]: ...
-    def step_dtype_and_device(self, group: dict[str, Any], key: Tensor) -> tuple[torch.dtype, torch.device]: ...
-
-
 class Loaded(NamedTuple):
     """A checked state, ready to take the place of the optimizer's.
 
     Attributes:
-        state: by parameter.
-        param_groups: with the optimizer's own parameters.
-        notes: what somebody should know who resumes a run with it.
+        state: the state of each parameter.
+        param_groups: the groups, with the optimizer's own parameters.
+        notes: what somebody who resumes a run with this state should know.
     """
 
     state: defaultdict[Tensor, dict[str, Any]]
@@ -64,26 +46,36 @@ class Loaded(NamedTuple):
     notes: list[str]
 
 
-def check(optimizer: Loadable, state_dict: Any) -> Loaded:
-    """What ``optimizer`` becomes by loading ``state_dict``; nothing is changed.
+def check(
+    name: str, family: Family, options: Mapping[str, Declared], param_groups: list[dict[str, Any]], state_dict: Any
+) -> Loaded:
+    """Work out what loading ``state_dict`` would make of an optimizer; nothing is changed yet.
+
+    Args:
+        name: the name of the optimizer's class.
+        family: its arithmetic.
+        options: its constructor's options.
+        param_groups: the groups as they are now.
+        state_dict: the state to be loaded.
 
     Raises:
         ValueError: the state is another optimizer's or another model's, or is damaged.
     """
-    saved_groups = list(groups_of(optimizer, state_dict))
-    groups = [merge(optimizer, saved, mine) for saved, mine in zip(saved_groups, optimizer.param_groups, strict=True)]
+    saved_groups = list(groups_of(name, family, param_groups, state_dict))
+    groups = [merge(options, saved, mine) for saved, mine in zip(saved_groups, param_groups, strict=True)]
     for g, group in enumerate(groups):
         try:
-            check_group(optimizer, group)
+            check_group(family, options, group)
         except (TypeError, KeyError, OverflowError, RuntimeError, ValueError) as error:
             raise ValueError(f"group {g} of the loaded state: {error}") from error
     if groups:
-        validate_together(groups, [group["K"] for group in groups])
+        validate_together(options, groups, [group["K"] for group in groups])
     saved_state, listed = state_dict["state"], [index for saved in saved_groups for index in saved["params"]]
     if not all(isinstance(index, (int, str)) for index in listed) or len(set(listed)) < len(listed):
-        raise ValueError("this state is damaged: its groups list a parameter twice, or something that is none")
+        raise ValueError("this state is damaged: its groups list a parameter twice, or something that can't be one")
     # what is filed under other keys is no parameter's; torch hands it on, too
-    others = {key: value for key, value in saved_state.items() if key not in set(listed)}
+    known = set(listed)
+    others = {key: value for key, value in saved_state.items() if key not in known}
     if extra := [key for key in others if isinstance(key, int)]:
         raise ValueError(f"this state is damaged: it has buffers of {extra[:5]!r}, which none of its groups lists")
     state: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
@@ -92,12 +84,12 @@ def check(optimizer: Loadable, state_dict: Any) -> Loaded:
         for i, (index, p) in enumerate(zip(saved["params"], group["params"], strict=True)):
             found = saved_state.get(index)
             if found:
-                state[p] = check_state(optimizer, group, p, found, f"parameter {i} of group {g}")
+                state[p] = check_state(family, group, p, found, f"parameter {i} of group {g}")
             elif p.numel():
                 absent.append(f"{i} of group {g}")
     apart(iter(state.values()))
     state.update(others)
-    notes = list(differences(optimizer.param_groups, saved_groups, groups))
+    notes = list(differences(param_groups, saved_groups, groups))
     if absent and state:
         notes.append(
             f"the checkpoint has no buffers of {len(absent)} parameters (parameter {', '.join(absent[:5])}"
@@ -106,24 +98,32 @@ def check(optimizer: Loadable, state_dict: Any) -> Loaded:
     return Loaded(state, groups, notes)
 
 
+def through_hooks(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Run the hooks that were registered to see ``state_dict`` before it is loaded, and return what they make of it."""
+    state_dict = copy.copy(state_dict)  # hooks may replace its entries
+    for hook in optimizer._optimizer_load_state_dict_pre_hooks.values():
+        replaced = hook(optimizer, state_dict)
+        state_dict = state_dict if replaced is None else replaced
+    return state_dict
+
+
 def tell(notes: list[str]) -> None:
-    """Log what is to be known of a loaded state, in one line, on the first rank."""
+    """Log a loaded state's notes in one line, on the first rank."""
     if notes and not (dist.is_available() and dist.is_initialized() and dist.get_rank()):
         logger.warning("optimizer state loaded: %s", "; ".join(notes))
 
 
 # ---------------------------------------------------------------- groups
-def groups_of(optimizer: Loadable, state_dict: Any) -> Iterator[dict[str, Any]]:
-    """The saved groups, if they are of an optimizer like this one and of a model like its own.
+def groups_of(name: str, family: Family, mine: list[dict[str, Any]], state_dict: Any) -> Iterator[dict[str, Any]]:
+    """Return the saved groups if they are those of an optimizer like this one, with a model like its own.
 
     Raises:
         ValueError: they are not.
     """
-    name, mine = type(optimizer).__name__, optimizer.param_groups
     saved = state_dict.get("param_groups") if isinstance(state_dict, Mapping) else None
     if not isinstance(saved, (list, tuple)) or not isinstance(state_dict.get("state"), Mapping):
         raise ValueError(
-            "this is no optimizer's state: expected a dictionary with 'state' and 'param_groups', as state_dict() gives"
+            "this is not an optimizer's state: expected a dict with 'state' and 'param_groups', as state_dict() gives"
         )
     if len(saved) != len(mine):
         raise ValueError(
@@ -133,7 +133,7 @@ def groups_of(optimizer: Loadable, state_dict: Any) -> Iterator[dict[str, Any]]:
         if not isinstance(group, Mapping) or not isinstance(group.get("params"), (list, tuple)):
             raise ValueError(f"group {g} of the loaded state is damaged: it lists no parameters")
         found = dict(group) if group["params"] else {**EMPTY_LISTS, **group}
-        expected = ("type", optimizer.candidate_option, "last_choice", "negative_steps", "count")
+        expected = ("type", family.candidate_option, "last_choice", "negative_steps", "count")
         if missing := [key for key in expected if key not in found]:
             raise ValueError(
                 f"this state was not saved by {name}: its groups lack {', '.join(missing)}. Another optimizer's "
@@ -151,10 +151,15 @@ def groups_of(optimizer: Loadable, state_dict: Any) -> Iterator[dict[str, Any]]:
         yield found
 
 
-def merge(optimizer: Loadable, saved: dict[str, Any], mine: dict[str, Any]) -> dict[str, Any]:
-    """The group that ``mine`` becomes: the checkpoint's options, but for those that this run decides."""
-    same_type = saved["type"] == mine["type"]
-    decided_here = (*OF_THIS_RUN, *(OF_THIS_RUN_IF_SAME_TYPE if same_type else ()))
+def merge(options: Mapping[str, Declared], saved: dict[str, Any], mine: dict[str, Any]) -> dict[str, Any]:
+    """Return the group that ``mine`` becomes: the checkpoint's options, except those that this run decides.
+
+    Which kernel does the step depends on the machine at hand, and how to decay depends on the class (as in
+    torch.optim.AdamW's ``__setstate__``). Some others come from the run if the checkpoint has the same ``type``: the
+    state fits any value of them.
+    """
+    policies = ("run", "run, same type") if saved["type"] == mine["type"] else ("run",)
+    decided_here = [name for name, (option, _) in options.items() if option.resumed in policies]
     merged = {key: value for key, value in mine.items() if key not in saved and key != "J_bar"} | copy.deepcopy(saved)
     merged |= {key: mine[key] for key in decided_here if key in mine}
     merged["params"] = mine["params"]
@@ -165,26 +170,24 @@ def merge(optimizer: Loadable, saved: dict[str, Any], mine: dict[str, Any]) -> d
     return merged
 
 
-def check_group(optimizer: Loadable, group: dict[str, Any]) -> None:
-    """Check the options of a merged group, and what steps have left in it. Fills in ``K``.
+def check_group(family: Family, options: Mapping[str, Declared], group: dict[str, Any]) -> None:
+    """Check the options of a merged group and the values that steps have left in it, and fill in ``K``.
 
     Raises:
-        ValueError: something is out of range, or at odds with the rest.
+        ValueError: something is out of range, or contradicts the rest.
     """
-    optimizer.validate(group)
-    K = len(optimizer.candidates(group))
+    validate(family, options, group)
+    K = len(family.parse(group))
     if group.setdefault("K", K) != K:
-        raise ValueError(f"it has {K} candidates in {optimizer.candidate_option}, and {group['K']} as their number")
-    for key in ("last_choice", "negative_steps"):
+        raise ValueError(f"it has {K} candidates in {family.candidate_option}, and {group['K']} as their number")
+    for key in TYPES[group["type"]].scope.remembers:
+        if key not in group:
+            raise ValueError(f"it lacks {key}")
         check_decided(group, key)
-    if group["type"] != "switch_parameter_wise":
-        if "J_bar" not in group:
-            raise ValueError("it lacks J_bar")
-        check_decided(group, "J_bar")
 
 
 def differences(mine: list[dict[str, Any]], saved: list[dict[str, Any]], merged: list[dict[str, Any]]) -> Iterator[str]:
-    """In words, which options differ between this run and the checkpoint, and which of the two were taken."""
+    """Say in words which options differ between this run and the checkpoint, and which of the two values were taken."""
     from_checkpoint: dict[str, str] = {}
     from_run: dict[str, str] = {}
     own = ("params", "param_names", "last_choice", "negative_steps", "J_bar", "count", "K", "initial_lr")
@@ -207,12 +210,12 @@ def differences(mine: list[dict[str, Any]], saved: list[dict[str, Any]], merged:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two options are equal; tuples and lists, numbers and tensors of one number count as alike."""
+    """Whether two options are equal; a tuple may equal a list, and a number a tensor of one number."""
     return plain(one) == plain(other)
 
 
 def plain(value: Any, depth: int = 3) -> Any:
-    """``value`` as numbers and tuples; text below ``depth``, because a damaged list may hold itself."""
+    """Return ``value`` as numbers and tuples, and as text below ``depth``, because a damaged list may hold itself."""
     if isinstance(value, Tensor):
         return value.tolist()
     if not isinstance(value, (list, tuple)):
@@ -221,16 +224,16 @@ def plain(value: Any, depth: int = 3) -> Any:
 
 
 # ---------------------------------------------------------------- buffers
-def check_state(optimizer: Loadable, group: dict[str, Any], p: Tensor, saved: Any, where: str) -> dict[str, Any]:
-    """The state of ``p`` from what was saved for it, in the dtypes and on the devices that kernels expect.
+def check_state(family: Family, group: dict[str, Any], p: Tensor, saved: Any, where: str) -> dict[str, Any]:
+    """Make the state of ``p`` from what was saved for it, in the dtypes and on the devices that kernels expect.
 
     Raises:
-        ValueError: a buffer is missing or unknown, or of another shape, kind or sign.
+        ValueError: a buffer is missing or unknown, or has a wrong shape, kind or sign.
     """
     if not isinstance(saved, Mapping):
         raise ValueError(f"the state of {where} is a {type(saved).__name__}, not a dictionary")
-    first, second = optimizer.buffers(group)
-    expected = {"step", *first, *second} if first else set()
+    declared = family.buffers(group)
+    expected = {"step", *(buffer.name for buffer in declared)} if declared else set()
     if set(saved) != expected:
         missing, unknown = sorted(expected - set(saved)), sorted(map(str, set(saved) - expected))
         raise ValueError(
@@ -239,18 +242,19 @@ def check_state(optimizer: Loadable, group: dict[str, Any], p: Tensor, saved: An
         )
     if not expected:
         return {}
-    dtype, device = optimizer.step_dtype_and_device(group, p)
+    dtype, device = counter_dtype_and_device(family, declared, group, p)
     state: dict[str, Any] = {"step": torch.tensor(count_of(saved["step"], where), dtype=dtype, device=device)}
-    for name, dtype_or_8bit in optimizer.buffer_dtypes(group, p).items():
-        check_buffer(saved[name], p, f"{name} of {where}")
-        if name in second and not p.is_meta and bool((local_part(saved[name]) < 0).any()):
-            raise ValueError(f"{name} of {where} is damaged: it has negative elements, and is a mean of squares")
-        state[name] = converted(saved[name].detach(), p, dtype_or_8bit)
+    for buffer in declared:
+        found, shape = saved[buffer.name], p.shape if buffer.shape is None else buffer.shape(p.shape)
+        check_buffer(found, p, shape, f"{buffer.name} of {where}")
+        if buffer.nonnegative and not p.is_meta and bool((local_part(found) < 0).any()):
+            raise ValueError(f"{buffer.name} of {where} is damaged: it has negative elements, which it never gets")
+        state[buffer.name] = converted(found.detach(), p, buffer_dtype(buffer, group, p), buffer.shape is None)
     return state
 
 
 def apart(buffers: Iterator[dict[str, Any]]) -> None:
-    """Give each of the states ``buffers`` memory of its own: what is one tensor in a file would be updated twice."""
+    """Give each of ``buffers`` memory of its own: if a file has one tensor twice, a step would update it twice."""
     seen = set()
     for state in buffers:
         for name, buffer in state.items():
@@ -263,7 +267,7 @@ def apart(buffers: Iterator[dict[str, Any]]) -> None:
 
 
 def count_of(step: Any, where: str) -> int:
-    """A saved count of steps, of whatever type, as an int. Raises ValueError where it is none."""
+    """Return a saved count of steps, of whatever type, as an int. Raises ValueError if it is no count."""
     if isinstance(step, Tensor):
         step = step.item() if is_plain(step) and step.numel() == 1 and not step.is_complex() else None
     if not isinstance(step, (int, float)) or not isfinite(step) or step < 0 or step != int(step) or step > 2**53:
@@ -271,14 +275,14 @@ def count_of(step: Any, where: str) -> int:
     return int(step)
 
 
-def check_buffer(buffer: Any, p: Tensor, what: str) -> None:
-    """Raise ValueError unless ``buffer`` can be a moment of ``p``."""
+def check_buffer(buffer: Any, p: Tensor, shape: torch.Size, what: str) -> None:
+    """Raise ValueError unless ``buffer`` can be a buffer of ``p`` with this ``shape``."""
     if not isinstance(buffer, Tensor):
         raise ValueError(f"{what} is a {type(buffer).__name__}, not a tensor")
     if not eight_bit.is_eight_bit(buffer) and not (is_plain(buffer) or (buffer.is_meta and p.is_meta)):
         kind = "nested" if buffer.is_nested else "quantized" if buffer.is_quantized else f"{buffer.layout}"
         raise ValueError(f"{what} is a {'meta' if buffer.is_meta else kind} tensor; expected an ordinary one")
-    if buffer.shape != p.shape or not cut_alike(buffer, p):
+    if buffer.shape != shape or (shape == p.shape and not cut_alike(buffer, p)):
         raise ValueError(
             f"this state is of another model, or of another sharding of it: {what} has the shape "
             f"{tuple(buffer.shape)}, the parameter {tuple(p.shape)}"
@@ -292,8 +296,8 @@ def is_plain(tensor: Tensor) -> bool:
     return not (tensor.is_nested or tensor.is_quantized or tensor.is_meta) and tensor.layout == torch.strided
 
 
-def converted(buffer: Tensor, p: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """``buffer`` on the device of ``p``, in ``dtype``; None stands for 8 bits."""
+def converted(buffer: Tensor, p: Tensor, dtype: torch.dtype | None, like_p: bool) -> Tensor:
+    """Move ``buffer`` to ``p.device``, in ``dtype`` (None: 8 bits); ``like_p``: whether it has the shape of ``p``."""
     if dtype is None:
         template = eight_bit.zeros_like(p)
         if eight_bit.is_eight_bit(buffer) and eight_bit.is_eight_bit(template):
@@ -303,5 +307,32 @@ def converted(buffer: Tensor, p: Tensor, dtype: torch.dtype | None) -> Tensor:
     if eight_bit.is_eight_bit(buffer):
         buffer = buffer.dequantize()
     buffer = buffer.to(p.device, dtype)
+    if not like_p:
+        return buffer.contiguous()
     # kernels read memory as it lies: in the order of the parameter's, each element once
     return buffer if buffer.stride() == p.stride() else torch.empty_like(p, dtype=dtype).copy_(buffer)
+
+
+# ---------------------------------------------------------------- older pickles
+ADDED_SINCE_0_1_0 = {"maximize": False, "differentiable": False}
+
+
+def upgrade(
+    family: Family,
+    defaults: dict[str, Any],
+    groups: list[dict[str, Any]],
+    states: MutableMapping[Tensor, dict[str, Any]],
+) -> None:
+    """Add what groups pickled by version 0.1.0 lack, and convert their counts of steps to what the kernels read."""
+    for key, value in ADDED_SINCE_0_1_0.items():
+        defaults.setdefault(key, value)
+    for group in groups:
+        if "K" in group:
+            continue
+        for key, value in ADDED_SINCE_0_1_0.items():
+            group.setdefault(key, value)
+        group["K"] = len(family.parse(group))
+        for p in group["params"]:
+            if state := states.get(p):
+                dtype, device = counter_dtype_and_device(family, family.buffers(group), group, p)
+                state["step"] = torch.as_tensor(state["step"]).to(device, dtype)

@@ -1,31 +1,27 @@
-"""The options that all families have: which values are allowed, and what must agree between groups."""
+"""The options that all families have, and how options are checked."""
 
-from collections.abc import Sequence
+import inspect
+import logging
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .kernels import eight_bit
+from .arithmetic import eight_bit
+from .family import Family, Option
+
+logger = logging.getLogger(__name__)
 
 TYPES = ("default", "switch", "switch_parameter_wise")
 STATE_DTYPES = (None, "float32", "bfloat16", "8bit")
-
-FLAGS = ("lr_modulation", "maximize", "capturable")
 KERNEL_FLAGS = ("foreach", "fused")
 
-SHARED_BY_SWITCH = ("J_ema", "hysteresis_threshold")
-"""Options that must agree in all groups under ``type='switch'``, because there is one choice for all."""
 
-
-def check_option(name: str, value: Any, good: bool, expected: str) -> None:
-    """Raise a ValueError that names the option, its value and what was expected, unless ``good``."""
-    if not good:
-        raise ValueError(f"{name}={value!r} is out of range; expected {expected}")
-
-
+# ---------------------------------------------------------------- values
 def is_number(value: Any) -> bool:
     """Whether ``value`` is a real number that a float can hold; NaN and infinity are, True is not."""
     if type(value) is float:  # nearly always; candidates are read at every step
@@ -40,67 +36,168 @@ def is_number(value: Any) -> bool:
 
 
 def is_count(value: Any) -> bool:
-    """Whether ``value`` is a whole number from 0 on that 64 bits can hold, of a type that has no others."""
+    """Whether ``value`` is a whole number >= 0 that 64 bits can hold, of a type that has only whole numbers."""
     return isinstance(value, Integral) and not isinstance(value, bool) and 0 <= int(value) < 2**63
 
 
-def check_flags(group: dict[str, Any], names: Sequence[str]) -> None:
-    """Raise ValueError unless the options ``names`` are true or false."""
-    for name in names:
-        value = group[name]
-        check_option(name, value, isinstance(value, bool), "True or False")
+def is_flag(value: Any) -> bool:
+    """Whether ``value`` is True or False."""
+    return isinstance(value, bool)
 
 
-def validate(group: dict[str, Any], K: int) -> None:
-    """Check the options of ``group``, which has ``K`` candidates.
+def is_flag_or_none(value: Any) -> bool:
+    """Whether ``value`` is True, False or None."""
+    return value is None or isinstance(value, bool)
+
+
+def is_learning_rate(lr: Any) -> bool:
+    """Whether ``lr`` is a number >= 0, or an ordinary tensor that holds one number."""
+    if not isinstance(lr, Tensor):
+        return is_number(lr) and lr >= 0
+    plain = lr.is_floating_point() and lr.layout == torch.strided and not lr.is_meta and not lr.is_nested
+    return plain and lr.numel() == 1 and float(lr) >= 0
+
+
+def number(lr: float | Tensor) -> Any:
+    """Return a learning rate as kernels take it: a tensor stays a tensor, and any other number becomes a float."""
+    return lr if isinstance(lr, Tensor) else float(lr)
+
+
+def check_option(name: str, value: Any, good: bool, expected: str) -> None:
+    """Raise a ValueError that names the option, its value and what was expected, unless ``good``."""
+    if not good:
+        raise ValueError(f"{name}={value!r} is out of range; expected {expected}")
+
+
+# ---------------------------------------------------------------- the options of all families
+OPTIONS: dict[str, Option] = {
+    "lr": Option("learning rate.", is_learning_rate, "a number >= 0, or a tensor of one"),
+    "weight_decay": Option("decay coefficient.", lambda x: is_number(x) and x >= 0, "a number >= 0"),
+    "type": Option(
+        "``'default'`` (one candidate, no choice), ``'switch'`` (one choice for the whole model) or "
+        "``'switch_parameter_wise'`` (one per parameter).",
+        example="type=switch, type=switch_parameter_wise or type=default",
+    ),
+    "lr_modulation": Option(
+        "scale each candidate's step to the power of the first-listed one's.", is_flag, "True or False",
+        resumed="run, same type",
+    ),
+    "soft_reset": Option(
+        "factor on the first moments after ``hysteresis_threshold`` steps in a row against the gradient.",
+        lambda x: is_number(x) and 0 <= x <= 1, "a number in [0, 1]", resumed="run, same type",
+    ),
+    "hysteresis_threshold": Option(
+        "that number of steps.",
+        lambda x: is_count(x) and x >= 1, "a whole number of steps >= 1", resumed="run, same type", shared=True,
+    ),
+    "J_ema": Option(
+        "in [0, 1), moving average of the scores (``'switch'`` only).",
+        lambda x: is_number(x) and 0 <= x < 1, "a number in [0, 1)", resumed="run, same type", shared=True,
+    ),
+    "foreach": Option(
+        "use torch's multi-tensor operations (``docs/speed.md``); None leaves it open.",
+        is_flag_or_none, "True or False", example="foreach=true", resumed="run",
+    ),
+    "fused": Option(
+        "use the fused kernel; None takes it where there is one.",
+        is_flag_or_none, "True or False", example="fused=true", resumed="run",
+    ),
+    "capturable": Option("let CUDA graphs capture the step.", is_flag, "True or False", resumed="run"),
+    "state_dtype": Option(
+        "of the buffers, ``'float32'``, ``'bfloat16'`` or ``'8bit'``; None takes the parameter's.",
+        lambda x: x in STATE_DTYPES, f"one of {', '.join(map(repr, STATE_DTYPES))}",
+        example="state_dtype=bfloat16, float32 or 8bit", resumed="run, same type",
+    ),
+    "maximize": Option("step along the gradient instead of against it.", is_flag, "True or False"),
+    "differentiable": Option("must be False; in the list because ``torch.optim`` has it."),
+}  # fmt: skip
+
+
+class Declared(NamedTuple):
+    """An option, together with the constructor's parameter for it.
+
+    Attributes:
+        option: the option.
+        parameter: the constructor's parameter: name, annotation and default.
+    """
+
+    option: Option
+    parameter: inspect.Parameter
+
+
+def declared(constructor: Callable[..., Any], family: Family) -> dict[str, Declared]:
+    """Return the options of an optimizer class by name, in its constructor's order.
 
     Raises:
-        ValueError: one is of a wrong type, out of range, or at odds with another.
-        ImportError: ``state_dtype='8bit'`` without torchao.
+        TypeError: the constructor has an option without a description, or lacks one of the family's options.
     """
+    known = {**OPTIONS, **family.options}
+    parameters = {
+        name: parameter
+        for name, parameter in inspect.signature(constructor).parameters.items()
+        if name not in ("self", "params")
+    }
+    if strange := [name for name in parameters if name not in known]:
+        raise TypeError(f"the {family.name} family does not describe the options {', '.join(strange)}")
+    if missing := [name for name in family.options if name not in parameters]:
+        raise TypeError(f"the constructor lacks the {family.name} family's options {', '.join(missing)}")
+    if missing := [name for name in ("lr", "type", "foreach", "fused") if name not in parameters]:
+        raise TypeError(f"the constructor lacks the options {', '.join(missing)}, which every optimizer has")
+    return {name: Declared(known[name], parameter) for name, parameter in parameters.items()}
+
+
+def described(options: Mapping[str, Declared]) -> str:
+    """Describe the options as lines of a docstring's ``Args``."""
+    wrapper = textwrap.TextWrapper(
+        120, initial_indent=" " * 8, subsequent_indent=" " * 12, break_long_words=False, break_on_hyphens=False
+    )
+    paragraphs = [wrapper.fill(f"{name}: {option.text}") for name, (option, _) in options.items()]
+    return "\n".join(paragraphs).strip()
+
+
+def given(local_variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Pick a constructor's options from its ``locals()``."""
+    return {name: value for name, value in local_variables.items() if name not in ("self", "params", "__class__")}
+
+
+# ---------------------------------------------------------------- checks
+def validate(family: Family, options: Mapping[str, Declared], group: Mapping[str, Any]) -> None:
+    """Check all options of ``group``.
+
+    Raises:
+        ValueError: an option is of a wrong type, out of range, or contradicts another.
+        ImportError: ``state_dtype`` is ``'8bit'`` and torchao is not installed.
+    """
+    K = len(family.parse(group))
     if group["type"] not in TYPES:
         raise ValueError(f"type={group['type']!r} is unknown; expected one of {', '.join(map(repr, TYPES))}")
-    lr = group["lr"]
-    if isinstance(lr, Tensor):
-        plain = lr.is_floating_point() and lr.layout == torch.strided and not lr.is_meta and not lr.is_nested
-        check_option("lr", lr, plain and lr.numel() == 1 and float(lr) >= 0, "a number >= 0, or a tensor of one")
-    else:
-        check_option("lr", lr, is_number(lr) and lr >= 0, "a number >= 0")
-    decay, J_ema, soft_reset = group["weight_decay"], group["J_ema"], group["soft_reset"]
-    check_option("weight_decay", decay, is_number(decay) and decay >= 0, "a number >= 0")
-    check_option("J_ema", J_ema, is_number(J_ema) and 0 <= J_ema < 1, "a number in [0, 1)")
-    check_option("soft_reset", soft_reset, is_number(soft_reset) and 0 <= soft_reset <= 1, "a number in [0, 1]")
-    threshold = group["hysteresis_threshold"]
-    check_option(
-        "hysteresis_threshold", threshold, is_count(threshold) and threshold >= 1, "a whole number of steps >= 1"
-    )
-    check_flags(group, FLAGS)
-    check_flags(group, [name for name in KERNEL_FLAGS if group[name] is not None])
-    if group["differentiable"]:
+    for name, (option, _) in options.items():
+        if option.good is not None:
+            check_option(name, group[name], option.good(group[name]), option.expected)
+    if group.get("differentiable"):
         raise ValueError(
             "differentiable=True is not supported: the step works in place, on plain memory, and no gradient flows "
             "through it. Leave it out, or use torch.optim's own classes for that"
         )
-    if group["type"] == "switch_parameter_wise" and J_ema:
+    if group["type"] == "switch_parameter_wise" and group.get("J_ema"):
         raise ValueError(
-            f"J_ema={J_ema} averages the global score, which type='switch_parameter_wise' does not have; "
+            f"J_ema={group['J_ema']} averages the global score, which type='switch_parameter_wise' does not have; "
             "set J_ema=0 or type='switch'"
         )
     if group["foreach"] and group["fused"]:
         raise ValueError("foreach=True and fused=True exclude each other; give one of them, or neither")
-    validate_state_dtype(group)
+    check_state_dtype(group)
     if group["type"] == "default" and K > 1:
         raise ValueError(
             f"type='default' takes one candidate, got {K}: give a single one, or set type='switch' "
             "or type='switch_parameter_wise' to choose among them"
         )
+    family.check(group)
 
 
-def validate_state_dtype(group: dict[str, Any]) -> None:
-    """Check ``state_dtype``, and that the other options go with it. Raises as ``validate``."""
-    state_dtype = group["state_dtype"]
-    expected = ", ".join(map(repr, STATE_DTYPES))
-    check_option("state_dtype", state_dtype, state_dtype in STATE_DTYPES, f"one of {expected}")
+def check_state_dtype(group: Mapping[str, Any]) -> None:
+    """Check that the other options go with ``state_dtype``. Raises the same errors as ``validate``."""
+    state_dtype = group.get("state_dtype")
     if state_dtype == "8bit":
         eight_bit.tensor_class()
         for flag in (*KERNEL_FLAGS, "capturable"):
@@ -113,8 +210,10 @@ def validate_state_dtype(group: dict[str, Any]) -> None:
         )
 
 
-def validate_together(groups: Sequence[dict[str, Any]], counts: Sequence[int]) -> None:
-    """Check what must agree between ``groups``, which have ``counts`` candidates each. Raises ValueError."""
+def validate_together(
+    options: Mapping[str, Declared], groups: Sequence[Mapping[str, Any]], counts: Sequence[int]
+) -> None:
+    """Check that ``groups``, with ``counts`` candidates each, agree where they must. Raises ValueError."""
     first = groups[0]
     for group, K in zip(groups[1:], counts[1:], strict=True):
         if group["type"] != first["type"]:
@@ -125,16 +224,27 @@ def validate_together(groups: Sequence[dict[str, Any]], counts: Sequence[int]) -
             raise ValueError(
                 f"type='switch' makes one choice for all groups, but they list {counts[0]} and {K} candidates"
             )
-        for key in SHARED_BY_SWITCH:
-            if group[key] != first[key]:
+        for name, (option, _) in options.items():
+            if option.shared and group[name] != first[name]:
                 raise ValueError(
-                    f"type='switch' makes one choice for all groups, so {key} must agree in them; "
-                    f"got {first[key]} and {group[key]}"
+                    f"type='switch' makes one choice for all groups, so {name} must agree in them; "
+                    f"got {first[name]} and {group[name]}"
                 )
 
 
-def check_candidates_kept(group: dict[str, Any], K: int, option: str) -> None:
-    """Raise ValueError where ``group`` had another number of candidates than the ``K`` that ``option`` gives now."""
+def warn_of_single_candidates(name: str, family: Family, groups: Sequence[Mapping[str, Any]]) -> None:
+    """Warn if the optimizer ``name`` has a type that chooses, and no group has anything to choose from."""
+    first = groups[0]
+    if first["type"] != "default" and all(group["K"] == 1 for group in groups):
+        logger.warning(
+            "%s has type=%r, but %s=%r is a single candidate: there is nothing to choose. Give a list of them, or "
+            "type='default'",
+            name, first["type"], family.candidate_option, first[family.candidate_option],
+        )  # fmt: skip
+
+
+def check_candidates_kept(group: Mapping[str, Any], K: int, option: str) -> None:
+    """Raise ValueError if ``group`` had another number of candidates than the ``K`` that ``option`` gives now."""
     if group["K"] != K:
         raise ValueError(
             f"{option}={group[option]!r} has {K} candidate{'s' * (K != 1)}, but the optimizer was built with "

@@ -1,4 +1,4 @@
-"""Another optimizer with a gap optimizer's groups: built upon them, or with a state loaded that is not its own."""
+"""A check that no other optimizer trains with a gap optimizer's groups, built upon them or loaded from a state."""
 
 import functools
 from typing import Any
@@ -8,20 +8,19 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 
 def has_gap_groups(optimizer: Any) -> bool:
-    """Whether the first group of ``optimizer`` is a gap optimizer's, by an entry that all of theirs have and save."""
+    """Whether the first group of ``optimizer`` is a gap optimizer's; an entry that all of these save shows it."""
     groups: Any = getattr(optimizer, "param_groups", None)
     return bool(groups) and "negative_steps" in groups[0]
 
 
 def refuse_gap_groups(optimizer: Optimizer) -> None:
-    """Raise RuntimeError: ``optimizer`` is no gap optimizer, but has loaded, or was built upon, the groups of one.
+    """Raise RuntimeError, as ``optimizer`` is not a gap optimizer but has loaded, or was built upon, the groups of one.
 
     accelerate builds DeepSpeedCPUAdam upon them under DeepSpeed's optimizer offload
-    (``map_pytorch_optim_to_deepspeed``), and then trains with it without a word.
+    (``map_pytorch_optim_to_deepspeed``), and then silently trains with it.
     """
     name = f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
-    # what was built upon the groups has no state yet, or its own; gap's first moments are exp_avg_0, exp_avg_1, ...
-    if any(state and "exp_avg" not in state for state in optimizer.state.values()):
+    if any(optimizer.state.values()):  # what was built upon the groups has none yet
         raise RuntimeError(
             f"the state that {name} has loaded is a gap optimizer's, which it can't continue. Resume with the optim "
             "that the checkpoint was trained with; or, to change the optimizer, delete optimizer.pt from the "
@@ -31,16 +30,17 @@ def refuse_gap_groups(optimizer: Optimizer) -> None:
     raise RuntimeError(
         f"the gap optimizer was replaced by {name}, which took over its parameter groups. Under optimizer offload "
         'accelerate does this unless the DeepSpeed config says "zero_force_ds_cpu_optimizer": false. gap_hf sets that '
-        "where the Accelerator exists before the optimizer is built: build it first, or set it."
+        "if the Accelerator exists before the optimizer is built: build the Accelerator first, or set the flag."
     )
 
 
 @functools.cache
 def refuse_takeovers(ours: type[Optimizer]) -> None:
-    """From now on, refuse steps of optimizers other than ``ours`` with the groups of one. A second call does nothing.
+    """From now on, refuse steps of optimizers other than ``ours`` with ``ours``'s groups. A second call does nothing.
 
-    torch tells nobody which optimizer is built upon which groups, or loads which state: only a hook on all optimizers'
-    steps can see it. So it is registered when the first gap optimizer is built, before which nothing can be taken over.
+    torch does not report which optimizer is built upon which groups or loads which state: only a hook on all
+    optimizers' steps can see it. It is registered when the first gap optimizer is built, before which nothing can be
+    taken over.
     """
 
     def before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:

@@ -1,1 +1,1 @@
-"""Pictures of what a run chose."""
+"""Reports: pictures and tables of what a run chose."""

@@ -1,4 +1,4 @@
-"""Several runs side by side: their losses, and what the gap optimizers among them applied."""
+"""The comparison of several runs: their losses, and what the gap optimizers among them applied."""
 
 from collections.abc import Sequence
 
@@ -14,13 +14,13 @@ from .run import Run
 from .summary import summarise
 
 LAST = 10
-"""Logged losses at the end of a run that its final loss is the mean of: one alone is noisy."""
+"""How many logged losses at the end of a run its final loss is the mean of: one alone is noisy."""
 
 
 def choices_figure(runs: list[Run]) -> Figure | None:
-    """The mean of the applied candidates over steps, a line per run that has one; None if none has.
+    """Draw the mean of the applied candidates over steps, with a line per run that has one; None if no run has one.
 
-    A run has none if it has no choices file, or a candidate without a value.
+    A run has no such mean if it has no choices file, or a candidate without a value.
     """
     means = [mean_applied(run.choices) if run.choices else None for run in runs]
     if all(applied is None for applied in means):
@@ -44,7 +44,7 @@ def choices_figure(runs: list[Run]) -> Figure | None:
 
 
 def mean_applied(choices: Choices) -> tuple[list[float], list[float]] | None:
-    """The middles of short stretches of steps, and the mean of the applied candidates in each; None without values."""
+    """Return the middles of short stretches of steps and the mean applied candidate in each; None without values."""
     candidates = all_candidates(choices)
     values = values_of(candidates)
     if values is None:
@@ -57,10 +57,10 @@ def mean_applied(choices: Choices) -> tuple[list[float], list[float]] | None:
 
 
 def table(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
-    """(column titles, rows of text), a row per run.
+    """Return the column titles and the rows of text, one row per run.
 
-    "as the first" tells how many choices are the first run's, over the steps that both have, where both chose for
-    the same parameters among the same candidates. Columns without an entry are left out.
+    "as the first" says how many choices equal the first run's, over the steps that both have, if both chose for the
+    same parameters among the same candidates. Columns without an entry are left out.
     """
     head = [
         "run",
@@ -76,13 +76,13 @@ def table(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
 
 
 def without_empty_columns(head: list[str], rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
-    """The columns in which some row has an entry."""
+    """Keep only the columns in which some row has an entry."""
     kept = [i for i in range(len(head)) if any(row[i] for row in rows)]
     return [head[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
 def row(run: Run, first: Run) -> list[str]:
-    """One row of ``table``."""
+    """Make one row of ``table``."""
     losses = run.curve("loss")[1]
     evaluations = run.curve("eval_loss")[1]
     whole = summarise(run.choices)[0] if run.choices else None
@@ -99,7 +99,7 @@ def row(run: Run, first: Run) -> list[str]:
 
 
 def agreement(run: Run, first: Run) -> str:
-    """The share of equal choices, as text; empty where they can't be compared."""
+    """Return the share of equal choices, as text; empty if the runs can't be compared."""
     if run is first or run.choices is None or first.choices is None:
         return ""
     one, other = first.choices, run.choices

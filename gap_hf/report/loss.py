@@ -1,4 +1,4 @@
-"""Training and evaluation loss of one run or several in one picture."""
+"""A picture of the training and evaluation losses of one run or several."""
 
 from collections.abc import Sequence
 from itertools import cycle
@@ -18,24 +18,24 @@ STYLES = ["-", "--", ":", "-."]
 
 
 def line_styles(count: int) -> list[tuple[str, str]]:
-    """``count`` different (colour, line style) pairs; up to 28."""
+    """Return ``count`` different (colour, line style) pairs; there are 28."""
     colors = cycle(COLORS)
     return [(next(colors), STYLES[i // len(COLORS) % len(STYLES)]) for i in range(count)]
 
 
 def draw_line(axes: Axes, steps: Sequence[float], values: Sequence[float], **style: Any) -> list[Any]:
-    """A line over steps; a single point, of which a line shows nothing, is a dot."""
+    """Draw a line over steps; a single point, for which a line would show nothing, becomes a dot."""
     return axes.plot(steps, values, marker="." if len(steps) == 1 else None, **style)
 
 
 def plain_numbers(axes: Axes) -> None:
-    """Whole steps, and values as they are: not as differences to a number in the corner."""
+    """Label axes with whole steps, and with values as they are instead of differences from a number in the corner."""
     step_ticks(axes)
     axes.ticklabel_format(axis="y", useOffset=False)
 
 
 def loss_figure(runs: list[Run]) -> Figure | None:
-    """The logged loss over steps as lines, evaluation as points; None where no run has logged any."""
+    """Draw the logged losses over steps as lines, and evaluation losses as points; None if no run has logged any."""
     if not any(run.curve("loss")[0] for run in runs):
         return None
     figure = Figure(figsize=(8, 4), layout="constrained")

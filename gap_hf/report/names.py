@@ -1,10 +1,10 @@
-"""Parameter names as short axis labels, in reading order."""
+"""Short axis labels made from parameter names, in reading order."""
 
 import re
 
 
 def shorten(names: list[str]) -> list[str]:
-    """Drop the dotted parts that tell nothing apart: those at the same place, from either end, in every name.
+    """Drop the dotted parts that all names have in the same place, counted from either end.
 
     ``base.model.layers.0.self_attn.q_proj.lora_A.default.weight`` becomes ``0.q_proj.lora_A``.
     A single name stays whole.
@@ -22,7 +22,7 @@ def shorten(names: list[str]) -> list[str]:
 
 
 def reading_order(names: list[str]) -> list[int]:
-    """Indices that sort ``names`` with numbers by value, so that layer 2 comes before layer 10."""
+    """Return indices that sort ``names`` with numbers by value, so that layer 2 comes before layer 10."""
     return sorted(
         range(len(names)),
         key=lambda i: [(p.isdecimal(), int(p) if p.isdecimal() else 0, p) for p in re.split(r"(\d+)", names[i])],
@@ -30,7 +30,7 @@ def reading_order(names: list[str]) -> list[int]:
 
 
 def by_layer(short: list[str]) -> list[tuple[str, list[int]]]:
-    """Consecutive names of one layer, as (layer, rows): what stands before and at the first number, else the name."""
+    """Join consecutive names into (layer, rows); a layer is the name up to its first number, else the whole name."""
     layers: list[tuple[str, list[int]]] = []
     for row, name in enumerate(short):
         match = re.match(r"(.*?\d+)(?=\.|$)", name)
@@ -42,7 +42,7 @@ def by_layer(short: list[str]) -> list[tuple[str, list[int]]]:
 
 
 def rows_of_a_layer(names: list[str]) -> list[str]:
-    """What the rows of every layer are, from above, for names in reading order; empty where the layers differ."""
+    """Say what the rows of every layer are, from above, for names in reading order; empty if the layers differ."""
     short = shorten(names)
     layers = [(layer, rows) for layer, rows in by_layer(short) if len(rows) > 1]
     inside = {tuple(short[row].removeprefix(layer).lstrip(".") for row in rows) for layer, rows in layers}
@@ -50,10 +50,9 @@ def rows_of_a_layer(names: list[str]) -> list[str]:
 
 
 def axis_labels(names: list[str], most: int = 48) -> dict[int, str]:
-    """Row to label for names in reading order: each one where that fits, else one per layer at its middle row.
+    """Map rows to labels for names in reading order: all rows if that fits, else each layer's middle row.
 
-    Labels keep ``1/most`` of the rows between them;
-    of two that are closer the larger layer's stays.
+    Labels are at least ``1/most`` of the rows apart; if two are closer, the larger layer's stays.
     """
     short = shorten(names)
     if len(names) <= most:
@@ -69,7 +68,7 @@ def axis_labels(names: list[str], most: int = 48) -> dict[int, str]:
 
 
 def roles(names: list[str]) -> list[str]:
-    """What each parameter is within its layer: its short name without the numbers.
+    """Return what each parameter is within its layer: its short name without the numbers.
 
     ``base.model.layers.0.self_attn.q_proj.lora_A.default.weight`` becomes ``self_attn.q_proj.lora_A``, for all layers.
     """

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: the pictures are inside it, and it loads nothing and runs no script."""
+"""A self-contained HTML page: the pictures are inside it, and it loads nothing and runs no script."""
 
 import base64
 import io
@@ -33,11 +33,11 @@ class Table:
 
 
 def svg(figure: Figure, titled: bool = True) -> bytes:
-    """The figure as an SVG file, the same bytes each time.
+    """Return the figure as the text of an SVG file, the same each time.
 
     Args:
-        figure: the figure.
-        titled: draw its title, too; a page has headings instead.
+        figure: the figure to draw.
+        titled: whether to draw its title; a page has headings instead.
     """
     stream = io.BytesIO()
     for axes in figure.axes:
@@ -50,7 +50,7 @@ def svg(figure: Figure, titled: bool = True) -> bytes:
 
 
 def render(title: str, facts: Sequence[tuple[str, str]], pictures: Sequence[Picture], tables: Sequence[Table]) -> str:
-    """The page's HTML.
+    """Return the page's HTML.
 
     Args:
         title: the page's heading.

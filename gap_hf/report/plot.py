@@ -1,4 +1,4 @@
-"""The pictures of a run: candidate share over time, which parameter chose what when, and how clearly."""
+"""The pictures of a run: candidate shares over time, which parameter chose what and when, and how clearly."""
 
 import textwrap
 
@@ -28,7 +28,7 @@ LONGEST_LABEL = 60
 
 
 def figures(choices: Choices) -> dict[str, Figure]:
-    """The pictures that can be drawn of a run, by file name."""
+    """Draw all pictures that a run's choices allow, by file name."""
     drawn = {"gap_share": share_figure(choices), "gap_layers": layers_figure(choices)}
     if not np.isnan(choices.margins).all():  # one candidate, or a file of an older version
         drawn["gap_margins"] = margins_figure(choices)
@@ -36,7 +36,7 @@ def figures(choices: Choices) -> dict[str, Figure]:
 
 
 def share_figure(choices: Choices) -> Figure:
-    """Stacked share of each candidate over steps, averaged over parameters and short stretches of steps."""
+    """Draw the stacked share of each candidate over steps, averaged over parameters and short stretches of steps."""
     candidates = all_candidates(choices)
     starts = stretches(len(choices.steps), SHARE_POINTS)
     share = counts(choices, candidates, starts).sum(axis=2)
@@ -54,7 +54,7 @@ def share_figure(choices: Choices) -> Figure:
 
 
 def layers_figure(choices: Choices) -> Figure:
-    """Heat map, one row per parameter and one column per step (or stretch of steps), coloured by the choice."""
+    """Draw a heat map of the choices, with a row per parameter and a column per step (or stretch of steps)."""
     order = reading_order(choices.parameters)
     names = [choices.parameters[i] for i in order]
     candidates = all_candidates(choices)
@@ -103,7 +103,7 @@ def layers_figure(choices: Choices) -> Figure:
 
 
 def margins_figure(choices: Choices) -> Figure:
-    """Median and spread of the margins over parameters and short stretches of steps, and when soft resets came."""
+    """Draw the margins' median and spread over parameters and short stretches of steps, and the soft resets."""
     starts = stretches(len(choices.steps), MARGIN_POINTS)
     levels = [5, 25, 50, 75, 95]
     found = np.array(
@@ -142,18 +142,18 @@ def margins_figure(choices: Choices) -> Figure:
 
 
 def counts(choices: Choices, candidates: list[Candidate], starts: np.ndarray) -> np.ndarray:
-    """How often each candidate was chosen in each stretch by each parameter: ``(K, len(starts), P)``."""
+    """Count how often each parameter chose each candidate in each stretch: ``(K, len(starts), P)``."""
     chosen = candidate_indices(choices, candidates)
     return np.stack([np.add.reduceat(chosen == k, starts, axis=0, dtype=np.int64) for k in range(len(candidates))])
 
 
 def column_edges(choices: Choices, starts: np.ndarray) -> np.ndarray:
-    """Where the columns begin on the step axis, and where the last one ends: step n reaches from n - 0.5 to n + 0.5."""
+    """Return where columns begin on the step axis, and where the last ends: step n spans n - 0.5 to n + 0.5."""
     return np.append(choices.steps[starts] - 0.5, choices.steps[-1] + 0.5)
 
 
 def candidate_patches(choices: Choices, candidates: list[Candidate]) -> list[Artist]:
-    """The legend's entries for the candidates."""
+    """Make the legend's entries for the candidates."""
     names = display_names(choices, candidates)
     return [Patch(color=color, label=name) for color, name in zip(palette(len(candidates)), names, strict=True)]
 
@@ -167,15 +167,15 @@ def legend(figure: Figure, handles: list[Artist]) -> None:
 
 
 def step_ticks(axes: Axes) -> None:
-    """Whole steps only."""
+    """Put ticks at whole steps only."""
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def stretches(count: int, most: int) -> np.ndarray:
-    """First index of each of at most ``most`` stretches of equal length (the last may be shorter)."""
+    """Return the first index of each of at most ``most`` stretches of equal length (the last may be shorter)."""
     return np.arange(0, count, -(-count // most))
 
 
 def palette(count: int) -> list[str]:
-    """``count`` colours of viridis, which colour-blind readers and grey prints tell apart."""
+    """Return ``count`` colours of viridis, which can be told apart by colour-blind readers and in grey prints."""
     return [to_hex(colormaps["viridis"](i / max(count - 1, 1))) for i in range(count)]

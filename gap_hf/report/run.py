@@ -15,12 +15,12 @@ STATE = "trainer_state.json"
 
 @dataclass
 class Run:
-    """One run directory.
+    """What was read from one run's directory.
 
     Attributes:
-        name: what it is called in pictures and tables.
-        directory: where it is.
-        choices: the choices file, if there is one.
+        name: the run's name in pictures and tables.
+        directory: the directory.
+        choices: the content of the choices file, if there is one.
         log: Trainer's ``log_history``; empty where there is no ``trainer_state.json``.
         global_step: Trainer's count of steps; 0 where there is no ``trainer_state.json``.
     """
@@ -33,12 +33,12 @@ class Run:
 
     @property
     def last_step(self) -> int:
-        """The last step that left a trace: it need not have been logged."""
+        """The last step that left a trace, even if it was not logged."""
         chosen = 0 if self.choices is None else int(self.choices.steps[-1])
         return max(self.global_step, chosen, *self.curve("step")[0])
 
     def curve(self, key: str) -> tuple[list[int], list[float]]:
-        """(steps, values) of what was logged as ``key``."""
+        """The steps and the values that were logged as ``key``."""
         rows = [row for row in self.log if type(row.get(key)) in (int, float) and "step" in row]
         return [int(row["step"]) for row in rows], [float(row[key]) for row in rows]
 
@@ -49,7 +49,7 @@ class Run:
 
 
 def read_run(path: str | Path | Run) -> Run:
-    """Read a Trainer's ``output_dir``, or a choices file alone; what has been read stays as it is.
+    """Read a Trainer's ``output_dir``, or a choices file alone; a ``Run`` is returned as it is.
 
     Raises:
         FileNotFoundError: there is neither Trainer's log nor a choices file.
@@ -76,9 +76,9 @@ def read_run(path: str | Path | Run) -> Run:
 
 
 def read_runs(paths: Sequence[str | Path | Run]) -> list[Run]:
-    """Read several runs and give them names that tell them apart: of two alike, more of the path is shown.
+    """Read several runs and give them names that tell them apart: if two are alike, more of the path is shown.
 
-    What has been read stays as it is. Raises what ``read_run`` does.
+    A ``Run`` is returned as it is. Raises the same errors as ``read_run``.
     """
     found = [read_run(path) for path in paths]
     names = [run.name for run in found]
@@ -89,10 +89,10 @@ def read_runs(paths: Sequence[str | Path | Run]) -> list[Run]:
 
 
 def choices_of(run: Run) -> Choices:
-    """The run's choices.
+    """Return the run's choices.
 
     Raises:
-        FileNotFoundError: it has none.
+        FileNotFoundError: the run has no choices file.
     """
     if run.choices is None:
         raise FileNotFoundError(
@@ -103,7 +103,7 @@ def choices_of(run: Run) -> Choices:
 
 
 def find_state(directory: Path) -> Path | None:
-    """Trainer's state file: of the directory, else of its newest checkpoint."""
+    """Find Trainer's state file, in the directory or else in its newest checkpoint."""
     if (directory / STATE).is_file():
         return directory / STATE
     steps = {
@@ -115,10 +115,10 @@ def find_state(directory: Path) -> Path | None:
 
 
 def read_state(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """``log_history`` and ``global_step`` of a state file.
+    """Read ``log_history`` and ``global_step`` from a state file.
 
     Raises:
-        ValueError: it is not one, or was cut off.
+        ValueError: the file is not a state file, or was cut off.
     """
     try:
         state = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""A run in numbers: what was chosen by which kind of parameter, how clearly, how steadily."""
+"""A run in numbers: what each kind of parameter chose, how clearly, and how steadily."""
 
 from dataclasses import dataclass
 
@@ -11,16 +11,16 @@ from .names import roles
 
 @dataclass
 class Row:
-    """Some parameters of a run, over all its steps.
+    """The numbers of some parameters of a run, over all its steps.
 
     Attributes:
-        name: what they are.
-        parameters: how many.
-        shares: of each candidate in their choices, in the order of ``all_candidates(choices)``.
-        mean: of the chosen candidates; NaN if a candidate has no value.
+        name: what the parameters are.
+        parameters: how many there are.
+        shares: the share of each candidate in their choices, in the order of ``all_candidates(choices)``.
+        mean: the mean of the chosen candidates; NaN if a candidate has no value.
         changed: the share of choices that differ from the step before; NaN for a single step.
-        margin: the median, NaN where it is not known.
-        resets: soft resets, counted per parameter.
+        margin: the median margin; NaN if it is not known.
+        resets: the number of soft resets, counted per parameter.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Row:
 
 
 def summarise(choices: Choices) -> list[Row]:
-    """All parameters, then (if they choose by themselves and there is more than one kind) each kind of them."""
+    """Sum up all parameters, then (if they choose separately and are of several kinds) each kind of them."""
     candidates = all_candidates(choices)
     chosen = candidate_indices(choices, candidates)
     values = values_of(candidates)
@@ -61,6 +61,6 @@ def summarise(choices: Choices) -> list[Row]:
 
 
 def shares(choices: Choices) -> dict[str, float]:
-    """Each candidate's share of all choices, like ``{"beta1 = 0.8": 0.75, "beta1 = 0.99": 0.25}``."""
+    """Return each candidate's share of all choices, like ``{"beta1 = 0.8": 0.75, "beta1 = 0.99": 0.25}``."""
     names = display_names(choices, all_candidates(choices))
     return dict(zip(names, summarise(choices)[0].shares, strict=True))

@@ -1,4 +1,4 @@
-"""What ``gap-hf plot`` and ``gap-hf compare`` write: pictures as PNG and SVG files, and a page that holds them all."""
+"""The files of ``gap-hf plot`` and ``gap-hf compare``: pictures as PNG and SVG, and a page that holds them all."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -39,16 +39,16 @@ def plot_run(
     """Draw a run: ``gap_share``, ``gap_layers`` and ``gap_margins``, and ``gap_report.html`` with these and the loss.
 
     Args:
-        run: a Trainer's ``output_dir``, or the choices file itself; or what ``read_run`` made of it.
-        out_dir: where the files go; next to the choices file by default.
-        formats: some of ``png``, ``svg``, ``html``.
+        run: a Trainer's ``output_dir``, the choices file itself, or what ``read_run`` returned.
+        out_dir: the directory for the files; by default that of the choices file.
+        formats: any of ``png``, ``svg``, ``html``.
 
     Returns:
-        The files' paths.
+        The paths of the files.
 
     Raises:
-        FileNotFoundError: no choices file there.
-        ValueError: a file can't be read or holds no steps, or there is no such format.
+        FileNotFoundError: there is no choices file.
+        ValueError: a file can't be read or holds no steps, or a format is unknown.
     """
     check_formats(formats)
     run = read_run(run)
@@ -70,16 +70,16 @@ def compare_runs(
     """Draw runs side by side: ``gap_compare_loss``, ``gap_compare_choices`` and ``gap_compare.html``.
 
     Args:
-        runs: Trainers' ``output_dir``s, or what ``read_runs`` made of them; runs without a gap optimizer are welcome.
-        out_dir: where the files go.
-        formats: some of ``png``, ``svg``, ``html``.
+        runs: Trainers' ``output_dir``s, or what ``read_runs`` returned; runs without a gap optimizer are welcome.
+        out_dir: the directory for the files.
+        formats: any of ``png``, ``svg``, ``html``.
 
     Returns:
-        The files' paths.
+        The paths of the files.
 
     Raises:
         FileNotFoundError: a directory holds no run.
-        ValueError: a file can't be read, or there is no such format.
+        ValueError: a file can't be read, or a format is unknown.
     """
     check_formats(formats)
     found = read_runs(runs)
@@ -98,14 +98,14 @@ def compare_runs(
 
 
 def check_formats(formats: Collection[str]) -> None:
-    """Raise if one is unknown."""
+    """Raise ValueError if a format is unknown."""
     for name in formats:
         if name not in FORMATS:
             raise ValueError(f"{name!r} is not a format; expected one of {', '.join(FORMATS)}")
 
 
 def save(drawn: Mapping[str, Figure], out: Path, formats: Collection[str]) -> list[Path]:
-    """Write the figures as ``out/NAME.png`` and ``.svg``, as far as ``formats`` has these."""
+    """Write the figures as ``out/NAME.png`` and ``.svg``, if these are among ``formats``."""
     out.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, figure in drawn.items():
@@ -119,19 +119,19 @@ def save(drawn: Mapping[str, Figure], out: Path, formats: Collection[str]) -> li
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write ``text`` there, and return where that is."""
+    """Write ``text`` to a file, and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return path
 
 
 def pictures(drawn: Mapping[str, Figure]) -> list[Picture]:
-    """The figures of a run with what the page says of them."""
+    """The figures of a run, with what the page says about them."""
     return [Picture(TITLES[name], figure, CAPTIONS[name]) for name, figure in drawn.items()]
 
 
 def facts(run: Run) -> list[tuple[str, str]]:
-    """What the page says first."""
+    """The facts at the top of the page, as (name, value) pairs."""
     choices = choices_of(run)
     found = [
         ("type", choices.type),
@@ -150,7 +150,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
 
 
 def kinds_table(choices: Choices) -> Table:
-    """Who chose what, by kind of parameter."""
+    """The page's table of what each kind of parameter chose."""
     found = summarise(choices)
     with_mean = not all(math.isnan(row.mean) for row in found)
     shares = display_names(choices, all_candidates(choices))
@@ -172,5 +172,5 @@ def kinds_table(choices: Choices) -> Table:
 
 
 def number(value: float, form: str) -> str:
-    """The number, or nothing for NaN."""
+    """Write a number as text; NaN becomes an empty text."""
     return "" if math.isnan(value) else format(value, form)

@@ -1,4 +1,4 @@
-"""DTensors: FSDP2 (``fully_shard``), HSDP, tensor parallel, and any mesh of these."""
+"""The backend of DTensors: FSDP2 (``fully_shard``), HSDP, tensor parallel, and any mesh of these."""
 
 import math
 from typing import Any
@@ -23,7 +23,7 @@ PARTIAL = Refusal(
 
 
 def local_part(tensor: Tensor) -> Tensor:
-    """This rank's plain part of a saved buffer: itself, unless it is a DTensor."""
+    """Return this rank's plain part of a saved buffer, which is the buffer itself unless it is a DTensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
@@ -35,7 +35,7 @@ def cut_alike(one: Tensor, other: Tensor) -> bool:
 
 
 class Meshes(Sharded, ParameterLayout):
-    """Parameters sharded over device meshes. A plain parameter among them counts as replicated on every rank.
+    """The layout of parameters sharded over device meshes; a plain parameter counts as replicated on every rank.
 
     Raises:
         RuntimeError: a parameter is left partially reduced.
@@ -56,7 +56,7 @@ class Meshes(Sharded, ParameterLayout):
         return [self.local_grad(p) for p in keys]
 
     def local_grad(self, p: Tensor) -> Tensor | None:
-        """This rank's plain part of the gradient of ``p``."""
+        """Return this rank's plain part of the gradient of ``p``."""
         grad = p.grad
         if isinstance(p, DTensor) and isinstance(grad, DTensor) and grad.placements != p.placements:
             # tensor parallel may leave a gradient Partial; torch.optim redistributes it inside its first operation
@@ -89,7 +89,7 @@ class Meshes(Sharded, ParameterLayout):
 
 
 class DTensors(Backend):
-    """FSDP2, HSDP, tensor parallel: at least one parameter is a DTensor."""
+    """The backend of FSDP2, HSDP and tensor parallel, where at least one parameter is a DTensor."""
 
     name = "FSDP2, HSDP, tensor parallel"
     refusals = (PARTIAL,)

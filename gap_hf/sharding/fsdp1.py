@@ -1,7 +1,7 @@
-"""FSDP1 (``torch.distributed.fsdp.FullyShardedDataParallel``) with ``use_orig_params=True``.
+"""The backend of FSDP1 (``torch.distributed.fsdp.FullyShardedDataParallel``) with ``use_orig_params=True``.
 
-Each original parameter stays in the optimizer as a 1-D slice, empty on the ranks that own none of it. Nothing on the
-parameter says how large the whole is; the handle of the flat parameter it was folded into does.
+Each original parameter stays in the optimizer as a 1-D slice, which is empty on ranks that own none of it. The slice
+does not say how large the whole parameter is; the handle of the flat parameter that it was merged into does.
 """
 
 from typing import Any
@@ -43,10 +43,10 @@ def unsharded(handle: Any) -> bool:
 
 
 class FlatShards(InPieces, ParameterLayout):
-    """Slices of FSDP1's flat parameters.
+    """The layout of slices of FSDP1's flat parameters.
 
     Raises:
-        RuntimeError: ``use_orig_params=False``, or a parameter outside of FSDP among its slices.
+        RuntimeError: ``use_orig_params`` is False, or a parameter that FSDP does not manage is among the slices.
     """
 
     def __init__(self, param_groups: list[dict[str, Any]]) -> None:
@@ -91,7 +91,7 @@ class FlatShards(InPieces, ParameterLayout):
 
     @staticmethod
     def holders(handle: Any) -> list[int]:
-        """The ranks that hold one copy of the flat parameter between them, this one among them."""
+        """List the ranks that hold one copy of the flat parameter between them, this rank among them."""
         return [dist.get_rank()] if unsharded(handle) else dist.get_process_group_ranks(handle.process_group)
 
     def pieces(self, g: int, i: int) -> list[Piece]:
@@ -111,7 +111,7 @@ class FlatShards(InPieces, ParameterLayout):
 
 
 class FSDP1(Backend):
-    """Parameters that FSDP1 has marked as its slices or flat parameters."""
+    """The backend of parameters that FSDP1 has marked as its slices or flat parameters."""
 
     name = "FSDP1"
     refusals = (MERGED, UNMANAGED)
@@ -128,10 +128,10 @@ class FSDP1(Backend):
         return FlatShards(optimizer.param_groups)
 
     def before_state_dict(self, optimizer: MakesState) -> None:
-        """Have the state made before the first step, too.
+        """Make the state before the first step, too.
 
         FSDP1's sharded checkpoints load only what the dictionary they are loaded into already has (accelerate's
-        ``load_fsdp_optimizer``), and drop the rest without a word.
+        ``load_fsdp_optimizer``), and silently drop the rest.
         """
         if optimizer.state or not self.claims(optimizer):
             return

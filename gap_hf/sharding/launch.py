@@ -1,4 +1,4 @@
-"""What the launcher was asked for and did not give: a run that is not the one its user thinks it is."""
+"""Launches that did not give what they were asked for, so that the run is not the one its user thinks it is."""
 
 import os
 import sys
@@ -23,8 +23,8 @@ def asked(backend: str) -> bool:
 def accelerate_trains_alone() -> bool:
     """Whether accelerate counts on this process alone, though it may have connected it with others.
 
-    So it is on CPUs where the script does not say ``cpu=True`` (Trainer: ``use_cpu``), whatever the launcher's config
-    said: ``PartialState`` sets up the process group, and keeps ``DistributedType.NO`` (accelerate 1.15, ``state.py``).
+    This happens on CPUs if the script does not say ``cpu=True`` (Trainer: ``use_cpu``), whatever the launcher's config
+    says: ``PartialState`` sets up the process group, but keeps ``DistributedType.NO`` (accelerate 1.15, ``state.py``).
     """
     module = sys.modules.get("accelerate.state")
     kind = module.PartialState._shared_state.get("distributed_type") if module is not None else None
@@ -32,11 +32,11 @@ def accelerate_trains_alone() -> bool:
 
 
 def seems_lone() -> bool:
-    """Whether ``accelerate launch`` started one process, probably instead of several.
+    """Whether ``accelerate launch`` started one process where several were probably meant.
 
     ``accelerate launch --cpu --num_processes 2`` starts one, and leaves only the address of a leader that nobody needs
-    (``accelerate/utils/launch.py``, ``prepare_simple_launcher_cmd_env``). The address may be there for other reasons:
-    this is a suspicion.
+    (``accelerate/utils/launch.py``, ``prepare_simple_launcher_cmd_env``). The address may be there for other reasons,
+    so this is only a suspicion.
     """
     by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ
     return by_accelerate and not any(name in os.environ for name in LAUNCHED_BY_ENVIRONMENT)
@@ -113,10 +113,10 @@ def downgrade(backend: str | None = None) -> str | None:
     """Say what was asked for but is not there, and what to set.
 
     Args:
-        backend: what shards the parameters, ``"FSDP"`` or ``"DEEPSPEED"``; None where nothing does.
+        backend: what shards the parameters, ``"FSDP"`` or ``"DEEPSPEED"``; None if nothing does.
 
     Returns:
-        The message; None where the launch gave what it was asked for, as far as can be seen.
+        The message; None if the launch gave what it was asked for, as far as can be seen.
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     together = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
@@ -130,7 +130,7 @@ def downgrade(backend: str | None = None) -> str | None:
 
 
 def lone_process() -> str | None:
-    """Say that one process runs where ``accelerate launch`` was probably asked for several; None otherwise."""
+    """Say that one process runs although ``accelerate launch`` was probably asked for several; None if not so."""
     if LONE.is_running():
         found = "accelerate launch seems to have been asked for several processes, but started only this one"
         return f"{found}. {LONE.remedy}"

@@ -1,4 +1,4 @@
-"""The vocabulary between a backend and the algorithm: where parameters lie, and what is added up over processes."""
+"""The vocabulary between backends and the algorithm: where parameters lie, and what is added up over processes."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from .part import Part, check_plain
 from .refusal import Refusal
 
 State = Mapping[Tensor, dict[str, Tensor]]
-"""``optimizer.state``."""
+"""The type of ``optimizer.state``."""
 
 REPLACED = Refusal(
     "parameters that were replaced after the optimizer was built",
@@ -26,9 +26,9 @@ class Layout(ABC):
     """How the parameters of one optimizer lie over processes.
 
     Attributes:
-        parameters: the tensors that the module registered, group by group: the same rows on every rank.
-        shapes: those of the whole parameters, wherever their elements lie.
-        device: where scores are added up.
+        parameters: the tensors that the module registered, group by group, in the same rows on every rank.
+        shapes: the shapes of the whole parameters, wherever their elements lie.
+        device: the device on which scores are added up.
     """
 
     parameters: list[list[Tensor]]
@@ -46,21 +46,21 @@ class Layout(ABC):
 
     @abstractmethod
     def receive(self, param_groups: list[dict[str, Any]], by_parameter: bool = True) -> list[Part]:
-        """The fragments that this call of ``step`` was handed.
+        """Return the fragments that this call of ``step`` was handed.
 
         Args:
             param_groups: what the optimizer holds during this call.
-            by_parameter: cut flat tensors at the parameters' borders; otherwise each tensor is one fragment.
+            by_parameter: whether to cut flat tensors at the parameters' borders; otherwise each tensor is a fragment.
 
         Raises:
-            RuntimeError: something in them cannot be told to be what the layout says.
+            RuntimeError: the groups do not hold what the layout says, as far as can be told.
         """
 
     def check_count(self, g: int, given: int) -> None:
-        """Make sure that group ``g`` has the ``given`` parameters with which the optimizer was built.
+        """Check that group ``g`` has the ``given`` parameters with which the optimizer was built.
 
         Raises:
-            RuntimeError: it has more or fewer, so the choices would be listed under wrong names.
+            RuntimeError: it has more or fewer, so that choices would be listed under wrong names.
         """
         kept = len(self.parameters[g])
         if REPLACED.is_running(kept, given):
@@ -72,14 +72,14 @@ class Layout(ABC):
             )
 
     def complete(self) -> bool:
-        """Whether everything of this step has been received. False where the backend calls ``step`` once per group."""
+        """Whether all of this step has been received: not yet, if a backend calls ``step`` once per group."""
         return True
 
     def publish(self) -> None:  # noqa: B027
-        """Hand the new values back to the backend, where it has already copied the old ones."""
+        """Hand the new values back to the backend if it has already copied the old ones."""
 
     def abandon(self) -> None:  # noqa: B027
-        """Forget what was received of a step that failed or was interrupted."""
+        """Forget what was received in a step that failed or was interrupted."""
 
     def was_interrupted(self, param_groups: list[dict[str, Any]]) -> bool:
         """Whether a step had begun that this call of ``step`` does not go on with."""
@@ -92,10 +92,10 @@ class Layout(ABC):
     """Whether torch's checkpoints, which allocate the state by a step of zeros, can be loaded in this layout."""
 
     def verify(self) -> None:  # noqa: B027
-        """Make sure, once and together with the other ranks, that every element is covered exactly once.
+        """Check, once and together with the other ranks, that every element is covered exactly once.
 
         Raises:
-            RuntimeError: it is not, or the ranks hold different parameters.
+            RuntimeError: an element is not, or the ranks hold different parameters.
         """
 
     def reduce(self, tables: list[Tensor], live: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -103,19 +103,19 @@ class Layout(ABC):
 
         Args:
             tables: this rank's sums, float64, one row per parameter.
-            live: which parameters have a gradient, ``(P,)`` bool, as far as this rank knows.
+            live: a ``(P,)`` bool for each group: which parameters have a gradient, as far as this rank knows.
 
         Returns:
-            The same over all ranks. Nothing is communicated where every rank holds whole parameters.
+            The same two lists over all ranks. Nothing is communicated if every rank holds whole parameters.
         """
         return tables, live
 
     def add_up(self, numbers: Tensor) -> Tensor:
-        """The sums of ``numbers`` over the ranks that hold different elements. Every rank must ask.
+        """Return the sums of ``numbers`` over the ranks that hold different elements. Every rank must call it.
 
         Args:
-            numbers: this rank's shares, of any shape, the same on every rank. What comes from a fragment that several
-                ranks hold must have been divided by their number (``Part.copies``).
+            numbers: this rank's shares, of any shape that is the same on every rank. A share that comes from a fragment
+                held by several ranks must have been divided by their number (``Part.copies``).
 
         Returns:
             The sums, in the shape and on the device of ``numbers``, which stay as they are; ``numbers`` themselves
@@ -124,28 +124,28 @@ class Layout(ABC):
         return numbers
 
     def maximum(self, values: Tensor) -> Tensor:
-        """The maximum of ``values`` over the ranks that hold different elements."""
+        """Return the maximum of ``values`` over the ranks that hold different elements."""
         return values
 
     @abstractmethod
     def keys(self, g: int, i: int) -> list[Tensor]:
-        """The tensors under which ``optimizer.state`` files what this rank holds of parameter ``i`` of group ``g``."""
+        """List the keys in ``optimizer.state`` for what this rank holds of parameter ``i`` of group ``g``."""
 
     @abstractmethod
     def whole(self, g: int, i: int, state: State, name: str, dtype: torch.dtype) -> Tensor:
-        """The buffer ``name`` of parameter ``i`` of group ``g``, in the parameter's shape. Every rank must ask.
+        """Gather the buffer ``name`` of parameter ``i`` of group ``g`` in its whole shape. Every rank must call it.
 
         Args:
             g: the group.
             i: the parameter's place in it.
-            state: the optimizer's, in which ``keys(g, i)`` are found.
-            name: of the buffer.
-            dtype: that it is stored in, also for a rank that holds nothing of it.
+            state: the optimizer's state, which has the entries ``keys(g, i)``.
+            name: the buffer's name.
+            dtype: the dtype that it is stored in, which a rank that holds nothing of it needs, too.
         """
 
 
 class ParameterLayout(Layout):
-    """Base of the layouts in which the optimizer's own tensors are the parameters, or one slice of each."""
+    """The base of layouts in which the optimizer's own tensors are the parameters, or one slice of each."""
 
     loads_by_stepping = True
 
@@ -159,14 +159,14 @@ class ParameterLayout(Layout):
         return p.shape
 
     cut: Callable[[Tensor], Tensor] | None = None
-    """Gives this rank's plain part of a parameter or buffer; None where it is the tensor itself."""
+    """A function that gives this rank's plain part of a parameter or buffer; None if that is the tensor itself."""
 
     def grads(self, keys: list[Tensor]) -> list[Tensor | None]:
-        """This rank's plain parts of the gradients."""
+        """Return this rank's plain parts of the gradients."""
         return [p.grad for p in keys]
 
     def copies(self, p: Tensor) -> int:
-        """How many ranks hold this very part."""
+        """The number of ranks that hold this very part."""
         return 1
 
     def keys(self, g: int, i: int) -> list[Tensor]:
@@ -184,7 +184,7 @@ class ParameterLayout(Layout):
 
     @cached_property
     def counted_copies(self) -> list[tuple[int, ...]]:
-        """``copies`` of all parameters, group by group."""
+        """The ``copies`` of all parameters, group by group."""
         return [tuple(self.copies(p) for p in group) for group in self.parameters]
 
     def receive(self, param_groups: list[dict[str, Any]], by_parameter: bool = True) -> list[Part]:

@@ -1,4 +1,4 @@
-"""Fragments of parameters, as plain local tensors: all that the algorithm sees of a layout."""
+"""``Part``: fragments of parameters, as plain local tensors. This is all that the algorithm sees of a layout."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from .refusal import Refusal
 
 @dataclass(slots=True, eq=False)
 class Part:
-    """What one call of ``step`` was handed of one group: N fragments, as plain local tensors, column by column.
+    """The N fragments of one group that one call of ``step`` was handed, as plain local tensors, column by column.
 
     A fragment is the part of one parameter that lives on this rank.
 
@@ -23,9 +23,9 @@ class Part:
         rows: each fragment's parameter, by its place in the group.
         keys: the tensors under which ``optimizer.state`` files the buffers.
         values: the elements themselves.
-        grads: their gradients, of the values' shapes; None where the parameter took no part in the loss.
-        cuts: for each fragment a function that cuts it out of a tensor which is laid out like its key, as a view; None
-            where a fragment is all of it.
+        grads: their gradients, in the values' shapes; None where the parameter took no part in the loss.
+        cuts: for each fragment, a function that cuts it, as a view, out of a tensor that is laid out like its key; None
+            if the fragment is the whole tensor.
         copies: how many ranks hold this very fragment.
     """
 
@@ -39,7 +39,7 @@ class Part:
     copies: tuple[int, ...]
 
     def select(self, chosen: Sequence[int]) -> "Part":
-        """The fragments ``chosen``, by their places in the columns and in that order."""
+        """Return the fragments ``chosen``, by their places in the columns and in that order."""
         if chosen == range(len(self.rows)):  # what a kernel is dealt that takes everything; a list is never equal to it
             return self
         keys, values = ([column[i] for i in chosen] for column in (self.keys, self.values))
@@ -49,17 +49,17 @@ class Part:
         return Part(self.g, self.group, rows, keys, values, grads, cuts, copies)
 
     def with_grad(self) -> "Part":
-        """The fragments that have a gradient."""
+        """Return the fragments that have a gradient."""
         if all(grad is not None for grad in self.grads):
             return self
         return self.select([i for i, grad in enumerate(self.grads) if grad is not None])
 
     def gradients(self) -> list[Tensor]:
-        """``grads``, where every fragment has one."""
+        """Return ``grads``; every fragment must have one."""
         return cast(list[Tensor], self.grads)
 
     def local(self, tensors: list[Tensor]) -> list[Tensor]:
-        """The fragments of ``tensors``, which are laid out like the keys."""
+        """Cut the fragments out of ``tensors``, which are laid out like the keys."""
         return tensors if self.cuts is None else [cut(t) for cut, t in zip(self.cuts, tensors, strict=True)]
 
 
@@ -68,8 +68,8 @@ class Piece(NamedTuple):
 
     Attributes:
         key: the tensor under which its buffers are filed.
-        local: cuts it out of such a buffer.
-        offset: its first element's place in the flattened parameter.
+        local: a function that cuts the piece out of such a buffer.
+        offset: the place of its first element in the flattened parameter.
     """
 
     key: Tensor
@@ -95,7 +95,7 @@ SUBCLASS = Refusal(
 
 
 def check_plain(values: list[Tensor], grads: list[Tensor | None], name: str) -> None:
-    """Raise RuntimeError, with ``name`` formatted by the place, unless values and gradients are ordinary and dense."""
+    """Raise RuntimeError, with the place put into ``name``, unless values and gradients are ordinary and dense."""
     there = [grad for grad in grads if grad is not None]
     types = {*map(type, values), *map(type, there)}
     if types <= PLAIN and {torch.strided}.issuperset(map(layout_of, there)):

@@ -1,23 +1,23 @@
-"""What gap_hf refuses. Each refusal stands once: the running optimizer, ``gap-hf doctor`` and the docs read it."""
+"""What gap_hf refuses. Each refusal is written once: the running optimizer, ``gap-hf doctor`` and the docs read it."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 
 class Refusal(NamedTuple):
-    """A setting under which GAP would not choose like one process, or of which nobody has tested that it does.
+    """A setting under which GAP would not choose like one process, or under which this has not been tested.
 
-    The first three are Markdown, for the docs; what is shown elsewhere has no marks.
+    The first three attributes are Markdown, for the docs; elsewhere they are shown without marks.
 
     Attributes:
-        setting: its name, as in the configuration where it has one there.
+        setting: the setting's name, as in the configuration if it has one there.
         why: the reason, a clause in lower case.
         instead: the remedy, an imperative in lower case.
-        in_running: tells from objects of the running program whether they have the setting; which ones it is given is
-            up to whoever raises the error. None where they don't show it.
-        in_config: tells the same from a configuration: of what the backend itself reads (DeepSpeed's JSON file,
-            accelerate's ``fsdp_config``), or of accelerate's config file for what accelerate decides. None where no
-            configuration shows it.
+        in_running: tells from objects of the running program whether they have the setting. Whoever raises the error
+            decides which objects these are. None if they don't show it.
+        in_config: tells from a configuration whether it has the setting. It is given what the backend itself reads
+            (DeepSpeed's JSON file, accelerate's ``fsdp_config``), or accelerate's config file for what accelerate
+            decides. None if no configuration shows it.
     """
 
     setting: str
@@ -36,7 +36,7 @@ class Refusal(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The setting, without marks."""
+        """The setting's name, without marks."""
         return plain(self.setting)
 
     @property
@@ -45,7 +45,7 @@ class Refusal(NamedTuple):
         return plain(f"{self.why}; {self.instead}")
 
     def message(self, found: str = "") -> str:
-        """What was ``found`` (by default the setting), the reason and the remedy, as text for an error."""
+        """The text of an error: what was ``found`` (by default the setting), the reason and the remedy."""
         return f"{found or self.name}: {plain(self.why)}. {self.remedy}"
 
     @property
@@ -56,10 +56,10 @@ class Refusal(NamedTuple):
 
 
 def plain(text: str) -> str:
-    """``text`` without the marks around code."""
+    """Return ``text`` without the marks around code."""
     return text.replace("`", "")
 
 
 def configured(refusals: Iterable[Refusal], config: Mapping[str, Any]) -> list[Refusal]:
-    """Those that ``config`` shows."""
+    """Return the refusals that ``config`` shows."""
     return [refusal for refusal in refusals if refusal.is_configured(config)]

@@ -21,7 +21,7 @@ DIFFERENT = Refusal(
 
 
 class Sharded(Layout):
-    """Base of the layouts in which ranks hold different elements. Whatever is added up takes one all-reduce."""
+    """The base of layouts in which ranks hold different elements. Whatever is added up takes one all-reduce."""
 
     reduces = True
 
@@ -29,9 +29,10 @@ class Sharded(Layout):
     """The ranks that hold the model between them; None is the default group, all ranks."""
 
     owned: Tensor | None = None
-    """``(all P,)`` bool: the parameters of which this rank alone reports whether there is a gradient.
+    """``(all P,)`` bool: the parameters for which this rank alone reports whether there is a gradient.
 
-    Where a rank without elements of a parameter cannot know that it has one elsewhere; None where all ranks know.
+    It is needed if a rank without elements of a parameter can't know whether that has a gradient elsewhere; None if
+    all ranks know.
     """
 
     def verify(self) -> None:
@@ -56,23 +57,23 @@ class Sharded(Layout):
                 amount = "overlap with others" if math.isinf(found) else f"make {found:g}"
                 raise RuntimeError(
                     f"parameter {i} of group {g} has {expected} elements, but its fragments on all ranks {amount}: "
-                    f"gap_hf does not read this layout rightly ({self.describe()}) and would choose by wrong scores. "
+                    f"gap_hf misreads this layout ({self.describe()}) and would choose by wrong scores. "
                     "Please report it with the versions of torch, accelerate and deepspeed."
                 )
 
     @abstractmethod
     def covered(self) -> list[list[float]]:
-        """For every parameter the number of its elements on this rank, divided by the ranks that hold the same.
+        """For every parameter, the number of its elements here, divided by the number of ranks that hold the same.
 
-        Infinity for one that shares elements with another parameter.
+        It is infinite for a parameter that shares elements with another.
         """
 
     @abstractmethod
     def describe(self) -> str:
-        """The layout in words, the same on every rank."""
+        """Describe the layout in words that are the same on every rank."""
 
     def all_reduce(self, tensor: Tensor, op: dist.ReduceOp.RedOpType) -> Tensor:
-        """All-reduce over the ranks, on a device that their backend can reduce on. Overwrites ``tensor`` there."""
+        """All-reduce over the ranks, on a device that their backend can reduce on; ``tensor`` is overwritten there."""
         if dist.get_world_size(self.group) == 1:
             return tensor
         place = reduction_device(tensor.device, self.group)
@@ -99,11 +100,11 @@ class Sharded(Layout):
 
 
 class InPieces(Sharded):
-    """Base of the sharded layouts whose buffers are stretches of flattened parameters."""
+    """The base of sharded layouts whose buffers are stretches of flattened parameters."""
 
     @abstractmethod
     def pieces(self, g: int, i: int) -> list[Piece]:
-        """The stretches of parameter ``i`` of group ``g`` that this rank holds and no rank before it."""
+        """List the stretches of parameter ``i`` of group ``g`` that this rank holds and no rank before it does."""
 
     def whole(self, g: int, i: int, state: State, name: str, dtype: torch.dtype) -> Tensor:
         found = [(state[piece.key][name], piece) for piece in self.pieces(g, i)]
@@ -120,22 +121,22 @@ BITS = 52
 
 
 def pack(flags: Tensor) -> Tensor:
-    """``(N,)`` bool as ``(ceil(N / 52),)`` float64, so that flags travel in the same all-reduce as the sums.
+    """Pack ``(N,)`` bool into ``(ceil(N / 52),)`` float64, so that flags travel in the same all-reduce as the sums.
 
-    Each flag may be set on one rank only: then the sum over ranks is their union.
+    A flag may be set on one rank at most; then the sum over the ranks is the union of their flags.
     """
     padded = nn.functional.pad(flags.to(torch.float64), (0, -len(flags) % BITS))
     return (padded.view(-1, BITS) * 2.0 ** torch.arange(BITS, device=flags.device)).sum(dim=1)
 
 
 def unpack(words: Tensor, n: int) -> Tensor:
-    """What ``pack`` made of ``n`` flags."""
+    """Unpack ``n`` flags that ``pack`` has packed."""
     bits = words.long().unsqueeze(1) >> torch.arange(BITS, device=words.device)
     return (bits & 1).flatten()[:n].bool()
 
 
 def reduction_device(device: torch.device, group: dist.ProcessGroup | None) -> torch.device:
-    """``device`` if ``group``'s backend reduces there, else the accelerator (parameters offloaded to the CPU, NCCL)."""
+    """Return ``device`` if ``group``'s backend reduces there, else the accelerator (offload to the CPU with NCCL)."""
     # for example "cpu:gloo,cuda:nccl"
     backends = dist.get_backend_config(group or dist.group.WORLD)
     if any(part.partition(":")[0] == device.type for part in backends.split(",")):

@@ -1,4 +1,4 @@
-"""One process, or replicas that hold identical gradients (DDP): every parameter is whole, nothing is reduced."""
+"""The case without sharding, one process or DDP's replicas: every parameter is whole, and nothing is reduced."""
 
 import logging
 
@@ -12,11 +12,11 @@ logger = logging.getLogger(__name__)
 
 
 class Whole(ParameterLayout):
-    """Every parameter is whole on every rank."""
+    """The layout in which every parameter is whole on every rank."""
 
 
 class Single(Backend):
-    """No backend: what no other entry claims. Warns where the launch was asked for something else."""
+    """The entry for what no other claims: no backend. It warns if the launch was asked for something else."""
 
     name = "one process, DDP"
 

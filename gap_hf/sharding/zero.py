@@ -3,8 +3,8 @@
 ZeRO flattens each parameter group, gives every rank an equal stretch of it (with padding behind) in place of the
 parameters, and calls ``step`` once per group (ZeRO 1 and 2) or per sub-group (ZeRO 3), copying the new values to the
 model after each call. GAP has to see all of them before it can move one, so it only observes until the last call, and
-then repeats the copies that came too early. The maps from flat stretches to parameters are read from DeepSpeed's
-own objects (checked with 0.19); every one is verified to cover each element exactly once before it is used.
+then repeats the copies that came too early. The maps from flat stretches to parameters are read from DeepSpeed's own
+objects (checked with 0.19). Before a map is used, a check makes sure that it covers each element exactly once.
 """
 
 import math
@@ -33,7 +33,7 @@ DROPPED = Refusal(
 
 
 class HalfPrecision(ParameterLayout):
-    """ZeRO 0 in bf16 or fp16: whole fp32 copies of the parameters on every rank."""
+    """The layout of ZeRO 0 in bf16 or fp16: every rank holds whole fp32 copies of the parameters."""
 
     def __init__(self, optimizer: Optimizer, wrapper: Any) -> None:
         super().__init__([{"params": group} for group in wrapper.fp32_groups])
@@ -47,7 +47,7 @@ class HalfPrecision(ParameterLayout):
 
 
 class Slice(NamedTuple):
-    """``numel`` elements of parameter ``row`` of a group, from ``start`` on in a flat tensor, ``offset`` in itself."""
+    """A stretch of ``numel`` elements of parameter ``row``, from ``start`` in a flat tensor, ``offset`` in itself."""
 
     row: int
     start: int
@@ -55,13 +55,13 @@ class Slice(NamedTuple):
     offset: int
 
     def narrow(self) -> Callable[[Tensor], Tensor]:
-        """Cuts the slice out of a tensor that is laid out like the flat one."""
+        """Cut the slice out of a tensor that is laid out like the flat one."""
         return partial(torch.narrow, dim=0, start=self.start, length=self.numel)
 
 
 @dataclass(eq=False)
 class Flat:
-    """A flat tensor in the place of parameters of group ``g``."""
+    """A flat tensor that takes the place of parameters of group ``g``."""
 
     g: int
     key: Tensor
@@ -69,7 +69,7 @@ class Flat:
 
 
 class Zero(InPieces):
-    """Base of the ZeRO stages: flat tensors, of which one or more arrive per call."""
+    """The base of ZeRO 1 to 3: flat tensors, of which one or more arrive per call."""
 
     def __init__(self, optimizer: Optimizer, wrapper: Any) -> None:
         self.optimizer, self.wrapper = optimizer, wrapper
@@ -83,11 +83,11 @@ class Zero(InPieces):
 
     @abstractmethod
     def read_parameters(self) -> list[list[Tensor]]:
-        """The model's parameters, group by group, in the optimizer's order."""
+        """Read the model's parameters, group by group, in the optimizer's order."""
 
     @abstractmethod
     def read_flats(self) -> list[Flat]:
-        """All flat tensors of this rank, in the order in which they arrive."""
+        """Read all flat tensors of this rank, in the order in which they arrive."""
 
     def copy_back(self, flats: list[Flat]) -> None:
         """Repeat DeepSpeed's copy of ``flats`` to the model."""
@@ -169,7 +169,7 @@ class Zero(InPieces):
 
 
 class Zero12(Zero):
-    """ZeRO 1 and 2: one flat tensor per group, of which rank r holds the r-th of equal stretches."""
+    """The layout of ZeRO 1 and 2: one flat tensor per group, in equal stretches, of which rank r holds the r-th."""
 
     def read_parameters(self) -> list[list[Tensor]]:
         return [list(group) for group in self.wrapper.bit16_groups]
@@ -196,7 +196,7 @@ class Zero12(Zero):
 
 
 class Zero1BF16(Zero):
-    """ZeRO 1 in bf16 with fp32 gradient accumulation: like ``Zero12``, but all groups arrive in one call."""
+    """The layout of ZeRO 1 in bf16 with fp32 gradient accumulation: like ``Zero12``, but groups arrive in one call."""
 
     def read_parameters(self) -> list[list[Tensor]]:
         return [list(group) for group in self.wrapper.bf16_groups]
@@ -213,7 +213,7 @@ class Zero1BF16(Zero):
 
 
 class Zero3(Zero):
-    """ZeRO 3: every parameter is cut into equal pieces, one per rank; a flat tensor holds those of a sub-group."""
+    """The layout of ZeRO 3: parameters are cut into equal pieces, one per rank; a flat tensor holds a sub-group's."""
 
     def read_parameters(self) -> list[list[Tensor]]:
         z = self.wrapper
@@ -247,7 +247,7 @@ class Zero3(Zero):
 
 
 def cut_out(order: list[int], starts: list[int], sizes: list[int], begin: int, length: int) -> list[Slice]:
-    """The slices of the parameters ``order`` that lie in ``[begin, begin + length)`` of one flat tensor.
+    """Cut out the slices of the parameters ``order`` that lie in ``[begin, begin + length)`` of one flat tensor.
 
     ``starts`` and ``sizes`` are the parameters' places in it.
     """
@@ -260,6 +260,6 @@ def cut_out(order: list[int], starts: list[int], sizes: list[int], begin: int, l
 
 
 def refuse_dropped(g: int, given: int, kept: int) -> None:
-    """Raise RuntimeError if DeepSpeed has ``kept`` others than the ``given`` number of parameters in group ``g``."""
+    """Raise RuntimeError if DeepSpeed has ``kept`` another number of parameters than ``given`` in group ``g``."""
     if DROPPED.is_running(kept, given):
         raise RuntimeError(DROPPED.message(f"DeepSpeed optimizes {kept} of the {given} parameters of group {g}"))

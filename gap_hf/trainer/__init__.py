@@ -1,1 +1,1 @@
-"""The Hugging Face Trainer side: names, options, the callback and the choices file."""
+"""The Hugging Face Trainer side: names, options, the callback and the model card."""

@@ -1,4 +1,4 @@
-"""``GapCallback``: what the optimizer chose, in Trainer's logs and in the choices file."""
+"""``GapCallback``: puts what the optimizer chose into Trainer's logs and the choices file."""
 
 import logging
 from pathlib import Path
@@ -23,8 +23,8 @@ _watching: "WeakKeyDictionary[GapOptimizer, ReferenceType[GapCallback]]" = WeakK
 class GapCallback(TrainerCallback):
     """Log a gap optimizer's choices and write them to ``output_dir``.
 
-    Trainer gets one by itself once ``gap_hf`` is imported; add one only to change its options. It does nothing
-    where the optimizer is another, or its ``type`` is ``'default'`` (there is no choice to show).
+    Trainer gets one by itself once ``gap_hf`` is imported; add one only to change its options. It does nothing with
+    another optimizer, or if the ``type`` is ``'default'`` (there is no choice to show).
 
     At ``logging_steps`` it adds, over the steps since the last log:
 
@@ -37,9 +37,9 @@ class GapCallback(TrainerCallback):
       infinite, so that the choice before stood.
 
     Args:
-        record: write the choices file (rank 0 only).
-        per_group: the same under ``gap/group0/``, ``gap/group1/``, ..., too, where more than one parameter group has
-            parameters (groups without any are not counted).
+        record: whether to write the choices file (on rank 0 only).
+        per_group: whether to log the same values under ``gap/group0/``, ``gap/group1/``, ..., too, if more than one
+            parameter group has parameters (groups without any are not counted).
     """
 
     def __init__(self, record: bool = True, per_group: bool = False) -> None:
@@ -122,11 +122,11 @@ class GapCallback(TrainerCallback):
 
 
 class DefaultGapCallback(GapCallback):
-    """What Trainer gets by itself; its own class, so that adding a ``GapCallback`` is not taken for a duplicate."""
+    """The callback that Trainer gets by itself; a class of its own, so that a ``GapCallback`` is no duplicate of it."""
 
 
 def run_directory(args: TrainingArguments, state: TrainerState) -> Path:
-    """``output_dir``; in a hyperparameter search the trial's own directory in it, where its checkpoints go, too."""
+    """Return ``output_dir``, or in a hyperparameter search the trial's own directory, where its checkpoints go."""
     if state.is_hyper_param_search:
         from transformers import Trainer
 
@@ -138,14 +138,14 @@ def run_directory(args: TrainingArguments, state: TrainerState) -> Path:
 
 
 def innermost(optimizer: Any) -> Any:
-    """The optimizer inside Accelerate's and DeepSpeed's wrappers."""
+    """Return the optimizer inside Accelerate's and DeepSpeed's wrappers."""
     while hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
     return optimizer
 
 
 def refuse_another_optimizer(args: TrainingArguments, optimizer: Any) -> None:
-    """Raise: ``optim`` names a gap optimizer, and Trainer uses another."""
+    """Raise ValueError, because ``optim`` names a gap optimizer and Trainer uses another."""
     optimizer = innermost(optimizer)
     name = getattr(args.optim, "value", args.optim)
     raise ValueError(

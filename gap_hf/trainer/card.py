@@ -1,7 +1,7 @@
-"""What the model card that Trainer writes says of a gap optimizer.
+"""What Trainer's model cards say about a gap optimizer.
 
-transformers describes every optimizer with "adam" in its name by ``adam_beta1`` and ``adam_beta2``, of which a gap
-optimizer does not take the first. So its function is wrapped, and what it says of a gap optimizer is replaced.
+transformers describes every optimizer with "adam" in its name by ``adam_beta1`` and ``adam_beta2``, but a gap optimizer
+does not use the first. So its function is wrapped, and what it says about a gap optimizer is replaced.
 """
 
 import functools
@@ -14,7 +14,7 @@ from ..optim.find import find_gap_optimizer
 from .presets import PRESETS, options_of
 
 OF_THE_MACHINE = ("foreach", "fused", "capturable")
-"""Options that leave what is computed as it is."""
+"""Options that don't change what is computed."""
 
 
 def describe_in_model_cards() -> None:
@@ -37,7 +37,7 @@ def describe_in_model_cards() -> None:
 
 
 def optimizer_of(trainer: Any) -> str | None:
-    """The card's line on the trainer's optimizer; None where that is no gap optimizer."""
+    """Return the card's line about the trainer's optimizer; None if that is not a gap optimizer."""
     name = getattr(trainer.args.optim, "value", trainer.args.optim)
     optimizer = find_gap_optimizer(trainer.optimizer)
     if optimizer is not None:
@@ -50,14 +50,14 @@ def optimizer_of(trainer: Any) -> str | None:
 
 
 def describe(name: str | None, optimizer: type[GapOptimizer], options: Mapping[str, Any]) -> str:
-    """One line: the optimizer, its candidates and type, and each other option that is not at its default.
+    """Describe the optimizer in one line: its candidates, its type, and each other option not at its default.
 
-    Learning rate and weight decay are left out: the card tells the first by itself, and no optimizer's second.
+    Learning rate and weight decay are left out: cards name the first anyway, and the second for no optimizer.
     """
     from .. import __version__
 
     parameters = inspect.signature(optimizer).parameters
-    always = [optimizer.candidate_option, "type"]
+    always = [optimizer.family.candidate_option, "type"]
     others = [
         key
         for key, parameter in parameters.items()

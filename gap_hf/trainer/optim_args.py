@@ -1,6 +1,6 @@
-"""``TrainingArguments.optim_args`` to optimizer options.
+"""The conversion of ``TrainingArguments.optim_args`` to optimizer options.
 
-Trainer's own format is ``key=value,key=value``, split at every comma and ``=``; so candidates are joined by ``:`` and a
+Trainer's own format is ``key=value,key=value``, split at every comma and ``=``. So candidates are joined by ``:`` and a
 pair by ``/``: ``betas=0.8:0.99,type=switch`` or ``betas=0.8/0.999:0.99/0.9999``.
 """
 
@@ -11,21 +11,12 @@ from typing import Any, get_args
 
 from ..optim import GapOptimizer
 
-EXAMPLES = {
-    "betas": "betas=0.8:0.99 or, with their own beta2, betas=0.8/0.999:0.99/0.9999",
-    "momentum": "momentum=0.5:0.9:0.99",
-    "type": "type=switch, type=switch_parameter_wise or type=default",
-    "foreach": "foreach=true",
-    "fused": "fused=true",
-    "state_dtype": "state_dtype=bfloat16, float32 or 8bit",
-    "second_order_momentum_reset_mode": "second_order_momentum_reset_mode=none, same or square",
-}
+EXAMPLE = "betas=0.8:0.99 or, with their own beta2, betas=0.8/0.999:0.99/0.9999"
 OWNED_BY_TRAINER = {"lr": "learning_rate", "weight_decay": "weight_decay"}
-CANDIDATES = ("betas", "momentum")
 
 
 def split(text: str | None) -> dict[str, str]:
-    """Split as Trainer does, but say what is wrong with a part that is not ``key=value``.
+    """Split the text as Trainer does, but say what is wrong with a part that is not ``key=value``.
 
     Raises:
         ValueError: a part has no ``=``, or a key comes twice.
@@ -38,7 +29,7 @@ def split(text: str | None) -> dict[str, str]:
         if not equals or not key or not value or "=" in value:
             raise ValueError(
                 f"optim_args={text!r}: {part!r} is not key=value. Options are separated by commas, so candidates are "
-                f"joined by ':' and a pair by '/'; for example {EXAMPLES['betas']}"
+                f"joined by ':' and a pair by '/'; for example {EXAMPLE}"
             )
         if key in options:
             raise ValueError(f"optim_args={text!r}: {key!r} is given twice")
@@ -54,11 +45,7 @@ def parse(optimizer: type[GapOptimizer], given: Mapping[str, str]) -> dict[str, 
     Raises:
         ValueError: a key is unknown, or its value can't be read; the message shows a right example.
     """
-    known = {
-        name: parameter
-        for name, parameter in inspect.signature(optimizer).parameters.items()
-        if name not in ("params", *OWNED_BY_TRAINER)
-    }
+    known = {name: option for name, option in optimizer.options.items() if name not in OWNED_BY_TRAINER}
     options = {}
     for key, text in given.items():
         if key in OWNED_BY_TRAINER:
@@ -66,32 +53,23 @@ def parse(optimizer: type[GapOptimizer], given: Mapping[str, str]) -> dict[str, 
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
+            shown = example(optimizer, optimizer.family.candidate_option)
             raise ValueError(
                 f"optim_args: unknown key {key!r} for {optimizer.__name__}; {hint}It takes {', '.join(sorted(known))}; "
-                f'for example optim_args="{example("betas" if "betas" in known else "momentum")},type=switch"'
+                f'for example optim_args="{shown}{",type=switch" if "J_ema" in known else ""}"'
             )
+        option, parameter = known[key]
         try:
-            options[key] = candidates(text) if key in CANDIDATES else convert(text, known[key])
+            options[key] = option.read(text) if option.read is not None else convert(text, parameter)
         except ValueError as error:
-            shown = EXAMPLES.get(key, f"{key}={str(known[key].default).lower()}")
-            raise ValueError(f"optim_args: {key}={text!r} can't be read; expected for example {shown}") from error
+            shown = option.example or f"{key}={str(parameter.default).lower()}"
+            raise ValueError(f"optim_args: {key}={text!r} can't be read; expected, for example, {shown}") from error
     return options
 
 
-def example(key: str) -> str:
-    """The shortest right way to write ``key``."""
-    return EXAMPLES[key].split(" or")[0]
-
-
-def candidates(text: str) -> list[Any]:
-    """``'0.8:0.99'`` to ``[0.8, 0.99]``, ``'0.8/0.9:0.99/0.999'`` to ``[(0.8, 0.9), (0.99, 0.999)]``."""
-    values: list[Any] = []
-    for part in text.split(":"):
-        numbers = [float(number) for number in part.split("/")]
-        if len(numbers) > 2:
-            raise ValueError(part)
-        values.append(tuple(numbers) if len(numbers) == 2 else numbers[0])
-    return values
+def example(optimizer: type[GapOptimizer], key: str) -> str:
+    """Return the shortest correct way to write ``key``."""
+    return optimizer.options[key].option.example.split(" or")[0]
 
 
 def convert(text: str, parameter: inspect.Parameter) -> Any:

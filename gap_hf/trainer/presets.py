@@ -1,10 +1,11 @@
-"""The ``optim=`` names and what each stands for."""
+"""The ``optim=`` names and their meanings."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..optim import SGDM, Adam, GapAdamW, GapOptimizer
-from ..optim.adam import DEFAULT_CANDIDATES
+from ..optim import GapOptimizer
+from ..optim.families import OPTIMIZERS
+from ..optim.families.adam import DEFAULT_CANDIDATES
 from . import optim_args
 
 LLM_LORA: dict[str, Any] = {"betas": [beta1 for beta1, _ in DEFAULT_CANDIDATES], "type": "switch_parameter_wise"}
@@ -15,33 +16,44 @@ SGD_BASELINE: dict[str, Any] = {"momentum": [0.5, 0.9, 0.99], "type": "switch"}
 
 @dataclass(frozen=True)
 class Preset:
-    """One ``optim=`` name.
+    """The meaning of one ``optim=`` name.
 
-    ``options`` go to the optimizer; a beta without its beta2 takes ``TrainingArguments.adam_beta2``. The recommended
-    learning rate and decay are *not* applied by the name (``TrainingArguments`` owns both): see ``recommended``.
+    The recommended learning rate and decay are *not* applied by the name (``TrainingArguments`` owns both): see
+    ``recommended``.
+
+    Attributes:
+        class_name: the name of the optimizer's class.
+        options: the optimizer's options; a beta without its beta2 takes ``TrainingArguments.adam_beta2``.
+        use: what the name is meant for.
+        recommended: the ``TrainingArguments`` that go with it.
     """
 
-    optimizer: type[GapOptimizer]
+    class_name: str
     options: dict[str, Any]
     use: str
     recommended: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def optimizer(self) -> type[GapOptimizer]:
+        """The optimizer's class."""
+        return OPTIMIZERS[self.class_name]
+
 
 PRESETS: dict[str, Preset] = {
-    "gap_adamw": Preset(GapAdamW, LLM_LORA, "AdamW, with the LLM LoRA candidates"),
-    "gap_adam": Preset(Adam, LLM_LORA, "Adam (L2 decay), with the LLM LoRA candidates"),
-    "gap_sgdm": Preset(SGDM, SGD_BASELINE, "SGD with momentum"),
+    "gap_adamw": Preset("GapAdamW", LLM_LORA, "AdamW, with the LLM LoRA candidates"),
+    "gap_adam": Preset("Adam", LLM_LORA, "Adam (L2 decay), with the LLM LoRA candidates"),
+    "gap_sgdm": Preset("SGDM", SGD_BASELINE, "SGD with momentum"),
     "gap_adamw_llm_lora": Preset(
-        GapAdamW, LLM_LORA, "LoRA on language models", {"learning_rate": 2e-4, "weight_decay": 0.0}
+        "GapAdamW", LLM_LORA, "LoRA on language models", {"learning_rate": 2e-4, "weight_decay": 0.0}
     ),
     "gap_adamw_vision_lora": Preset(
-        GapAdamW, VISION_LORA, "LoRA on ViT or DINO", {"learning_rate": 1e-3, "weight_decay": 0.01}
+        "GapAdamW", VISION_LORA, "LoRA on ViT or DINO", {"learning_rate": 1e-3, "weight_decay": 0.01}
     ),
     "gap_adamw_small_batch": Preset(
-        GapAdamW, SMALL_BATCH, "small batches, noisy gradients", {"learning_rate": 1e-3, "weight_decay": 0.01}
+        "GapAdamW", SMALL_BATCH, "small batches, noisy gradients", {"learning_rate": 1e-3, "weight_decay": 0.01}
     ),
     "gap_sgdm_baseline": Preset(
-        SGDM, SGD_BASELINE, "in place of an SGD baseline", {"learning_rate": 0.1, "weight_decay": 0.0}
+        "SGDM", SGD_BASELINE, "in place of an SGD baseline", {"learning_rate": 0.1, "weight_decay": 0.0}
     ),
 }
 
@@ -49,9 +61,9 @@ PRESETS: dict[str, Preset] = {
 def options_of(
     name: str, text: str | None = None, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8
 ) -> dict[str, Any]:
-    """What an ``optim=`` name and its ``optim_args`` give to the optimizer's constructor.
+    """Return the options that an ``optim=`` name and its ``optim_args`` give to the optimizer's constructor.
 
-    Learning rate and decay are not among it.
+    Learning rate and decay are not among them.
 
     Args:
         name: one of ``PRESETS``.
@@ -66,16 +78,13 @@ def options_of(
     preset = PRESETS[name]
     given = optim_args.parse(preset.optimizer, optim_args.split(text))
     options = preset.options | given
-    if "betas" in options:
-        options.setdefault("eps", eps)
-        if options["type"] == "default" and "betas" not in given:
-            options["betas"] = [beta1]
-        options["betas"] = [b if isinstance(b, tuple) else (b, beta2) for b in options["betas"]]
+    adam = {"beta1": beta1, "beta2": beta2, "epsilon": eps}
+    preset.optimizer.family.from_training_arguments(options, given, adam)
     return options
 
 
 def recommended(name: str) -> dict[str, Any]:
-    """The ``TrainingArguments`` that go with a preset: ``optim``, ``learning_rate`` and ``weight_decay``.
+    """Return the ``TrainingArguments`` that go with a preset: ``optim``, ``learning_rate`` and ``weight_decay``.
 
     Example:
         ``TrainingArguments(output_dir, **gap_hf.recommended("gap_adamw_vision_lora"))``

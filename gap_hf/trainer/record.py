@@ -1,4 +1,4 @@
-"""Where ``read_choices`` used to be: import it from ``gap_hf.choices``."""
+"""The former place of ``read_choices``, which is now imported from ``gap_hf.choices``."""
 
 from ..choices import Choices, read_choices
 

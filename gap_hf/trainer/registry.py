@@ -2,8 +2,8 @@
 
 transformers has no public way to register an optimizer: ``TrainingArguments`` turns ``optim`` into a member of the
 closed enum ``OptimizerNames``, and ``Trainer.get_optimizer_cls_and_kwargs`` maps members to classes. So two things are
-done, the same for every supported version: the enum gets more members, and that static method is wrapped to answer for
-them. (What model cards say of them is wrapped, too: ``card.py``.)
+done, in the same way for every supported version: the enum gets more members, and that static method is wrapped to
+answer for them. (``card.py`` wraps the function that describes them in model cards, too.)
 """
 
 import importlib.metadata
@@ -28,8 +28,8 @@ def register() -> bool:
     """Add the names to Trainer and ``GapCallback`` to its default callbacks; a second call changes nothing.
 
     Returns:
-        Whether the names are there. False, with a warning that says why, for a transformers version that this does
-        not work with.
+        Whether the names are there. It is False, with a warning that says why, if this does not work with the
+        installed version of transformers.
     """
     version = importlib.metadata.version("transformers")
     if not OLDEST <= Version(version) < NEWEST:
@@ -66,7 +66,7 @@ def register() -> bool:
 
 
 def add_optimizer_name(value: str) -> None:
-    """Add ``value`` to ``OptimizerNames``, where it is not there yet."""
+    """Add ``value`` to ``OptimizerNames``, unless it is there already."""
     from aenum import extend_enum
     from transformers.training_args import OptimizerNames
 
@@ -79,17 +79,17 @@ def add_optimizer_name(value: str) -> None:
 
 
 def optimizer_name(value: str) -> Any:
-    """Unpickle a member: reaching this function has imported gap_hf, which registered it."""
+    """Return a member that is being unpickled: importing gap_hf to reach this function has registered it."""
     from transformers.training_args import OptimizerNames
 
     return OptimizerNames(value)
 
 
 def optimizer_and_options(name: str, args: Any) -> tuple[type[GapOptimizer], dict[str, Any]]:
-    """The optimizer class of a name and its options, out of ``TrainingArguments`` and its ``optim_args``.
+    """Return a name's optimizer class, and its options from ``TrainingArguments`` and their ``optim_args``.
 
     Raises:
-        ValueError: ``optim_args`` can't be read, or the launch gave something else than what it was asked for.
+        ValueError: ``optim_args`` can't be read, or the launch gave something other than what it was asked for.
     """
     state = AcceleratorState._shared_state  # empty where nobody has built an Accelerator
     if message := downgrade(state["distributed_type"].value if state else None):
@@ -102,13 +102,16 @@ def optimizer_and_options(name: str, args: Any) -> tuple[type[GapOptimizer], dic
 
 
 def advise(name: str, args: Any, options: dict[str, Any]) -> None:
-    """Warn of a setting without effect, and of a preset that runs with Trainer's default learning rate."""
+    """Warn about a setting without effect, and about a preset that runs with Trainer's default learning rate."""
     untouched = {key: field.default for key, field in type(args).__dataclass_fields__.items()}
-    if "betas" in options and options["type"] != "default" and args.adam_beta1 != untouched["adam_beta1"]:
-        logger.warning(
-            f"adam_beta1={args.adam_beta1} has no effect with optim={name}: the candidates are {options['betas']}; "
-            f"set them by optim_args, for example {optim_args.example('betas')}"
-        )
+    optimizer = PRESETS[name].optimizer
+    for key in optimizer.family.ignored_training_arguments(options):
+        if getattr(args, key) != untouched[key]:
+            listed = optimizer.family.candidate_option
+            logger.warning(
+                f"{key}={getattr(args, key)} has no effect with optim={name}: the candidates are {options[listed]}; "
+                f"set them by optim_args, for example {optim_args.example(optimizer, listed)}"
+            )
     advised = PRESETS[name].recommended
     if advised and args.learning_rate == untouched["learning_rate"] != advised["learning_rate"]:
         logger.warning(

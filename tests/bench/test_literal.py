@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gap_hf.bench.literal import LiteralGap
-from gap_hf.optim.reference import ReferenceAdam
+from gap_hf.optim.reference.adam import ReferenceAdam
 
 SHAPES = [(7, 5), (31,), (3, 4, 2), (64, 16)]
 OPTIONS = {

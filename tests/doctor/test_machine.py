@@ -34,7 +34,9 @@ def test_a_version_that_does_not_fit(monkeypatch):
 
 
 def test_kernels_say_what_the_optimizer_would_do(monkeypatch):
-    assert kernels()[0].state is (State.GOOD if fused_cpu.why_not((torch.float32,) * 4) is None else State.MISSING)
+    assert kernels()[0].state is (
+        State.GOOD if fused_cpu.FusedCPU.why_not((torch.float32,) * 4) is None else State.MISSING
+    )
     reason = fused_cpu.Unavailable("no C compiler was found")
     monkeypatch.setattr(fused_cpu, "load", lambda: reason)
     assert kernels()[0].state is State.MISSING

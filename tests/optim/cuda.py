@@ -8,17 +8,22 @@ import torch
 from torch import Tensor
 
 import gap_hf
-from gap_hf.optim.kernels import FusedCUDA, Loop, Rule, Work, fused_cuda
+from gap_hf.optim.families.adam import AdamFamily, AdamNumbers
+from gap_hf.optim.families.sgdm import SGDMFamily, SGDMNumbers
+from gap_hf.optim.kernels import fused_cuda
+from gap_hf.optim.kernels.foreach import Loop
+from gap_hf.optim.kernels.fused_cuda import FusedCUDA
+from gap_hf.optim.kernels.kernel import locate
+from gap_hf.optim.work import Buffer, Work
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-HAS_TRITON = fused_cuda.why_not((torch.float32,) * 4) is None
+HAS_TRITON = FusedCUDA.why_not((torch.float32,) * 4) is None
 needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
 needs_gpu = pytest.mark.skipif(not (HAS_TRITON and torch.cuda.is_available()), reason="no GPU here")
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
 
-ADAM = Rule(
-    family="adam",
+ADAM = AdamNumbers(
     betas=(0.8, 0.99),
     betas2=(0.999,),
     second=(0, 0),
@@ -28,21 +33,37 @@ ADAM = Rule(
     eps=1e-8,
     soft_reset=0.7,
 )
-SGDM = Rule("sgdm", (0.9, 0.5), (), (), (1.0, 1.0), (1.0, 1.0), 0.1, soft_reset=0.7)
+SGDM = SGDMNumbers((0.9, 0.5), (1.0, 1.0), (1.0, 1.0), 0.1, soft_reset=0.7)
+Numbers = AdamNumbers | SGDMNumbers
+FAMILIES = {AdamNumbers: AdamFamily(), SGDMNumbers: SGDMFamily()}
 
 
-def candidates(rule: Rule, betas: tuple[float, ...], second: tuple[int, ...] = ()) -> Rule:
-    """``rule`` for K other candidates; the different beta2 are as many as ``second`` says."""
-    K = len(betas)
-    betas2 = (0.999, 0.99, 0.95)[: max(second) + 1] if second else ()
-    return replaced(rule, betas=betas, betas2=betas2, second=second, gains=(1.0,) * K, modulation=(1.0,) * K)
+def candidates(numbers: Numbers, values: tuple[float, ...], second: tuple[int, ...] = ()) -> Numbers:
+    """``numbers`` for K other candidates; the different beta2 are as many as ``second`` says."""
+    ones = (1.0,) * len(values)
+    if isinstance(numbers, SGDMNumbers):
+        return numbers._replace(momenta=values, gains=ones, modulation=ones)
+    betas2 = (0.999, 0.99, 0.95)[: max(second) + 1]
+    return numbers._replace(betas=values, betas2=betas2, second=second, gains=ones, modulation=ones)
 
 
-def replaced(rule: Rule, **options: Any) -> Rule:
-    return rule._replace(**options)
+def replaced(numbers: Numbers, **options: Any) -> Numbers:
+    return numbers._replace(**options)
 
 
-RULES = {
+def kernel_of(work: Work) -> FusedCUDA:
+    """The kernel of the work's family, ready to begin."""
+    family = FAMILIES[type(work.numbers)]
+    kernel = family.fused["cuda"](family)
+    kernel.begin(work, locate(work))
+    return kernel
+
+
+def loop_of(work: Work) -> Loop:
+    return Loop(FAMILIES[type(work.numbers)])
+
+
+RULES: dict[str, Numbers] = {
     "adam-1": candidates(ADAM, (0.9,), (0,)),
     "adam-2": ADAM,
     "adam-3-distinct": candidates(ADAM, (0.5, 0.9, 0.99), (0, 1, 0)),
@@ -72,7 +93,7 @@ B = fused_cuda.BLOCK
 SHAPES = [(3,), (0,), (B + 5,), (2, B // 2), ()]
 
 
-def work_of(rule: Rule, dtypes: tuple[torch.dtype, ...], shapes: list[tuple[int, ...]], offset: int = 0) -> Work:
+def work_of(numbers: Numbers, dtypes: tuple[torch.dtype, ...], shapes: list[tuple[int, ...]], offset: int = 0) -> Work:
     """Fragments of ``shapes`` before their first step, ``offset`` elements from where memory was had."""
     generator = torch.Generator().manual_seed(0)
 
@@ -86,8 +107,13 @@ def work_of(rule: Rule, dtypes: tuple[torch.dtype, ...], shapes: list[tuple[int,
 
     values = [plain(torch.randn(shape, generator=generator), dtypes[0]) for shape in shapes]
     steps = [torch.zeros((), dtype=torch.float64) for _ in shapes]
-    first, second = [zeros(dtypes[1]) for _ in rule.betas], [zeros(dtypes[2]) for _ in rule.betas2]
-    return Work(rule, values, zeros(dtypes[0]), steps, first, second)
+    declared = [Buffer(f"first_{j}", soft_reset=numbers.soft_reset) for j in range(len(numbers.gains))]
+    if isinstance(numbers, AdamNumbers):
+        declared += [
+            Buffer(f"second_{u}", compact=False, soft_reset=numbers.second_reset) for u in range(len(numbers.betas2))
+        ]
+    buffers = [zeros(dtypes[1] if buffer.compact else dtypes[2]) for buffer in declared]
+    return Work(numbers, declared, values, zeros(dtypes[0]), steps, buffers)
 
 
 def new_gradients(work: Work, seed: int) -> None:
@@ -98,7 +124,7 @@ def new_gradients(work: Work, seed: int) -> None:
 
 
 def columns(work: Work) -> list[list[Tensor]]:
-    return [work.values, work.grads, *work.first, *work.second]
+    return [work.values, work.grads, *work.buffers]
 
 
 def twin_of(work: Work) -> Work:
@@ -107,23 +133,27 @@ def twin_of(work: Work) -> Work:
     def wide(tensors: list[Tensor]) -> list[Tensor]:
         return [t.float().clone() for t in tensors]
 
-    rounded = [[t.clone() for t in tensors] for tensors in work.first]
-    first = rounded if work.rule.stochastic else [wide(tensors) for tensors in work.first]
+    buffers = [
+        [t.clone() for t in tensors] if buffer.compact and work.numbers.stochastic else wide(tensors)
+        for buffer, tensors in zip(work.declared, work.buffers, strict=True)
+    ]
     steps = [step.clone() for step in work.steps]
-    return Work(work.rule, wide(work.values), wide(work.grads), steps, first, [wide(ts) for ts in work.second])
+    return Work(work.numbers, work.declared, wide(work.values), wide(work.grads), steps, buffers)
 
 
 def true_sums(work: Work) -> Tensor:
     """The partial sums of the buffers as they are stored, in float64."""
-    rule, rows = work.rule, []
+    numbers, rows = work.numbers, []
+    K = len(numbers.gains)
+    betas2 = numbers.betas2 if isinstance(numbers, AdamNumbers) else ()
     for i, p in enumerate(work.values):
-        g = work.grads[i].double() * (-1 if rule.maximize else 1) + rule.l2 * p.double()
+        g = work.grads[i].double() * (-1 if numbers.maximize else 1) + numbers.l2 * p.double()
         r = [
-            1 / ((v[i].double() / (1 - beta2 ** work.steps[i].item())).sqrt() + rule.eps)
-            for beta2, v in zip(rule.betas2, work.second, strict=True)
+            1 / ((v[i].double() / (1 - beta2 ** work.steps[i].item())).sqrt() + numbers.eps)
+            for beta2, v in zip(betas2, work.buffers[K:], strict=True)
         ]
-        weights = [r[u] for u in rule.second] or [torch.ones(())] * len(rule.betas)
-        dots = [(g * w * m[i].double()).sum() for w, m in zip(weights, work.first, strict=True)]
+        weights = [r[u] for u in numbers.second] if betas2 else [torch.ones(())] * K
+        dots = [(g * w * m[i].double()).sum() for w, m in zip(weights, work.buffers, strict=False)]
         rows.append(torch.stack([*dots, *(x.sum() for x in r)]))
     return torch.stack(rows)
 
@@ -143,34 +173,39 @@ def same(actual: list[Tensor], expected: list[Tensor], what: str) -> None:
 def step_both(kernel: FusedCUDA, work: Work, t: int) -> None:
     """One step of the kernel and of the loop from the same bits, compared after each pass."""
     new_gradients(work, t)
-    twin = twin_of(work)
-    work.prepared = None
-    N, K = len(work.values), len(work.rule.betas)
+    kernel.begin(work, locate(work))
+    twin, loop = twin_of(work), loop_of(work)
+    N, K = len(work.values), len(work.numbers.gains)
     choices, resets = [(i + t) % K for i in range(N)], [(i + t) % 4 == 2 for i in range(N)]
     kernel.tick(work)
-    Loop().tick(twin)
+    loop.tick(twin)
     assert work.steps == twin.steps
-    sums = kernel.observe(work)
-    loop_sums = Loop().observe(twin)
+    sums = kernel.observe(work, [])
+    loop_sums = loop.observe(twin, [])
     assert (sums.shape, sums.dtype) == (loop_sums.shape, loop_sums.dtype)
     for actual, expected in zip(columns(work)[2:], columns(twin)[2:], strict=True):
         same(actual, expected, "moments")
         for a, e in zip(actual, expected, strict=True):
             e.copy_(a)
     torch.testing.assert_close(sums, true_sums(work), rtol=2e-6, atol=1e-6)
-    if columns(work)[-1][0].dtype == F32 and not work.rule.stochastic:
+    if columns(work)[-1][0].dtype == F32 and not work.numbers.stochastic:
         torch.testing.assert_close(sums, loop_sums, rtol=2e-6, atol=1e-6)
-    kernel.apply(work, torch.tensor(choices), torch.tensor(resets))
-    Loop().apply(twin, choices, resets)
+    kernel.apply(work, [], torch.tensor(choices), torch.tensor(resets))
+    loop.apply(twin, [], choices, resets)
     for actual, expected in zip(columns(work), columns(twin), strict=True):
         same(actual, expected, "after the step")
 
 
 def whole_step(work: Work) -> None:
+    take(kernel_of(work), work)
+
+
+def take(kernel: FusedCUDA, work: Work) -> None:
+    """A step that ``kernel`` has begun."""
     N = len(work.values)
-    FusedCUDA().tick(work)
-    FusedCUDA().observe(work)
-    FusedCUDA().apply(work, torch.zeros(N, dtype=torch.int64), torch.zeros(N, dtype=torch.bool))
+    kernel.tick(work)
+    kernel.observe(work, [])
+    kernel.apply(work, [], torch.zeros(N, dtype=torch.int64), torch.zeros(N, dtype=torch.bool))
 
 
 # ---------------------------------------------------------------- whole optimizers

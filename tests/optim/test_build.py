@@ -18,13 +18,17 @@ import pytest
 import torch
 
 import gap_hf
-from gap_hf.optim import kernels
-from gap_hf.optim.kernels import FusedCPU, Loop, build, cache, fused_cpu
+from gap_hf.optim.families.adam import AdamFamily
+from gap_hf.optim.kernels import build, cache, fused_cpu
+from gap_hf.optim.kernels.adam_cpu import AdamOnCPU
+from gap_hf.optim.kernels.foreach import Loop
+from gap_hf.optim.kernels.pick import pick as pick_kernel
 
 CC = shutil.which(os.environ.get("CC") or "cc") or shutil.which("gcc") or shutil.which("clang")
 pytestmark = pytest.mark.skipif(CC is None, reason="no C compiler here")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
 F32 = (torch.float32,) * 4
+ADAM = AdamFamily()
 NOBODY = 65534
 
 
@@ -38,8 +42,7 @@ def script(path: Path, text: str) -> Path:
 def workshop(tmp_path_factory):
     """A compiler that is quick because it has built before, and a library that says so when it is loaded."""
     path = tmp_path_factory.mktemp("workshop")
-    shutil.copy(build.SOURCE, path / "source.c")
-    subprocess.run([CC, path / "source.c", "-o", path / "built.so", *build.FLAGS], check=True)
+    subprocess.run([CC, build.SOURCE, "-o", path / "built.so", *build.FLAGS], check=True)
     script(
         path / "quick", f'[ "$1" = --version ] && echo quick && exit; echo >> {path}/builds; cp {path}/built.so "$3"'
     )
@@ -64,18 +67,18 @@ def fresh(monkeypatch, tmp_path, workshop):
 def forget():
     """What another process has not loaded."""
     fused_cpu.load.cache_clear()
-    kernels.pick.cache_clear()
+    pick_kernel.cache_clear()
 
 
 @pytest.fixture
 def pick(caplog):
     """Pick the kernel as a new process would; the warnings."""
 
-    def picked(expected=FusedCPU):
+    def picked(expected=AdamOnCPU):
         forget()
         caplog.clear()
         with caplog.at_level(logging.WARNING, "gap_hf"):
-            assert type(kernels.pick(None, None, "cpu", F32)) is expected
+            assert pick_kernel(ADAM, None, None, "cpu", F32) is expected
         return [record.getMessage() for record in caplog.records]
 
     return picked
@@ -87,7 +90,7 @@ def name_of_the_library():
     with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
         patch.setenv("GAP_HF_CACHE", directory)
         forget()
-        kernels.pick(None, None, "cpu", F32)
+        pick_kernel(ADAM, None, None, "cpu", F32)
         return next(Path(directory).glob("*.so")).name
 
 
@@ -279,7 +282,7 @@ def test_a_library_that_lacks_functions(fresh, pick, monkeypatch, tmp_path):
     monkeypatch.setenv("CC", str(script(tmp_path / "empty", empty)))
     assert re.search(r"no fused kernel.* lacks the function gap_has_float16", pick(Loop)[-1])
     with pytest.raises(RuntimeError, match=r"fused=True can't be done: .* lacks the function gap_has_float16"):
-        kernels.pick(None, True, "cpu", F32)
+        pick_kernel(ADAM, None, True, "cpu", F32)
 
 
 @pytest.mark.parametrize(
@@ -299,8 +302,13 @@ def test_other_compilers_that_fail(fresh, pick, monkeypatch, tmp_path, text, rea
 
 
 def test_all_functions_are_looked_for():
-    """As many arguments as the source says."""
-    declared = re.findall(r"^(void|int) (gap_\w+)\(([^)]*)\)", build.SOURCE.read_text(), re.MULTILINE)
-    found = {name: (result, 0 if listed == "void" else len(listed.split(","))) for result, name, listed in declared}
+    """As many arguments as the sources say."""
+    declaration = re.compile(r"^(void|int) (gap_\w+|EXPORTED\(\w+\))\(([^)]*)\)", re.MULTILINE)
+    declared = [found for path in build.SOURCE.parent.glob("*.[ch]") for found in declaration.findall(path.read_text())]
+    found = {}
+    for result, name, listed in declared:
+        generic = re.fullmatch(r"EXPORTED\((\w+)\)", name)
+        for full in [f"gap_{family}_{generic[1]}" for family in ("adam", "sgdm")] if generic else [name]:
+            found[full] = (result, 0 if listed == "void" else len(listed.split(",")))
     results = {None: "void", build.c_int: "int"}
     assert found == {name: (results[kind], len(types)) for name, (kind, types) in build.FUNCTIONS.items()}

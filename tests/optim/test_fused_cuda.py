@@ -1,6 +1,6 @@
 """The fused CUDA kernels in Triton's interpreter, which runs them on the CPU: compared with the loop."""
 
-import importlib.util
+import importlib
 import os
 import re
 import subprocess
@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from gap_hf.optim.kernels import FusedCUDA, Loop, Rule, fused_cuda, selfcheck
-from gap_hf.optim.kernels.deal import address
+from gap_hf.optim.families.adam import AdamNumbers
+from gap_hf.optim.families.sgdm import SGDMNumbers
+from gap_hf.optim.kernels import fused_cuda, selfcheck
+from gap_hf.optim.kernels.foreach import Loop
 
 from .cuda import (
     ADAM,
@@ -22,6 +24,7 @@ from .cuda import (
     CASES,
     DTYPES,
     F32,
+    FAMILIES,
     INTERPRETED,
     OPTIONS,
     RULES,
@@ -30,9 +33,11 @@ from .cuda import (
     STOCHASTIC,
     TYPES,
     B,
+    Numbers,
     choices_of,
     columns,
     gradients,
+    kernel_of,
     needs_triton,
     new_gradients,
     parameters,
@@ -84,59 +89,53 @@ class TestInTheInterpreter:
         numbers = replaced(RULES[rule], stochastic=dtypes in STOCHASTIC)
         if numbers.stochastic:  # the last bit of the L2 term is another in each kernel, and so the noise
             numbers = replaced(numbers, l2=0.0)
-        if dtypes == "fp16":  # small v are 0 in float16; the step must stay finite
+        if dtypes == "fp16" and isinstance(numbers, AdamNumbers):  # small v are 0 in it; the step must stay finite
             numbers = replaced(numbers, eps=1e-2)
         work = work_of(numbers, DTYPES[dtypes], SHAPES)
-        address(work)
         for t in range(3):
-            step_both(FusedCUDA(), work, t)
+            step_both(kernel_of(work), work, t)
 
     @pytest.mark.parametrize("dtypes", ["fp32", "bf16"])
     def test_memory_that_is_not_aligned(self, dtypes: str) -> None:
         work = work_of(ADAM, DTYPES[dtypes], [(B,), (7,)], offset=1)
-        address(work)
         for t in range(2):
-            step_both(FusedCUDA(), work, t)
+            step_both(kernel_of(work), work, t)
 
     def test_many_blocks_are_added_up_in_chunks(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(fused_cuda, "CHUNK", 2)
         work = work_of(ADAM, DTYPES["fp32"], [(4 * B + 1,), (5,), (2 * B,)])
-        address(work)
-        step_both(FusedCUDA(), work, 0)
+        step_both(kernel_of(work), work, 0)
 
-    @pytest.mark.parametrize("rule", [ADAM, SGDM], ids=["adam", "sgdm"])
-    def test_learning_rate_in_a_tensor(self, rule: Rule) -> None:
+    @pytest.mark.parametrize("numbers", [ADAM, SGDM], ids=["adam", "sgdm"])
+    def test_learning_rate_in_a_tensor(self, numbers: Numbers) -> None:
         lr = torch.tensor(0.1)
-        work = work_of(replaced(rule, lr=lr, decay=0.1), DTYPES["fp32"], SHAPES[:3])
-        address(work)
+        work = work_of(replaced(numbers, lr=lr), DTYPES["fp32"], SHAPES[:3])
         for t in range(2):
-            step_both(FusedCUDA(), work, t)
+            step_both(kernel_of(work), work, t)
             lr *= 0.5
 
     def test_a_count_of_steps_is_shared(self) -> None:
         work = work_of(ADAM, DTYPES["fp32"], [(4,)] * 3)
         work.steps[2] = work.steps[0]
-        address(work)
         for _ in range(3):
-            FusedCUDA().tick(work)
+            kernel_of(work).tick(work)
         assert [step.item() for step in work.steps] == [3, 3, 3]
 
     def test_one_choice_for_all(self) -> None:
         """``type='switch'`` hands one number over, as often as there are fragments."""
         works = [work_of(ADAM, DTYPES["fp32"], [(5,)] * 3) for _ in range(2)]
         for work, choices in zip(works, (torch.tensor(1).expand(3), torch.tensor([1, 1, 1])), strict=True):
-            address(work)
             new_gradients(work, 0)
-            FusedCUDA().tick(work)
-            FusedCUDA().observe(work)
-            FusedCUDA().apply(work, choices, torch.tensor(True).expand(3))
+            kernel = kernel_of(work)
+            kernel.tick(work)
+            kernel.observe(work, [])
+            kernel.apply(work, [], choices, torch.tensor(True).expand(3))
         for a, b in zip(columns(works[0]), columns(works[1]), strict=True):
             assert all(map(torch.equal, a, b))
 
     def test_nothing_but_empty_fragments(self) -> None:
         work = work_of(ADAM, DTYPES["fp32"], [(0,), (0, 3)])
-        address(work)
-        step_both(FusedCUDA(), work, 0)
+        step_both(kernel_of(work), work, 0)
 
     @pytest.mark.parametrize("type_", TYPES)
     @pytest.mark.parametrize("name", OPTIONS)
@@ -148,8 +147,8 @@ class TestInTheInterpreter:
             cls(both[0], type=type_, capturable=True, **options),
             cls(both[1], type=type_, foreach=False, **options),
         ]
-        kernel = {None: FusedCUDA(), False: Loop()}  # by the flag foreach
-        monkeypatch.setattr("gap_hf.optim.kernels.deal.pick", lambda foreach, *_: kernel[foreach])
+        kernel = {None: cls.family.fused["cuda"], False: Loop}  # by the flag foreach
+        monkeypatch.setattr("gap_hf.optim.kernels.deal.pick", lambda family, foreach, *_: kernel[foreach])
         for t in range(14, 26):
             for params, optimizer in zip(both, optimizers, strict=True):
                 for p, g in zip(params, gradients(shapes, t), strict=True):
@@ -160,54 +159,63 @@ class TestInTheInterpreter:
         for p, q in zip(*both, strict=True):
             torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
 
-    @pytest.mark.parametrize("family", [ADAM, SGDM], ids=["adam", "sgdm"])
+    @pytest.mark.parametrize("numbers", [ADAM, SGDM], ids=["adam", "sgdm"])
     def test_launches_are_constant_in_the_number_of_tensors(
-        self, monkeypatch: pytest.MonkeyPatch, family: Rule
+        self, monkeypatch: pytest.MonkeyPatch, numbers: Numbers
     ) -> None:
         launches = Launches(monkeypatch)
         for n in (3, 60):
-            work = work_of(family, DTYPES["fp32"], [(2,)] * n)
-            address(work)
+            work = work_of(numbers, DTYPES["fp32"], [(2,)] * n)
             launches.names.clear()
             whole_step(work)
             assert launches.names == ["tick", "observe", "add_up", "apply"]
 
     def test_a_value_that_is_not_finite_reaches_the_sums(self) -> None:
         work = work_of(ADAM, DTYPES["fp32"], [(9,), (B,)])
-        address(work)
         new_gradients(work, 0)
         work.grads[0][4] = torch.nan
-        FusedCUDA().tick(work)
-        sums = FusedCUDA().observe(work)
+        kernel = kernel_of(work)
+        kernel.tick(work)
+        sums = kernel.observe(work, [])
         assert sums[0].isnan().all()
         assert sums[1].isfinite().all()
 
     @pytest.mark.parametrize("dtypes", [(F32,) * 4, (F32, F32, BF16)], ids=["adam", "sgdm"])
     def test_passes_the_check_before_its_use(self, dtypes: tuple[torch.dtype, ...]) -> None:
-        selfcheck.check(FusedCUDA(), torch.device("cpu"), dtypes)
+        family = FAMILIES[AdamNumbers if len(dtypes) == 4 else SGDMNumbers]
+        selfcheck.check(family.fused["cuda"](family), torch.device("cpu"), dtypes)
 
     @pytest.mark.parametrize(
-        ("right", "mistaken", "what"),
+        ("module", "right", "mistaken", "what"),
         [
-            ("p * keep - rate *", "p * keep + rate *", "a new value is"),
-            ("1.0 - tl.exp(t", "1.0 - tl.exp(1.0 + t", "a sum is"),
-            ("0x846CA68B", "0x846CA68C", "rounded otherwise"),
+            ("triton_adam", "p * keep - rate *", "p * keep + rate *", "a new value is"),
+            ("triton_common", "1.0 - tl.exp(t", "1.0 - tl.exp(1.0 + t", "a sum is"),
+            ("triton_common", "0x846CA68B", "0x846CA68C", "rounded otherwise"),
         ],
     )
     def test_mistakes_do_not(
-        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, right: str, mistaken: str, what: str
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: str, right: str, mistaken: str, what: str
     ) -> None:
-        source = Path(fused_cuda.load().__file__).read_text()
-        assert right in source
-        (tmp_path / "wrong.py").write_text(source.replace(right, mistaken))
-        spec = importlib.util.spec_from_file_location("wrong", tmp_path / "wrong.py")
-        assert spec is not None
-        assert spec.loader is not None
-        wrong = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(wrong)
-        monkeypatch.setattr(fused_cuda, "load", lambda: wrong)
+        package = tmp_path / "wrong_kernels"
+        package.mkdir()
+        (package / "__init__.py").touch()
+        for name in ("triton_adam", "triton_common"):
+            source = Path(fused_cuda.load(name).__file__).read_text()
+            if name == module:
+                assert right in source
+                source = source.replace(right, mistaken)
+            (package / f"{name}.py").write_text(source)
+        monkeypatch.syspath_prepend(tmp_path)
+        for name in [name for name in sys.modules if name.startswith("wrong_kernels")]:
+            monkeypatch.delitem(sys.modules, name)
+        wrong = importlib.import_module("wrong_kernels.triton_adam")
+        right_one = fused_cuda.load
+        monkeypatch.setattr(
+            fused_cuda, "load", lambda name="triton_common": wrong if name == "triton_adam" else right_one()
+        )
+        family = FAMILIES[AdamNumbers]
         with pytest.raises(selfcheck.Disagreement, match=what):
-            selfcheck.check(FusedCUDA(), torch.device("cpu"), (F32, F32, BF16, F32))
+            selfcheck.check(family.fused["cuda"](family), torch.device("cpu"), (F32, F32, BF16, F32))
 
 
 @needs_triton

@@ -3,7 +3,6 @@
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from gap_hf.optim import kernels
-from gap_hf.optim.kernels import Foreach, FusedCUDA, Work, fused_cuda
-from gap_hf.optim.kernels.deal import Dealer, address
+from gap_hf.optim.families.adam import AdamFamily, AdamNumbers
+from gap_hf.optim.kernels import fused_cuda
+from gap_hf.optim.kernels.adam_cuda import AdamOnCUDA
+from gap_hf.optim.kernels.deal import Dealer
+from gap_hf.optim.kernels.foreach import Foreach
+from gap_hf.optim.kernels.fused_cuda import FusedCUDA
+from gap_hf.optim.kernels.kernel import locate
+from gap_hf.optim.kernels.pick import pick
+from gap_hf.optim.work import Work
 
 from .cuda import (
     ADAM,
@@ -23,18 +28,22 @@ from .cuda import (
     RULES,
     STOCHASTIC,
     B,
+    kernel_of,
     needs_triton,
     replaced,
+    take,
     whole_step,
     work_of,
 )
+
+ADAMS = AdamFamily()
 
 
 # ---------------------------------------------------------------- which one, and what is uploaded
 @pytest.fixture
 def fresh() -> Iterator[None]:
     """Nothing is remembered of what can be imported."""
-    caches = (fused_cuda.load, kernels.pick)
+    caches = (fused_cuda.load, pick)
     for cache in caches:
         cache.cache_clear()
     yield
@@ -46,20 +55,20 @@ def test_without_triton_another_kernel_takes_over(
     fresh: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "gap_hf.optim.kernels.fused_cuda_kernels", raising=False)
-    monkeypatch.delattr(kernels, "fused_cuda_kernels", raising=False)
-    assert type(kernels.pick(None, None, "cuda", (F32,) * 4)) is Foreach
+    for name in [name for name in sys.modules if name.startswith("gap_hf.optim.kernels.triton_")]:
+        monkeypatch.delitem(sys.modules, name)
+    assert pick(ADAMS, None, None, "cuda", (F32,) * 4) is Foreach
     assert "Triton is not installed; pip install triton" in caplog.text
     with pytest.raises(RuntimeError, match="fused=True can't be done: Triton is not installed"):
-        kernels.pick(None, True, "cuda", (F32,) * 4)
+        pick(ADAMS, None, True, "cuda", (F32,) * 4)
 
 
 @needs_triton
 def test_dtypes() -> None:
     for first in (F32, BF16):
-        assert type(kernels.pick(None, None, "cuda", (BF16, BF16, first, F32))) is FusedCUDA
-    assert "float64" in str(fused_cuda.why_not((torch.float64,) * 4))
-    assert "gradients of the parameter's dtype" in str(fused_cuda.why_not((BF16, F32, F32, F32)))
+        assert pick(ADAMS, None, None, "cuda", (BF16, BF16, first, F32)) is AdamOnCUDA
+    assert "float64" in str(FusedCUDA.why_not((torch.float64,) * 4))
+    assert "gradients of the parameter's dtype" in str(FusedCUDA.why_not((BF16, F32, F32, F32)))
 
 
 @pytest.fixture
@@ -67,8 +76,8 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Any, ...], 
     """Kernels are not launched but recorded: name, arguments, options."""
     launched: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
 
-    def launch(work: Work, name: str, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
-        launched.append((name, arguments, options))
+    def launch(work: Work, module: str, name: str, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
+        launched.append((f"{module}.{name}", arguments, options))
 
     monkeypatch.setattr(fused_cuda, "launch", launch)
     return launched
@@ -84,13 +93,13 @@ def uploads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @needs_triton
 def test_uploads_only_what_has_changed(silent: list, uploads: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    work, dealer = work_of(ADAM, DTYPES["fp32"], [(3,), (B + 1,)]), Dealer()
-    monkeypatch.setattr("gap_hf.optim.kernels.deal.pick", lambda *_: FusedCUDA())
+    work, dealer = work_of(ADAM, DTYPES["fp32"], [(3,), (B + 1,)]), Dealer(ADAMS)
+    monkeypatch.setattr("gap_hf.optim.kernels.deal.pick", lambda *_: AdamOnCUDA)
 
     def uploaded() -> int:
         uploads.clear()
-        ((_, _, dealt),) = dealer.deal(replace(work, prepared=None), None, None)
-        whole_step(dealt)
+        ((kernel, _, dealt),) = dealer.deal(work, None, None)
+        take(kernel, dealt)
         return len(uploads)
 
     assert uploaded() == 3
@@ -99,9 +108,9 @@ def test_uploads_only_what_has_changed(silent: list, uploads: list[int], monkeyp
     work.grads = [g.clone() for g in gradients]
     assert uploaded() == 1
     assert uploaded() == 0
-    work.rule = replaced(work.rule, betas=(0.5, 0.99), lr=0.2)
+    work.numbers = replaced(work.numbers, betas=(0.5, 0.99), lr=0.2)
     assert uploaded() == 1
-    work.rule = replaced(work.rule, lr=0.3)
+    work.numbers = replaced(work.numbers, lr=0.3)
     assert uploaded() == 0
 
 
@@ -113,20 +122,22 @@ def test_gradients_that_move_in_a_capture(silent: list, uploads: list[int], monk
     def step() -> int:
         """With new gradients; the number of uploads."""
         uploads.clear()
-        work.grads, work.prepared = [g.clone() for g in work.grads], None
-        address(work)
-        whole_step(work)
+        work.grads = [g.clone() for g in work.grads]
+        kernel.begin(work, locate(work))
+        take(kernel, work)
         return len(uploads)
 
+    kernel = kernel_of(work)
     assert step() == 3
-    old = work.memory["table"]
+    old = kernel.memory["table"]
     monkeypatch.setattr(fused_cuda, "capturing", lambda device: True)
     assert step() == 0
-    assert "table" not in work.memory, "it is not on the device before the graph is replayed"
-    kept, *others = work.memory["captured"]
+    assert "table" not in kernel.memory, "it is not on the device before the graph is replayed"
+    kept, *others = kernel.captured
     assert kept.here is old.here
-    assert kept.there[: len(work.addresses)].tolist() == work.addresses.tolist()
-    assert others == [work.memory["blocks"], work.memory["numbers"]]
+    addresses = kernel.known().table
+    assert kept.there[: len(addresses)].tolist() == addresses.tolist()
+    assert others == [kernel.memory["blocks"], kernel.memory["numbers"]]
     with pytest.raises(RuntimeError, match="capture an optimizer step only after an ordinary step"):
         step()
     monkeypatch.setattr(fused_cuda, "capturing", lambda device: False)
@@ -137,7 +148,6 @@ def test_gradients_that_move_in_a_capture(silent: list, uploads: list[int], monk
 def test_counts_of_steps_elsewhere_are_an_error_not_a_crash(silent: list) -> None:
     work = work_of(ADAM, DTYPES["fp32"], [(3,)])
     work.steps = [torch.zeros((), device="meta")]
-    address(work)
     with pytest.raises(RuntimeError, match="needs the counts of steps on cpu, but they are on meta"):
         whole_step(work)
 
@@ -156,7 +166,8 @@ def compiled(name: str, arguments: tuple[Any, ...], options: dict[str, Any], cap
     triton = pytest.importorskip("triton", minversion="3.3")
     from triton.backends.compiler import GPUTarget
 
-    function = getattr(fused_cuda.load(), name)
+    module, _, kernel = name.partition(".")
+    function = getattr(fused_cuda.load(module), kernel)
     constants = {key: value for key, value in options.items() if key != "num_warps"}
     types = [argument_type(argument) for argument in arguments] + ["constexpr"] * len(constants)
     signature = dict(zip([*function.arg_names[: len(arguments)], *constants], types, strict=True))
@@ -179,12 +190,14 @@ HARDWARE += [("adam-l2", "fp32", 90), ("adam-reset", "bf16-bf16", 80), ("sgdm-1"
 def test_compiles(silent: list, monkeypatch: Any, tmp_path: Path, rule: str, dtypes: str, capability: int) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     work = work_of(replaced(RULES[rule], stochastic=dtypes in STOCHASTIC), DTYPES[dtypes], [(5,)])
-    address(work)
     whole_step(work)
-    assert [name for name, _, _ in silent] == ["tick", "observe", "add_up", "apply"]
+    module = "triton_adam" if isinstance(work.numbers, AdamNumbers) else "triton_sgdm"
+    assert [name for name, _, _ in silent] == [
+        f"{module}.{kernel}" for kernel in ("tick", "observe", "add_up", "apply")
+    ]
     for name, arguments, options in silent:
         kernel = compiled(name, arguments, options, capability)
         assert len(kernel.asm["cubin"]) > 1000
-        if name in ("observe", "apply"):  # whole blocks travel 16 bytes at a time
+        if name.endswith((".observe", ".apply")):  # whole blocks travel 16 bytes at a time
             assert re.search(r"ld\.global\S*\.v4\.b32", kernel.asm["ptx"])
             assert re.search(r"st\.global\S*\.v4\.b32", kernel.asm["ptx"])

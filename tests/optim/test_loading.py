@@ -9,7 +9,7 @@ import torch
 
 import gap_hf
 
-from .test_protocol import build, params, run
+from .test_shell import build, params, run
 from .twins import KERNELS, random_gradients
 
 B = [(0.8, 0.999), (0.99, 0.999)]

@@ -12,7 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import gap_hf
 from gap_hf.optim.kernels import fused_cpu
-from gap_hf.optim.reference import ReferenceAdam, ReferenceSGDM
+from gap_hf.optim.reference.adam import ReferenceAdam
+from gap_hf.optim.reference.sgdm import ReferenceSGDM
 
 KERNELS: dict[str, dict[str, Any]] = {
     "fused": {"fused": True},

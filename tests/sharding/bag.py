@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 import gap_hf
-from gap_hf.optim.reference import ReferenceAdam, ReferenceSGDM
+from gap_hf.optim.reference.adam import ReferenceAdam
+from gap_hf.optim.reference.sgdm import ReferenceSGDM
 
 SHAPES = [[(6, 5), (5,)], [(4, 3), (1,)], [(7, 2, 3), (2,)], [(3, 1)]]
 """Block by block. Uneven on 2 and 4 ranks, and smaller than the number of ranks."""

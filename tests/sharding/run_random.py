@@ -21,7 +21,8 @@ from torch.distributed.fsdp import ShardingStrategy, fully_shard
 from torch.distributed.tensor import Placement, Replicate, Shard, distribute_tensor
 
 import gap_hf
-from gap_hf.optim.reference import ReferenceAdam, ReferenceSGDM
+from gap_hf.optim.reference.adam import ReferenceAdam
+from gap_hf.optim.reference.sgdm import ReferenceSGDM
 
 from .bag import Bag, Case
 from .layouts import DDP, FSDP1, FSDP2, Given, Single, Wrapped

@@ -124,7 +124,7 @@ class Long:
         self.recorder.close()
         lines = self.path.read_bytes().splitlines()
         longest, parameters = max(map(len, lines[1:])), sum(group["count"] for group in self.optimizer.param_groups)
-        K = len(self.optimizer.candidates(self.optimizer.param_groups[0]))
+        K = self.optimizer.param_groups[0]["K"]
         # two digits per parameter, a reset "[0,10]," at most for each, scores of six digits
         if longest > 60 + 10 * parameters + 16 * K:
             raise Lost(f"a line of the choices file has {longest} bytes for {parameters} parameters")

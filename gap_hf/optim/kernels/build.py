@@ -1,7 +1,7 @@
-"""The library of the fused CPU kernel: ``fused_cpu.c``, built once with the machine's C compiler and cached.
+"""The library of the fused CPU kernels: ``c/fused_cpu.c``, built once with the machine's C compiler and cached.
 
-It is plain C behind ctypes, so that one second of ``cc`` is all it takes: no torch headers, no C++, no build tool, and
-nothing to rebuild for another Python or torch. Its threads are those of the OpenMP library that torch has loaded.
+It is plain C called through ctypes, so one second of ``cc`` is all it takes: no torch headers, no C++, no build tool,
+and nothing to rebuild for another Python or torch. It runs on the threads of the OpenMP library that torch has loaded.
 """
 
 import ctypes
@@ -23,32 +23,34 @@ from . import cache
 
 logger = logging.getLogger(__name__)
 
-SOURCE = Path(__file__).with_name("fused_cpu.c")
+SOURCE = Path(__file__).parent / "c" / "fused_cpu.c"
+"""What is compiled; it includes the headers beside it."""
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC", "-lm")
 
 FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "gap_has_float16": (c_int, ()),
     "gap_tick": (None, (c_void_p, c_int64)),
-    "gap_observe": (None, (c_void_p,) * 2),
-    "gap_apply": (None, (c_void_p,) * 3),
-    "gap_step": (None, (c_void_p,) * 5),
-    "gap_step_for_all": (None, (c_void_p,) * 7),
+    **{
+        f"gap_{family}_{name}": (c_int, (c_void_p,) * count)
+        for family in ("adam", "sgdm")
+        for name, count in {"observe": 2, "apply": 3, "step": 5, "step_for_all": 7}.items()
+    },
 }
-"""What the library must have: by name, the type of the result and those of the arguments."""
+"""The functions that the library must have: by name, the type of the result and those of the arguments."""
 
 TIME_LIMIT = 120.0
 """Seconds that the compiler may take; it takes about one."""
 
 
 class Unavailable(RuntimeError):
-    """Why a kernel can't be had on this machine."""
+    """The error for a kernel that can't be had on this machine; the message says why."""
 
 
 @functools.cache
 def load() -> Any:
-    """The library, or ``Unavailable`` that says why there is none.
+    """Return the library, or an ``Unavailable`` that says why there is none.
 
-    Its attribute ``checksum`` tells it from others, and ``whereabouts`` says where it is kept, or why it is not.
+    The library's ``checksum`` identifies it, and ``whereabouts`` says where it is kept, or why it is not.
     """
     try:
         return library()
@@ -59,11 +61,11 @@ def load() -> Any:
 
 
 def library() -> Any:
-    """The library from the cache, built unless it is there.
+    """Return the library from the cache; it is built if it is not there.
 
     Raises:
-        Unavailable: no compiler, or it fails.
-        OSError: what was built can't be loaded.
+        Unavailable: there is no compiler, or it fails.
+        OSError: the library that was built can't be loaded.
     """
     if platform.system() != "Linux":
         raise Unavailable(f"the fused CPU kernel is built on Linux only, this is {platform.system()}")
@@ -93,10 +95,10 @@ def library() -> Any:
 
 
 def compiler() -> str:
-    """The C compiler: ``$CC``, else the first of cc, gcc, clang.
+    """Find the C compiler: ``$CC``, else the first of cc, gcc, clang.
 
     Raises:
-        Unavailable: there is none.
+        Unavailable: there is no compiler.
     """
     names = [os.environ["CC"]] if os.environ.get("CC") else ["cc", "gcc", "clang"]
     for name in names:
@@ -107,7 +109,7 @@ def compiler() -> str:
 
 @functools.cache
 def processor() -> str:
-    """What ``-march=native`` depends on: a cache directory may be shared by machines."""
+    """Describe what ``-march=native`` depends on, since several machines may share a cache directory."""
     try:
         lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
     except OSError:
@@ -117,17 +119,18 @@ def processor() -> str:
 
 
 def name_for(cc: str) -> str:
-    """The name of the library's file: another one for another source, compiler or processor."""
+    """The name of the library's file, which is different for each source, compiler and processor."""
     version = finished([cc, "--version"]).stdout.partition("\n")[0]
-    key = "\0".join([SOURCE.read_text(), *FLAGS, version, platform.machine(), processor()])
+    code = [path.read_text() for path in sorted(SOURCE.parent.glob("*.[ch]"))]
+    key = "\0".join([*code, *FLAGS, version, platform.machine(), processor()])
     return f"fused_cpu-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
 
 
 def built(cc: str) -> bytes:
-    """The content of the library's file, as ``cc`` builds it.
+    """Build the library with ``cc``, and return the content of its file.
 
     Raises:
-        Unavailable: it fails.
+        Unavailable: the compiler fails.
     """
     with tempfile.TemporaryDirectory(prefix="gap_hf-") as private:
         target = Path(private) / "fused_cpu.so"
@@ -140,10 +143,10 @@ def built(cc: str) -> bytes:
 
 
 def finished(command: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run ``command`` to its end.
+    """Run ``command`` and wait until it ends.
 
     Raises:
-        Unavailable: it can't be started, or takes longer than ``TIME_LIMIT``.
+        Unavailable: the command can't be started, or takes longer than ``TIME_LIMIT``.
     """
     try:
         process = subprocess.Popen(
@@ -176,15 +179,16 @@ def finished(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def sealed(content: bytes) -> bytes:
-    """``content`` and its checksum, which the loader ignores. A library that is cut off may crash the process."""
+    """Append a checksum to ``content``, which the loader ignores: a library that is cut off may crash the process."""
     return content + hashlib.sha256(content).digest()
 
 
 def load_file(path: Path) -> Any:
-    """The library in the file ``path``.
+    """Load the library in the file ``path``.
 
     Raises:
-        OSError: it can't be read or loaded, another user can have written it, it is damaged or lacks a function.
+        OSError: the file can't be read or loaded, another user could have written it, it is damaged, or it lacks a
+            function.
     """
     with cache.reading(path) as file:
         content = file.read()
@@ -208,10 +212,10 @@ def load_file(path: Path) -> Any:
 
 
 def load_uncached(content: bytes, reason: OSError) -> Any:
-    """The library of ``content``, from a file that nothing is left of; ``reason`` is why.
+    """Load the library in ``content`` from a file that is deleted at once; ``reason`` says why it is not kept.
 
     Raises:
-        OSError: it can't be loaded.
+        OSError: the library can't be loaded.
     """
     with tempfile.TemporaryDirectory(prefix="gap_hf-") as private:
         path = Path(private) / "fused_cpu.so"

@@ -1,8 +1,8 @@
-"""The cache directory, and files in it that no other user can have written: compiled code is loaded from there.
+"""The cache directory and its files. Compiled code is loaded from there, so no other user may be able to write to it.
 
-Each directory and file is opened first and judged then, through its descriptor, so that nothing can change between the
-judgement and the use. Directories further up need no judgement: whoever may write to one of them can put another
-directory in the place of ours, but can't make it ours.
+Each directory and file is first opened and then judged, through its descriptor, so that nothing can change between the
+judgement and the use. Directories further up need not be judged: whoever may write to one of them can put another
+directory in the place of ours, but can't make us its owner.
 """
 
 import os
@@ -16,10 +16,10 @@ from typing import BinaryIO
 
 
 def directory() -> Path:
-    """The cache directory: ``$GAP_HF_CACHE``, else ``~/.cache/gap_hf``. It is made if it is not there.
+    """Return the cache directory: ``$GAP_HF_CACHE``, else ``~/.cache/gap_hf``. It is made if it is not there.
 
     Raises:
-        OSError: it can't be made, or another user can put files into it; the message says how to mend that.
+        OSError: it can't be made, or another user can put files into it; the message says how to fix that.
     """
     if sys.platform == "win32":
         raise OSError("on Windows nothing is cached")
@@ -34,7 +34,7 @@ def directory() -> Path:
 
 @contextmanager
 def judged(path: Path) -> Iterator[int]:
-    """A descriptor of the directory ``path``.
+    """Open the directory ``path``, judge it, and return its descriptor.
 
     Raises:
         OSError: it can't be opened, or another user can put files into it.
@@ -59,11 +59,11 @@ def judged(path: Path) -> Iterator[int]:
 
 @contextmanager
 def reading(path: Path) -> Iterator[BinaryIO]:
-    """The open file ``path``.
+    """Open the file ``path`` for reading, and judge it.
 
     Raises:
-        FileNotFoundError: there is none.
-        OSError: it can't be opened, or another user can have written it or put it there.
+        FileNotFoundError: there is no such file.
+        OSError: it can't be opened, or another user could have written it or put it there.
     """
     # a symbolic link is refused, and a pipe does not make us wait
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -82,7 +82,7 @@ def reading(path: Path) -> Iterator[BinaryIO]:
 
 
 def write(path: Path, content: bytes, mode: int) -> None:
-    """Put ``content`` at ``path``, whole or not at all, however many processes do so at the same time.
+    """Write ``content`` to ``path``, whole or not at all, however many processes do so at the same time.
 
     Raises:
         OSError: it can't be written, or another user can put files into its directory.
@@ -101,5 +101,5 @@ def write(path: Path, content: bytes, mode: int) -> None:
 
 
 def writable_by_others(status: os.stat_result) -> bool:
-    """Whether the group, or everybody, may write. An access control list shows as a group's permission, too."""
+    """Whether the group or everybody may write. An access control list shows up as the group's permission, too."""
     return bool(status.st_mode & (stat.S_IWGRP | stat.S_IWOTH))

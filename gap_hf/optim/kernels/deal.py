@@ -1,7 +1,6 @@
-"""Which tensors go to which kernel."""
+"""The dealer, which decides which tensors go to which kernel."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -10,14 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import pick
-from .work import Kernel, Work
+from ..family import Family
+from ..work import Work
+from .kernel import Addresses, Kernel, addresses_of, locate
+from .pick import pick
 
 dtype_of, device_of = attrgetter("dtype"), attrgetter("device")
 
 
 class Dealt(NamedTuple):
-    """A kernel, and the work for it: the fragments ``rows`` of what was dealt."""
+    """A kernel and the work for it: the fragments ``rows`` of the work that was dealt."""
 
     kernel: Kernel
     rows: Sequence[int]
@@ -25,104 +26,108 @@ class Dealt(NamedTuple):
 
 
 class Dealer:
-    """Deals the work of one part to kernels, each taking fragments of one device, the same dtypes and plain memory.
+    """Deals the work of one part to kernels; each gets fragments on one device, of the same dtypes, in plain memory.
 
-    Looking at every tensor takes longer than updating a small one, so it remembers what it found as long as values and
-    buffers stay where they are in memory. Gradients are looked at every time.
+    Looking at a tensor takes longer than updating a small one, so the dealer remembers what it found as long as values
+    and buffers stay where they are in memory. Gradients are looked at every time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, family: Family) -> None:
+        self.family = family
         self.flags: tuple[bool | None, bool | None] = (None, None)
-        self.addresses: np.ndarray | None = None
-        self.kernel: Kernel | None = None
-        self.numel: np.ndarray | None = None
-        self.counters: np.ndarray | None = None
+        self.table: np.ndarray | None = None  # of the values, steps and buffers
+        self.found: Addresses | None = None  # without the gradients
+        self.only: type[Kernel] | None = None  # that takes all
         self.grad: tuple[torch.device, torch.dtype] | None = None
-        self.memories: defaultdict[int, dict[str, Any]] = defaultdict(dict)  # of the first work, the second, ...
+        self.kernels: dict[tuple[int, type[Kernel]], Kernel] = {}  # of the first work, the second, ...
 
     def deal(self, work: Work, foreach: bool | None, fused: bool | None) -> list[Dealt]:
-        """Deal ``work``, of one fragment at least.
+        """Deal ``work``, which has at least one fragment, to kernels that are ready to begin.
 
         Args:
-            work: everything.
-            foreach: as torch.optim's flag.
-            fused: as torch.optim's flag. Tensors that are not contiguous are left to the other kernels even so.
+            work: all the work to be dealt.
+            foreach: the same as torch.optim's flag.
+            fused: the same as torch.optim's flag, but tensors that are not contiguous go to the other kernels even so.
 
         Raises:
-            RuntimeError: ``fused=True`` where there is no fused kernel, a parameter and its state on different
-                devices or of different sizes, or a count of steps that is not one.
+            RuntimeError: ``fused=True`` and there is no fused kernel, a parameter and its state are on different
+                devices or of different sizes, or a count of steps is not a count.
         """
-        columns = (work.values, work.steps, *work.first, *work.second)
-        addresses = addresses_of(chain(*columns))
+        table = addresses_of(chain(work.values, work.steps, *work.buffers))
         grad, numel = alike(work.grads), np.array(list(map(Tensor.numel, work.grads)), np.int64)
+        everything = range(len(work.values))
         if (
-            self.kernel is None
-            or self.addresses is None
-            or self.numel is None
+            self.found is None
+            or self.only is None
+            or self.table is None
             or (foreach, fused) != self.flags
             or grad is None
             or grad != self.grad
-            or not np.array_equal(addresses, self.addresses)
-            or not np.array_equal(numel, self.numel)
+            or not np.array_equal(table, self.table)
+            or not np.array_equal(numel, self.found.numel)
         ):
-            self.kernel = None
-            dealt = deal(work, foreach, fused)
-            if len(dealt) > 1 or grad is None:
-                for k, some in enumerate(dealt):
-                    if some.kernel.by_address:
-                        address(some.work)
-                        some.work.memory = self.memories[k]
+            self.found = None
+            kinds = deal(self.family, work, foreach, fused)
+            if len(kinds) > 1 or grad is None:
+                dealt = []
+                for k, (kind, rows) in enumerate(kinds):
+                    kernel, some = self.kernel(k, kind), work.select(rows)
+                    kernel.begin(some, locate(some) if kind.by_address else None)
+                    dealt.append(Dealt(kernel, rows, some))
                 return dealt
-            self.flags, self.addresses, self.grad = (foreach, fused), addresses, grad
-            self.kernel = dealt[0].kernel
-            self.numel, self.counters = numel, np.unique(addresses_of(work.steps))
-        work.numel, work.counters, work.memory = self.numel, self.counters, self.memories[0]
-        work.addresses = np.concatenate([addresses, addresses_of(work.grads)])
-        return [Dealt(self.kernel, range(len(work.values)), work)]
+            self.flags, self.table, self.grad = (foreach, fused), table, grad
+            self.only, self.found = kinds[0][0], Addresses(table, np.unique(addresses_of(work.steps)), numel)
+        assert self.only is not None
+        assert self.found is not None
+        kernel = self.kernel(0, self.only)
+        if kernel.by_address:
+            kernel.begin(work, self.found._replace(table=np.concatenate([table, addresses_of(work.grads)])))
+        else:
+            kernel.begin(work, None)
+        return [Dealt(kernel, everything, work)]
 
-
-def address(work: Work) -> None:
-    """Fill in addresses and element counts."""
-    work.addresses = addresses_of(chain(work.values, work.steps, *work.first, *work.second, work.grads))
-    work.counters = np.unique(addresses_of(work.steps))
-    work.numel = np.array([value.numel() for value in work.values], np.int64)
-
-
-def addresses_of(tensors: Iterable[Tensor]) -> np.ndarray:
-    """Where they begin in memory, uint64."""
-    return np.array(list(map(Tensor.data_ptr, tensors)), np.uint64)
+    def kernel(self, k: int, kind: type[Kernel]) -> Kernel:
+        """Return the kernel of the ``k``-th work, which is the same from step to step."""
+        if (k, kind) not in self.kernels:
+            self.kernels[k, kind] = kind(self.family)
+        return self.kernels[k, kind]
 
 
 def alike(tensors: list[Tensor]) -> tuple[torch.device, torch.dtype] | None:
-    """The device and dtype of all ``tensors`` if they are contiguous, too; else None."""
+    """Return the device and dtype that all ``tensors`` share; None if they differ or one is not contiguous."""
     device, dtype = tensors[0].device, tensors[0].dtype
     same = {device}.issuperset(map(device_of, tensors)) and {dtype}.issuperset(map(dtype_of, tensors))
     return (device, dtype) if same and all(map(Tensor.is_contiguous, tensors)) else None
 
 
-def deal(work: Work, foreach: bool | None, fused: bool | None) -> list[Dealt]:
-    """``Dealer.deal``, looking at everything."""
-    K = len(work.first)
+def deal(family: Family, work: Work, foreach: bool | None, fused: bool | None) -> list[tuple[type[Kernel], list[int]]]:
+    """Decide which kernel takes which fragments, by looking at all tensors; ``Dealer.deal`` remembers the result."""
     kinds: dict[Any, list[int]] = {}
+    # of the compact buffers one stands for all, and one for the others
+    compact = [buffer.compact for buffer in work.declared]
+    samples = [2 + compact.index(which) for which in (True, False) if which in compact]
     for i in range(len(work.values)):
-        row = [work.values[i], work.grads[i], *(column[i] for column in (*work.first, *work.second))]
-        if len({t.device for t in row}) > 1:
+        row = [work.values[i], work.grads[i], *(column[i] for column in work.buffers)]
+        step = work.steps[i]
+        counted_elsewhere = row[0].device.type == "cpu" and step.device.type != "cpu"
+        if len({t.device for t in row}) > 1 or counted_elsewhere:
             raise RuntimeError(
                 f"a parameter is on {row[0].device}, its gradient or optimizer state on "
-                f"{', '.join(sorted({str(t.device) for t in row[1:]}))}. If the model was moved after a step, move the "
-                "state too: optimizer.load_state_dict(optimizer.state_dict())"
+                f"{', '.join(sorted({str(t.device) for t in (*row[1:], step)}))}. If the model was moved after a step, "
+                "move the state too: optimizer.load_state_dict(optimizer.state_dict())"
             )
         if row[0].is_meta:
             raise RuntimeError(
                 "a parameter is on the meta device, which holds no numbers to choose by; materialize the model first "
                 "(to_empty, or load its weights), or use type='default'"
             )
-        if len({t.numel() for t in row}) > 1:
+        # a buffer of another shape than the parameter's has been checked when it was made or loaded
+        sizes = [t.numel() for t, of in zip(row, (None, None, *work.declared), strict=True) if not (of and of.shape)]
+        if len(set(sizes)) > 1:
             raise RuntimeError(
-                f"a parameter has {row[0].numel()} elements, its gradient or optimizer state {row[-1].numel()}. If its "
-                "data were replaced by others of another size, build the optimizer anew"
+                f"a parameter has {sizes[0]} elements, its gradient or optimizer state {sizes[-1]}. If its data were "
+                "replaced by data of another size, build a new optimizer"
             )
-        step = work.steps[i]
         if step.dtype != torch.float64 or step.ndim:
             raise RuntimeError(
                 f"a parameter's count of steps is {step.dtype} of shape {tuple(step.shape)}; expected torch.float64 of "
@@ -130,9 +135,10 @@ def deal(work: Work, foreach: bool | None, fused: bool | None) -> list[Dealt]:
             )
         kind = (row[0].device, tuple(map(dtype_of, row)), all(map(Tensor.is_contiguous, row)))
         kinds.setdefault(kind, []).append(i)
-    dealt = []
-    for (device, dtypes, plain), rows in kinds.items():
-        # of value, gradient, first and second moments
-        kernel = pick(foreach, fused if plain else False, device.type, (*dtypes[:3], *dtypes[2 + K : 3 + K]))
-        dealt.append(Dealt(kernel, rows, work.select(rows)))
-    return dealt
+    return [
+        (
+            pick(family, foreach, fused if plain else False, device.type, (*dtypes[:2], *(dtypes[k] for k in samples))),
+            rows,
+        )
+        for (device, dtypes, plain), rows in kinds.items()
+    ]

@@ -1,15 +1,20 @@
-"""The fused CPU kernel: the functions of ``fused_cpu.c``, called through ctypes."""
+"""The fused CPU kernels: the functions of ``c/fused_cpu.c``, called through ctypes."""
 
 import ctypes
-from typing import ClassVar
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
+from ..choice import TIE
+from ..family import Family
+from ..work import Work
 from .build import Unavailable, load
-from .work import Kernel, Work
+from .kernel import Addresses, Kernel
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 CPU = torch.device("cpu")  # whatever the default device is: C writes there
@@ -20,162 +25,178 @@ From 2^16 to 2^20 it made no difference beyond noise."""
 
 
 class Job(ctypes.Structure):
-    """``struct job`` of fused_cpu.c."""
+    """``struct job`` of ``c/job.h``."""
 
     _fields_: ClassVar = [
-        *[(name, ctypes.c_int64) for name in ("family", "n", "K", "U", "threads")],
+        *[(name, ctypes.c_int64) for name in ("n", "K", "buffers", "threads")],
         *[(name, ctypes.c_int64) for name in ("value_dtype", "first_dtype", "second_dtype", "stochastic")],
-        *[(name, ctypes.c_void_p) for name in ("table", "numel", "second", "beta1", "beta2", "rate", "gain")],
-        *[(name, ctypes.c_double) for name in ("eps", "keep", "l2", "dampening")],
-        ("nesterov", ctypes.c_int64),
-        ("maximize", ctypes.c_int64),
-        *[(name, ctypes.c_double) for name in ("soft_reset", "second_reset")],
-        *[(name, ctypes.c_int64) for name in ("wave", "threshold")],
-        ("J_ema", ctypes.c_double),
+        *[(name, ctypes.c_void_p) for name in ("table", "numel", "rate", "gain")],
+        *[(name, ctypes.c_double) for name in ("l2", "soft_reset")],
+        *[(name, ctypes.c_int64) for name in ("maximize", "wave", "threshold")],
+        *[(name, ctypes.c_double) for name in ("J_ema", "tie")],
+        ("own", ctypes.c_void_p),
     ]
 
 
-def why_not(dtypes: tuple[torch.dtype, ...]) -> str | None:
-    """Why this kernel can't take value, gradient, first and second moments of ``dtypes``, or None if it can."""
-    library = load()
-    if isinstance(library, Unavailable):
-        return str(library)
-    if wrong := set(dtypes) - set(DTYPES):
-        return f"it takes float32, bfloat16 and float16, not {wrong.pop()}"
-    if dtypes[0] != dtypes[1]:
-        return f"it takes gradients of the parameter's dtype, not {dtypes[1]} for {dtypes[0]}"
-    if torch.float16 in dtypes and not library.gap_has_float16():
-        return "the C compiler it was built with has no _Float16"
-    return None
-
-
 class FusedCPU(Kernel):
-    """One call for all tensors and both moments.
+    """The kernel that handles all tensors in one call; a subclass for each family names the functions and their input.
 
-    It writes where torch does not look, and so tells autograd that the values have changed: a graph that was built
-    before the step must not be differentiated after it.
+    torch does not see what the kernel writes, so the kernel tells autograd that the values have changed: a graph that
+    was built before the step must not be differentiated after it.
     """
 
     name: ClassVar[str] = "fused"
     by_address: ClassVar[bool] = True
+    chooses: ClassVar[bool] = True
+    prefix: ClassVar[str]
+
+    def __init__(self, family: Family) -> None:
+        super().__init__(family)
+        self.addresses: Addresses | None = None
+        self.job: Job | None = None
+        self.alive: list[Any] = []  # what the job points to
+
+    @staticmethod
+    def why_not(dtypes: tuple[torch.dtype, ...]) -> str | None:
+        library = load()
+        if isinstance(library, Unavailable):
+            return str(library)
+        if wrong := set(dtypes) - set(DTYPES):
+            return f"it takes float32, bfloat16 and float16, not {wrong.pop()}"
+        if dtypes[0] != dtypes[1]:
+            return f"it takes gradients of the parameter's dtype, not {dtypes[1]} for {dtypes[0]}"
+        if torch.float16 in dtypes and not library.gap_has_float16():
+            return "the C compiler it was built with has no _Float16"
+        return None
+
+    @abstractmethod
+    def own(self, numbers: Any) -> tuple[ctypes.Structure, list[np.ndarray]]:
+        """Put what the family's functions read of ``numbers`` into a struct; also return the arrays it points to."""
+
+    # ------------------------------------------------------------------ the calls
+    def begin(self, work: Work, addresses: Addresses | None) -> None:
+        self.addresses, self.job = addresses, None
+
+    def known(self) -> Addresses:
+        """Return the addresses of the tensors."""
+        assert self.addresses is not None
+        return self.addresses
+
+    def call(self, name: str, work: Work, *outputs: Any) -> None:
+        """Call the family's function ``name`` on ``work``.
+
+        Raises:
+            MemoryError: it had no memory for its tables; but for the counts of steps, nothing has changed.
+        """
+        function = getattr(load(), f"gap_{self.prefix}_{name}")
+        if function(ctypes.byref(self.prepared(work)), *outputs):
+            raise MemoryError(f"the fused CPU kernel has no memory for its tables of {len(work.values)} parameters")
 
     def tick(self, work: Work) -> None:
-        counters = known(work.counters)
+        counters = self.known().counters
         load().gap_tick(pointer(counters), ctypes.c_int64(len(counters)))
 
-    def observe(self, work: Work) -> Tensor:
-        job = prepare(work)
-        sums = torch.empty(len(work.values), job.K + job.U, dtype=torch.float64, device=CPU)
-        load().gap_observe(ctypes.byref(job), ctypes.c_void_p(sums.data_ptr()))
+    def observe(self, work: Work, answers: list[Tensor]) -> Tensor:
+        sums = self.no_sums(work)
+        self.call("observe", work, address(sums))
         return sums
 
-    def apply(self, work: Work, choices: list[int], resets: list[bool]) -> None:
+    def apply(self, work: Work, answers: list[Tensor], choices: Sequence[Any], resets: Sequence[bool]) -> None:
+        if choices and isinstance(choices[0], tuple):
+            raise TypeError("the fused CPU kernel applies a candidate, not weights")
         chosen, due = np.array(choices, dtype=np.int64), np.array(resets, dtype=np.uint8)
-        load().gap_apply(ctypes.byref(prepare(work)), pointer(chosen), pointer(due))
+        self.call("apply", work, pointer(chosen), pointer(due))
         increment_version(work.values)
 
     def step(self, work: Work, threshold: int, choices: Tensor, negative_steps: Tensor) -> tuple[Tensor, Tensor]:
-        """``observe``, a choice for each fragment, ``apply``: the second pass finds the buffers in the cache.
+        """Observe, choose for each fragment, and apply: the second pass then finds the buffers in the cache.
 
-        Only where each fragment is a whole parameter with a choice of its own.
+        Each fragment must be a whole parameter with a choice of its own.
 
         Args:
             work: the fragments.
-            threshold: of the hysteresis.
-            choices: ``(N,)`` int64, the previous ones; replaced.
+            threshold: the hysteresis threshold.
+            choices: ``(N,)`` int64, the previous choices; replaced.
             negative_steps: ``(N,)`` int64, the counts so far; replaced.
 
         Returns:
-            Where a reset was due, ``(N,)`` bool, and what ``observe`` returns.
+            A ``(N,)`` bool that says where a reset was due, and what ``observe`` returns.
         """
-        job = prepare(work)
-        job.threshold = threshold
-        sums = torch.empty(len(work.values), job.K + job.U, dtype=torch.float64, device=CPU)
-        resets = torch.empty(len(work.values), dtype=torch.uint8, device=CPU)
-        outputs = [ctypes.c_void_p(t.data_ptr()) for t in (sums, choices, negative_steps, resets)]
-        load().gap_step(ctypes.byref(job), *outputs)
+        self.prepared(work).threshold = threshold
+        sums, resets = self.no_sums(work), torch.empty(len(work.values), dtype=torch.uint8, device=CPU)
+        self.call("step", work, *map(address, (sums, choices, negative_steps, resets)))
         increment_version(work.values)
         return resets.bool(), sums
 
     def step_for_all(
         self, work: Work, threshold: int, J_ema: float, choice: Tensor, negative_steps: Tensor, J_bar: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """``observe``, one choice for all, ``apply``: in one call where ``work`` is all there is.
+        """Observe, make one choice for all, and apply, in one call; ``work`` must be all that takes part in the step.
 
         Args:
             work: the fragments, each a whole parameter.
-            threshold: of the hysteresis.
-            J_ema: of the moving average.
-            choice: 0-dim int64, the previous one; replaced.
+            threshold: the hysteresis threshold.
+            J_ema: the factor of the moving average.
+            choice: 0-dim int64, the previous choice; replaced.
             negative_steps: 0-dim int64, the count so far; replaced.
-            J_bar: ``(K,)`` float64, the average so far; replaced.
+            J_bar: ``(K,)`` float64, the moving average so far; replaced.
 
         Returns:
-            The scores J, ``(K,)`` float64, and whether a reset was due, 0-dim bool.
+            The scores J, ``(K,)`` float64, and a 0-dim bool that says whether a reset was due.
         """
-        job = prepare(work)
+        job = self.prepared(work)
         job.threshold, job.J_ema = threshold, J_ema
-        sums = torch.empty(len(work.values), job.K + job.U, dtype=torch.float64, device=CPU)
-        J, reset = torch.empty(job.K, dtype=torch.float64, device=CPU), torch.empty((), dtype=torch.uint8, device=CPU)
-        outputs = [ctypes.c_void_p(t.data_ptr()) for t in (sums, J, J_bar, choice, negative_steps, reset)]
-        load().gap_step_for_all(ctypes.byref(job), *outputs)
+        sums, reset = self.no_sums(work), torch.empty((), dtype=torch.uint8, device=CPU)
+        J = torch.empty(job.K, dtype=torch.float64, device=CPU)
+        self.call("step_for_all", work, *map(address, (sums, J, J_bar, choice, negative_steps, reset)))
         increment_version(work.values)
         return J, reset.bool()
 
+    # ------------------------------------------------------------------ what they read
+    def no_sums(self, work: Work) -> Tensor:
+        """Make an empty tensor for the sums."""
+        return torch.empty(len(work.values), self.family.sums(work.numbers), dtype=torch.float64, device=CPU)
+
+    def prepared(self, work: Work) -> Job:
+        """Return ``work`` as the C code reads it, made once per step."""
+        if self.job is None:
+            self.job, self.alive = self.describe(work)
+        return self.job
+
+    def describe(self, work: Work) -> tuple[Job, list[Any]]:
+        """Make the job, and return it with the objects that must live as long."""
+        numbers, (table, _, numel) = work.numbers, self.known()
+        lr, K = float(numbers.lr), len(numbers.gains)
+        doubles = np.array([*(lr * factor for factor in numbers.modulation), *numbers.gains], dtype=np.float64)
+        own, arrays = self.own(numbers)
+        job = Job(
+            n=len(work.values),
+            K=K,
+            buffers=len(work.buffers),
+            threads=torch.get_num_threads(),
+            value_dtype=DTYPES[work.values[0].dtype],
+            first_dtype=DTYPES[work.buffers[0][0].dtype],
+            second_dtype=DTYPES[work.buffers[-1][0].dtype],
+            stochastic=numbers.stochastic,
+            table=table.ctypes.data,
+            numel=numel.ctypes.data,
+            rate=doubles.ctypes.data,
+            gain=doubles.ctypes.data + 8 * K,
+            l2=numbers.l2,
+            soft_reset=numbers.soft_reset,
+            maximize=numbers.maximize,
+            wave=WAVE,
+            tie=TIE,
+            own=ctypes.addressof(own),
+        )
+        return job, [table, numel, doubles, own, *arrays]
+
 
 def pointer(array: np.ndarray) -> ctypes.c_void_p:
-    """The address of an array that the caller keeps alive."""
+    """Return the address of an array, which the caller must keep alive."""
     return ctypes.c_void_p(array.ctypes.data)
 
 
-def known(array: np.ndarray | None) -> np.ndarray:
-    """What the dealer has filled in."""
-    assert array is not None
-    return array
-
-
-def prepare(work: Work) -> Job:
-    """``work`` as the C code reads it; ``work`` keeps it, and the arrays that it points to."""
-    if work.prepared is None:
-        job, numbers = describe(work)
-        work.prepared = job, numbers
-    return work.prepared[0]
-
-
-def describe(work: Work) -> tuple[Job, list[np.ndarray]]:
-    """The job, and arrays that must live as long."""
-    rule, table, numel = work.rule, known(work.addresses), known(work.numel)
-    lr = float(rule.lr)
-    K, U, n = len(rule.betas), len(rule.betas2), len(work.values)
-    rates = [lr * factor for factor in rule.modulation]
-    doubles = np.array([*rule.betas, *rule.betas2, *rates, *rule.gains], dtype=np.float64)
-    second = np.array(rule.second, dtype=np.int64)
-    first_double = doubles.ctypes.data
-    job = Job(
-        family=int(rule.family == "sgdm"),
-        n=n,
-        K=K,
-        U=U,
-        threads=torch.get_num_threads(),
-        value_dtype=DTYPES[work.values[0].dtype],
-        first_dtype=DTYPES[work.first[0][0].dtype],
-        second_dtype=DTYPES[work.second[0][0].dtype] if U else 0,
-        stochastic=rule.stochastic,
-        table=table.ctypes.data,
-        numel=numel.ctypes.data,
-        second=second.ctypes.data,
-        beta1=first_double,
-        beta2=first_double + 8 * K,
-        rate=first_double + 8 * (K + U),
-        gain=first_double + 8 * (2 * K + U),
-        eps=rule.eps,
-        keep=1 - lr * rule.decay,
-        l2=rule.l2,
-        dampening=rule.dampening,
-        nesterov=rule.nesterov,
-        maximize=rule.maximize,
-        soft_reset=rule.soft_reset,
-        second_reset=rule.second_reset,
-        wave=WAVE,
-    )
-    return job, [table, numel, second, doubles]
+def address(tensor: Tensor) -> ctypes.c_void_p:
+    """Return the address of a tensor, which the caller must keep alive."""
+    return ctypes.c_void_p(tensor.data_ptr())

@@ -1,11 +1,13 @@
-"""The fused CUDA kernel: a few launches of ``fused_cuda_kernels.py`` for all tensors, and no word from the device.
+"""The fused CUDA kernels: a few launches of Triton kernels for all tensors, which never wait for the device.
 
-The launches are as many for a thousand tensors as for one: kernels find the tensors in a table of their addresses. What
-they are told of the tensors is uploaded only when it has changed, from pinned memory, so that the host never waits and
-a CUDA graph may capture a step.
+A thousand tensors take as many launches as one: the kernels find the tensors in a table of their addresses. The tables
+are uploaded only when they have changed, and from pinned memory, so that the host never waits and a CUDA graph can
+capture a step.
 """
 
 import functools
+import importlib
+from abc import abstractmethod
 from collections.abc import Callable
 from math import log
 from typing import Any, ClassVar, NamedTuple
@@ -15,125 +17,181 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from .work import Kernel, Rule, Work
+from ..family import Family
+from ..work import Work
+from .kernel import Addresses, Kernel
 
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 BLOCK = 2048
-"""Elements of a program. Sums are taken in float32 within it, in float64 beyond."""
+"""The elements that one program works on. Sums are taken in float32 within a program, in float64 beyond."""
 
 WARPS = 8
-"""Of a program: eight elements for each thread, which then takes some 64 registers. With sixteen it takes over 128, and
-too few programs are in flight on a multiprocessor to keep the memory busy."""
+"""The warps of one program: eight elements for each thread, which then takes some 64 registers. With sixteen it takes
+over 128, and too few programs are in flight on a multiprocessor to keep the memory busy."""
 
 CHUNK = 2048
 """Blocks' sums that are added up at once, and counts of steps of one program."""
 
 
 @functools.cache
-def load() -> Any:
-    """The module of the kernels, or the ImportError that says why there is none."""
+def load(module: str = "triton_common") -> Any:
+    """Import a module of kernels; an ImportError says why there is none."""
     try:
-        from . import fused_cuda_kernels
+        return importlib.import_module(f".{module}", __package__)
     except ImportError as error:
         return error
-    return fused_cuda_kernels
-
-
-def why_not(dtypes: tuple[torch.dtype, ...]) -> str | None:
-    """Why this kernel can't take value, gradient, first and second moments of ``dtypes``, or None if it can."""
-    if isinstance(error := load(), ModuleNotFoundError) and error.name == "triton":
-        return "Triton is not installed; pip install triton"
-    if isinstance(error, ImportError):
-        return f"Triton can't be used: {error}"
-    if wrong := set(dtypes) - set(DTYPES):
-        return f"it takes float32, bfloat16 and float16, not {wrong.pop()}"
-    if dtypes[0] != dtypes[1]:
-        return f"it takes gradients of the parameter's dtype, not {dtypes[1]} for {dtypes[0]}"
-    return None
 
 
 class FusedCUDA(Kernel):
-    """One launch to count the step, one for both moments, one to add up their sums, one to apply."""
+    """The kernel in four launches: one counts the step, one updates all buffers, one adds up their sums, one applies.
+
+    A subclass for each family names the Triton kernels and says what they are told.
+    """
 
     name: ClassVar[str] = "fused"
     on_device: ClassVar[bool] = True
     by_address: ClassVar[bool] = True
+    module: ClassVar[str]
+
+    def __init__(self, family: Family) -> None:
+        super().__init__(family)
+        self.addresses: Addresses | None = None
+        self.tables: Tables | None = None
+        self.memory: dict[str, Kept] = {}  # the tables on the device, by name
+        self.captured: list[Kept] = []  # those that CUDA graphs read
+
+    @staticmethod
+    def why_not(dtypes: tuple[torch.dtype, ...]) -> str | None:
+        if isinstance(error := load(), ModuleNotFoundError) and error.name == "triton":
+            return "Triton is not installed; pip install triton"
+        if isinstance(error, ImportError):
+            return f"Triton can't be used: {error}"
+        if wrong := set(dtypes) - set(DTYPES):
+            return f"it takes float32, bfloat16 and float16, not {wrong.pop()}"
+        if dtypes[0] != dtypes[1]:
+            return f"it takes gradients of the parameter's dtype, not {dtypes[1]} for {dtypes[0]}"
+        return None
+
+    # ------------------------------------------------------------------ what a family says
+    @abstractmethod
+    def numbers(self, numbers: Any) -> np.ndarray:
+        """Make the table ``numbers``, float64."""
+
+    @abstractmethod
+    def observing(self, numbers: Any) -> tuple[list[float], dict[str, Any]]:
+        """Return the family's own arguments and constants for ``observe``."""
+
+    @abstractmethod
+    def applying(self, numbers: Any) -> tuple[list[float], dict[str, Any]]:
+        """Return the family's own arguments and constants for ``apply``."""
+
+    @abstractmethod
+    def constants(self, work: Work) -> dict[str, Any]:
+        """Return the constants that both passes are compiled for in this family, without those of ``shared``."""
+
+    # ------------------------------------------------------------------ the launches
+    def begin(self, work: Work, addresses: Addresses | None) -> None:
+        self.addresses, self.tables = addresses, None
+
+    def known(self) -> Addresses:
+        """Return the addresses of the tensors."""
+        assert self.addresses is not None
+        return self.addresses
 
     def tick(self, work: Work) -> None:
-        tables, count = prepare(work), len(known(work.counters))
+        tables, count = self.prepared(work), len(self.known().counters)
         begin = len(tables.table) - count
-        launch(work, "tick", (-(-count // CHUNK),), tables.table, begin, count, BLOCK=CHUNK)
+        launch(work, self.module, "tick", (-(-count // CHUNK),), tables.table, begin, count, BLOCK=CHUNK)
 
-    def observe(self, work: Work) -> Tensor:
-        tables, rule, n = prepare(work), work.rule, len(work.values)
-        S, blocks = len(rule.betas) + len(rule.betas2), tables.n_blocks
-        partial = torch.empty(S, blocks, dtype=torch.float32, device=tables.table.device)
-        sums = torch.empty(n, S, dtype=torch.float64, device=tables.table.device)
-        numbers = [float(x) for x in (rule.eps, rule.l2, 1 - rule.dampening)]
-        second = sum(u << 8 * j for j, u in enumerate(rule.second))
-        options = {"SECOND": second, "STOCHASTIC": rule.stochastic, "num_warps": WARPS}
-        arguments = (tables.table, tables.blocks, tables.numbers, partial, n, blocks, *numbers)
-        launch(work, "observe", (blocks,), *arguments, **shared_options(work), **options)
-        launch(work, "add_up", (n, S), tables.blocks, partial, sums, n, blocks, CHUNK=CHUNK)
+    def observe(self, work: Work, answers: list[Tensor]) -> Tensor:
+        tables, n, S = self.prepared(work), len(work.values), self.family.sums(work.numbers)
+        blocks, device = tables.n_blocks, tables.table.device
+        partial = torch.empty(S, blocks, dtype=torch.float32, device=device)
+        sums = torch.empty(n, S, dtype=torch.float64, device=device)
+        own, constants = self.observing(work.numbers)
+        constants |= {"STOCHASTIC": work.numbers.stochastic, "num_warps": WARPS}
+        arguments = (tables.table, tables.blocks, tables.numbers, partial, n, blocks, *own)
+        launch(work, self.module, "observe", (blocks,), *arguments, **self.shared(work), **constants)
+        launch(work, self.module, "add_up", (n, S), tables.blocks, partial, sums, n, blocks, CHUNK=CHUNK)
         return sums
 
-    def apply(self, work: Work, choices: Tensor, resets: Tensor) -> None:
-        tables, rule, device = prepare(work), work.rule, work.values[0].device
-        lr_on_device = isinstance(rule.lr, Tensor) and rule.lr.device == device
-        lr = rule.lr if lr_on_device else float(rule.lr)
-        numbers = [float(x) for x in (rule.eps, rule.l2, rule.decay, rule.soft_reset, rule.second_reset)]
-        options = {
-            "NESTEROV": rule.nesterov,
-            "RESET_SECOND": rule.second_reset != 1,
-            "LR_ON_DEVICE": lr_on_device,
-            "num_warps": WARPS,
-        }
-        decisions = choices, choices.stride(0), resets, resets.stride(0)
-        arguments = (tables.table, tables.blocks, tables.numbers, *decisions, lr, len(work.values), *numbers)
-        launch(work, "apply", (tables.n_blocks,), *arguments, **shared_options(work), **options)
+    def apply(self, work: Work, answers: list[Tensor], choices: Tensor, resets: Tensor) -> None:
+        tables, lr = self.prepared(work), work.numbers.lr
+        lr_on_device = isinstance(lr, Tensor) and lr.device == work.values[0].device
+        own, constants = self.applying(work.numbers)
+        constants |= {"LR_ON_DEVICE": lr_on_device, "num_warps": WARPS}
+        decisions = choices, choices.stride(0), resets, resets.stride(0), lr if lr_on_device else float(lr)
+        arguments = (tables.table, tables.blocks, tables.numbers, *decisions, len(work.values), *own)
+        launch(work, self.module, "apply", (tables.n_blocks,), *arguments, **self.shared(work), **constants)
         increment_version(work.values)  # autograd does not see what is written by address
 
+    def shared(self, work: Work) -> dict[str, Any]:
+        """Return all constants that both passes are compiled for."""
+        return {
+            "K": len(work.numbers.gains),
+            "VALUE": element_type(work.values[0].dtype),
+            "FIRST_DTYPE": element_type(work.buffers[0][0].dtype),
+            "BLOCK": BLOCK,
+            **self.constants(work),
+        }
 
-def shared_options(work: Work) -> dict[str, Any]:
-    """What both passes are compiled for."""
-    rule = work.rule
-    first = work.first[0][0].dtype
-    return {
-        "K": len(rule.betas),
-        "U": len(rule.betas2),
-        "VALUE": element_type(work.values[0].dtype),
-        "FIRST_DTYPE": element_type(first),
-        "SECOND_DTYPE": element_type(work.second[0][0].dtype if work.second else first),
-        "L2": rule.l2 != 0,
-        "MAXIMIZE": rule.maximize,
-        "BLOCK": BLOCK,
-    }
+    # ------------------------------------------------------------------ what the kernels read on the device
+    def prepared(self, work: Work) -> "Tables":
+        """Return the tables of ``work``, made once per step."""
+        if self.tables is None:
+            table, counters, numel = self.known()
+            sources, numbers = np.concatenate([table, counters]).view(np.int64), self.numbers(work.numbers)
+            device = work.values[0].device
+            self.tables = Tables(
+                table=self.uploaded(device, "table", sources, lambda: table_of(work, table, counters)),
+                blocks=self.uploaded(device, "blocks", numel, lambda: blocks_of(numel)),
+                numbers=self.uploaded(device, "numbers", numbers, lambda: numbers),
+                n_blocks=int(block_counts(numel).sum()),
+            )
+        return self.tables
+
+    def uploaded(self, device: torch.device, name: str, source: np.ndarray, make: Callable[[], np.ndarray]) -> Tensor:
+        """Return the table ``make()`` on ``device``, or the one that is there if it was made from the same ``source``.
+
+        A CUDA graph keeps the tables that it was captured with. A table that has to change during the capture, because
+        gradients have moved, is uploaded by each replay.
+        """
+        kept, capture = self.memory.get(name), capturing(device)
+        if kept is None or kept.there.device != device or not np.array_equal(kept.source, source):
+            table = torch.from_numpy(make())
+            # pinned memory can't be had during a capture
+            here = pinned_before(self.memory.pop(name, None), table) if capture else pinned(table, device)
+            kept = Kept(source, here, here.to(device, non_blocking=True))
+            if not capture:  # else the table is filled only when the graph is replayed
+                self.memory[name] = kept
+        if capture:
+            self.captured.append(kept)
+        return kept.there
 
 
 def element_type(dtype: torch.dtype) -> Any:
-    """Triton's name of ``dtype``."""
+    """Triton's name for ``dtype``."""
     return getattr(load().tl, DTYPES[dtype])
 
 
-def launch(work: Work, name: str, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
-    """Launch a kernel of ``fused_cuda_kernels.py`` where the work is."""
+def launch(work: Work, module: str, name: str, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
+    """Launch a kernel of ``module`` on the device of the work."""
     if all(grid):  # else every fragment is empty
         with torch.cuda.device_of(work.values[0]):
-            getattr(load(), name)[grid](*arguments, **options)
+            getattr(load(module), name)[grid](*arguments, **options)
 
 
-def known(array: np.ndarray | None) -> np.ndarray:
-    """What the dealer has filled in."""
-    assert array is not None
-    return array
+def logarithms(betas: tuple[float, ...]) -> list[float]:
+    """The logarithms of ``betas``, for taking powers of them; minus infinity for 0."""
+    return [log(beta) if beta else -np.inf for beta in betas]
 
 
 # ---------------------------------------------------------------- what the kernels read on the device
 
 
 class Tables(NamedTuple):
-    """``table``, ``blocks`` and ``numbers`` of fused_cuda_kernels.py, and how many blocks there are."""
+    """The tables ``table``, ``blocks`` and ``numbers`` (see ``triton_common.py``), and the number of blocks."""
 
     table: Tensor
     blocks: Tensor
@@ -142,62 +200,28 @@ class Tables(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """A table in the memory of a work: what it was made from, and where it is on the host and on the device."""
+    """A table that is kept: its source, its copy on the host and its copy on the device."""
 
     source: np.ndarray
     here: Tensor
     there: Tensor
 
 
-def prepare(work: Work) -> Tables:
-    """The tables of ``work``, which keeps them."""
-    if work.prepared is None:
-        numel, addresses, counters = known(work.numel), known(work.addresses), known(work.counters)
-        sources = np.concatenate([addresses, counters]).view(np.int64)
-        work.prepared = Tables(
-            table=uploaded(work, "table", sources, lambda: table_of(work, addresses, counters)),
-            blocks=uploaded(work, "blocks", numel, lambda: blocks_of(numel)),
-            numbers=uploaded(work, "numbers", numbers := numbers_of(work.rule), lambda: numbers),
-            n_blocks=int(block_counts(numel).sum()),
-        )
-    return work.prepared
-
-
-def uploaded(work: Work, name: str, source: np.ndarray, make: Callable[[], np.ndarray]) -> Tensor:
-    """The table ``make()`` on the device of ``work``: the one that is there if it was made from the same ``source``.
-
-    A CUDA graph keeps the tables that it was captured with; one that has to change while it is captured, because
-    gradients have moved, is uploaded by each replay.
-    """
-    device, memory = work.values[0].device, work.memory
-    kept, capture = memory.get(name), capturing(device)
-    if kept is None or kept.there.device != device or not np.array_equal(kept.source, source):
-        table = torch.from_numpy(make())
-        # pinned memory can't be had during a capture
-        here = pinned_before(memory.pop(name, None), table) if capture else pinned(table, device)
-        kept = Kept(source, here, here.to(device, non_blocking=True))
-        if not capture:  # else the table is filled only when the graph is replayed
-            memory[name] = kept
-    if capture:
-        memory.setdefault("captured", []).append(kept)
-    return kept.there
-
-
 def capturing(device: torch.device) -> bool:
-    """Whether what is launched now goes into a CUDA graph."""
+    """Whether a launch now would be captured into a CUDA graph."""
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def pinned(table: Tensor, device: torch.device) -> Tensor:
-    """``table`` where ``device`` can copy it from while the host goes on."""
+    """Put ``table`` where ``device`` can copy it from while the host goes on."""
     return table.pin_memory() if device.type == "cuda" else table
 
 
 def pinned_before(kept: Kept | None, table: Tensor) -> Tensor:
-    """``table`` in the pinned memory of the one before. That one's upload is over: a capture begins by waiting for it.
+    """Put ``table`` into the previous table's pinned memory, whose upload is over: a capture begins by waiting for it.
 
     Raises:
-        RuntimeError: there was none of the size.
+        RuntimeError: there was no previous table of the same size.
     """
     if kept is None or kept.here.shape != table.shape:
         raise RuntimeError(
@@ -208,7 +232,7 @@ def pinned_before(kept: Kept | None, table: Tensor) -> Tensor:
 
 
 def table_of(work: Work, addresses: np.ndarray, counters: np.ndarray) -> np.ndarray:
-    """``table``.
+    """Make ``table`` from the addresses of all tensors and of the counters.
 
     Raises:
         RuntimeError: a count of steps is on another device, where the kernels can't reach it.
@@ -231,14 +255,7 @@ def block_counts(numel: np.ndarray) -> np.ndarray:
 
 
 def blocks_of(numel: np.ndarray) -> np.ndarray:
-    """``blocks``."""
+    """Make ``blocks`` from the element counts."""
     counts = block_counts(numel)
     first = np.concatenate([[0], np.cumsum(counts)])
     return np.concatenate([numel, first, np.repeat(np.arange(len(numel)), counts)]).astype(np.int64)
-
-
-def numbers_of(rule: Rule) -> np.ndarray:
-    """``numbers``."""
-    logarithms = [[log(beta) if beta else -np.inf for beta in betas] for betas in (rule.betas, rule.betas2)]
-    first = [*rule.betas, *logarithms[0], *rule.modulation, *(rule.second or [0] * len(rule.betas))]
-    return np.array([*first, *rule.betas2, *logarithms[1]], dtype=np.float64)

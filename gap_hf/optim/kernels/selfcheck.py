@@ -1,8 +1,8 @@
 """A fused kernel proves itself before it is used: on small random tensors it must do what the loop does.
 
-What a compiler made for this processor or this GPU may be wrong where nobody has run it before, and a wrong step looks
-like bad luck in training. The check runs once per process. Where there is a cache directory, a file in it says what was
-checked on this machine before: which code, versions, device and dtypes.
+Code compiled for this processor or GPU may be wrong, since nobody may have run it before, and wrong steps look like bad
+luck in training. The check runs once per process. If there is a cache directory, a file in it says what was checked on
+this machine before: which code, versions, device and dtypes.
 """
 
 import functools
@@ -16,67 +16,46 @@ import torch
 from torch import Tensor
 
 from ... import __version__
-from ..choice import Choice, average, choose, scores
-from . import cache, fused_cpu, fused_cuda
-from .build import processor
-from .deal import address
+from ..choice import Choice, average, choose
+from ..family import Family
+from ..work import Work
+from . import build, cache, fused_cuda
 from .foreach import Loop
 from .fused_cpu import FusedCPU
-from .work import Kernel, Rule, Work
+from .kernel import Kernel, locate
 
 SIZES = (4613, 3, 2048, 0)
 """Element counts: blocks and a rest, less than a vector register holds, one block of the CUDA kernel, none."""
 
 MEANS = (1.0, -0.1, -0.1, 1.0)
-"""Of the gradients at each step: while they are small and turned around, all scores of long memories are negative."""
+"""The gradients' mean at each step: while it is small and negative, all scores of long memories are negative."""
 
 THRESHOLD = 2
-"""Of the hysteresis: a reset is due at the second of those steps."""
+"""The hysteresis threshold: a reset is due at the second of those steps."""
 
 ROUNDING = 2e-6
 """How far float32 may be off for numbers of order 1: 32 of its units, because either side rounds a dozen times."""
 
-J_EMA = 0.5
+J_EMA = 0.1
 
-CPU, LOOP = torch.device("cpu"), Loop()
-
-ADAM = (
-    Rule("adam", (0.8, 0.99), (0.99,), (0, 0), (1.0, 0.9), (1.0, 1.5), 0.1, eps=0.1, decay=0.3, soft_reset=0.7),
-    Rule(
-        family="adam",
-        betas=(0.4, 0.9, 0.9),
-        betas2=(0.99, 0.95),
-        second=(0, 1, 1),
-        gains=(0.1, 0.8, 0.8 + 2e-7),  # the last two tie
-        modulation=(1.0, 0.5, 1.5),
-        lr=0.1,
-        eps=0.1,
-        l2=0.2,
-        soft_reset=0.7,
-        second_reset=0.49,
-        maximize=True,
-    ),
-)
-SGDM = (
-    Rule("sgdm", (0.9, 0.7), (), (), (1.0, 0.8), (1.0, 0.5), 0.1, l2=0.2, nesterov=True, soft_reset=0.7, maximize=True),
-    Rule("sgdm", (0.0, 0.5, 0.99), (), (), (1.0, 0.7, 0.4), (1.0, 0.5, 1.5), 0.1, dampening=0.3, soft_reset=0.7),
-)
+CPU = torch.device("cpu")
 
 
 class Disagreement(Exception):
-    """What a kernel does otherwise than the loop."""
+    """The error for a kernel that disagrees with the loop; the message says in what."""
 
 
 # ---------------------------------------------------------------- the result
 
 
-def why_not(kernel: type[Kernel], device_type: str, dtypes: tuple[torch.dtype, ...]) -> str | None:
-    """Why ``kernel`` is not to be trusted with ``dtypes``, or None if it agrees with the loop.
+def why_not(family: Family, kernel: type[Kernel], device_type: str, dtypes: tuple[torch.dtype, ...]) -> str | None:
+    """Return the reason why ``kernel`` can't be trusted with ``dtypes``, or None if it agrees with the loop.
 
     Args:
-        kernel: a fused kernel.
-        device_type: where it works.
-        dtypes: of value, gradient, first and (for Adam) second moments.
+        family: the family whose arithmetic the kernel does.
+        kernel: one of the family's fused kernels.
+        device_type: the type of device that it works on.
+        dtypes: the dtypes, listed as for ``pick``.
 
     Raises:
         RuntimeError: a CUDA graph is being captured.
@@ -89,16 +68,18 @@ def why_not(kernel: type[Kernel], device_type: str, dtypes: tuple[torch.dtype, .
                 "a CUDA graph can capture an optimizer step only after an ordinary step with the same parameters, "
                 "which compiles and checks the kernels; take one before the capture"
             )
-    return result(kernel, torch.device(device_type), dtypes, fingerprint(device_type, dtypes))
+    return result(family, kernel, torch.device(device_type), dtypes, fingerprint(family, device_type, dtypes))
 
 
 @functools.cache
-def result(kernel: type[Kernel], device: torch.device, dtypes: tuple[torch.dtype, ...], key: str) -> str | None:
-    """``why_not``; nothing is checked if it was passed under this ``key`` before."""
+def result(
+    family: Family, kernel: type[Kernel], device: torch.device, dtypes: tuple[torch.dtype, ...], key: str
+) -> str | None:
+    """Return what ``why_not`` does, without a check if one was passed under this ``key`` before."""
     if was_passed(key):
         return None
     try:
-        check(kernel(), device, dtypes)
+        check(kernel(family), device, dtypes)
     except Disagreement as error:
         return f"it disagrees with the loop on small random tensors: {error}. Please report that"
     except Exception as error:  # what compilers and drivers raise has no class in common
@@ -107,19 +88,19 @@ def result(kernel: type[Kernel], device: torch.device, dtypes: tuple[torch.dtype
     return None
 
 
-def fingerprint(device_type: str, dtypes: tuple[torch.dtype, ...]) -> str:
-    """A hash of all that the result depends on."""
-    about = [__version__, torch.__version__, *map(str, dtypes)]
+def fingerprint(family: Family, device_type: str, dtypes: tuple[torch.dtype, ...]) -> str:
+    """Hash everything that the result of a check depends on."""
+    about = [__version__, torch.__version__, family.name, *map(str, dtypes)]
     if device_type == "cpu":
-        about += [processor(), fused_cpu.load().checksum]
+        about += [build.processor(), build.load().checksum]
     else:
         about += [fused_cuda.load().triton.__version__, torch.cuda.get_device_name(), str(torch.version.cuda)]
-    code = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
+    code = [path.read_bytes() for path in sorted(Path(__file__).parents[1].rglob("*.py"))]
     return hashlib.sha256(b"\0".join([*map(str.encode, about), *code])).hexdigest()[:16]
 
 
 def was_passed(key: str) -> bool:
-    """Whether the cache directory says so."""
+    """Whether the cache directory says that the check was passed."""
     try:
         with cache.reading(cache.directory() / f"agrees-{key}"):
             return True
@@ -128,7 +109,7 @@ def was_passed(key: str) -> bool:
 
 
 def note_passed(key: str) -> None:
-    """Let other processes know, if there is a cache directory."""
+    """Let other processes know that the check was passed, if there is a cache directory."""
     with suppress(OSError):
         cache.write(cache.directory() / f"agrees-{key}", b"This fused kernel agrees with the loop.\n", 0o400)
 
@@ -137,149 +118,156 @@ def note_passed(key: str) -> None:
 
 
 def check(kernel: Kernel, device: torch.device, dtypes: tuple[torch.dtype, ...]) -> None:
-    """Step by ``kernel`` and by the loop, from the same bits at each step.
+    """Step with ``kernel`` and with the loop, from the same bits at each step, with each of the family's examples.
 
     Raises:
         Disagreement: they differ by more than rounding.
     """
-    for rule in rules(dtypes):
-        check_passes(kernel, rule, device, dtypes)
+    if not kernel.family.examples:
+        raise Disagreement(f"the {kernel.family.name} family has no examples to compare them with")
+    for example in range(len(kernel.family.examples)):
+        check_passes(kernel, start(kernel.family, example, device, dtypes), dtypes)
         if isinstance(kernel, FusedCPU):
-            check_step(kernel, rule, dtypes)
-            check_step_for_all(kernel, rule, dtypes)
+            check_step(kernel, start(kernel.family, example, CPU, dtypes), dtypes)
+            check_step_for_all(kernel, start(kernel.family, example, CPU, dtypes), dtypes)
 
 
-def rules(dtypes: tuple[torch.dtype, ...]) -> tuple[Rule, Rule]:
-    """Those of the family that ``dtypes`` belong to; the second rounds first moments stochastically if it can."""
-    plain, other = ADAM if len(dtypes) == 4 else SGDM
-    if dtypes[2] == torch.bfloat16:  # an L2 term would have another last bit, and so another noise
-        other = other._replace(stochastic=True, l2=0.0)
-    return plain, other
-
-
-def check_passes(kernel: Kernel, rule: Rule, device: torch.device, dtypes: tuple[torch.dtype, ...]) -> None:
-    """Each pass, with choices and resets of every kind."""
-    work, N, K = start(rule, device, dtypes), len(SIZES), len(rule.betas)
+def check_passes(kernel: Kernel, work: Work, dtypes: tuple[torch.dtype, ...]) -> None:
+    """Check each pass, with choices and resets of every kind."""
+    loop, device, N, K = Loop(kernel.family), work.values[0].device, len(SIZES), len(work.numbers.gains)
     for t in range(2):
-        twin = renewed(work, t)
+        twin = renewed(kernel, work, t)
         kernel.tick(work)
-        LOOP.tick(twin)
+        loop.tick(twin)
         compare("a count of steps", work.steps, twin.steps)
-        sums, expected = kernel.observe(work).cpu(), LOOP.observe(twin)
-        compare_moments(work, twin)
+        sums, expected = kernel.observe(work, []).cpu(), loop.observe(twin, [])
+        compare_buffers(work, twin)
         compare("a sum", per_element(sums), per_element(expected), extra=coarseness(dtypes))
-        for exact, stored in zip(chain(*twin.first, *twin.second), chain(*work.first, *work.second), strict=True):
+        for exact, stored in zip(chain(*twin.buffers), chain(*work.buffers), strict=True):
             exact.copy_(stored)
         choices, resets = [(i + t) % K for i in range(N)], [(i + 2 * t) % 3 == 2 for i in range(N)]
         if kernel.on_device:
-            kernel.apply(work, torch.tensor(choices, device=device), torch.tensor(resets, device=device))
+            kernel.apply(work, [], torch.tensor(choices, device=device), torch.tensor(resets, device=device))
         else:
-            kernel.apply(work, choices, resets)
-        LOOP.apply(twin, choices, resets)
+            kernel.apply(work, [], choices, resets)
+        loop.apply(twin, [], choices, resets)
         compare("a new value", work.values, twin.values)
-        compare_moments(work, twin)
+        compare_buffers(work, twin)
 
 
-def check_step(kernel: FusedCPU, rule: Rule, dtypes: tuple[torch.dtype, ...]) -> None:
-    """All in one call, with a choice for each fragment."""
-    work, extra = start(rule, CPU, dtypes), 4 * coarseness(dtypes)
+def check_step(kernel: FusedCPU, work: Work, dtypes: tuple[torch.dtype, ...]) -> None:
+    """Check the whole step in one call, with a choice for each fragment."""
+    loop, extra = Loop(kernel.family), 4 * coarseness(dtypes)
     choice, negative_steps = (torch.zeros(len(SIZES), dtype=torch.int64, device=CPU) for _ in range(2))
     for t in range(len(MEANS)):
-        twin = renewed(work, t)
+        twin = renewed(kernel, work, t)
         kernel.tick(work)
-        LOOP.tick(twin)
+        loop.tick(twin)
         new, counted = choice.clone(), negative_steps.clone()
         reset, sums = kernel.step(work, THRESHOLD, new, counted)
-        compare("a sum", per_element(sums), per_element(LOOP.observe(twin)), extra)
-        J = scores(rule, sums, numel())
+        compare("a sum", per_element(sums), per_element(loop.observe(twin, [])), extra)
+        J = kernel.family.scores(work.numbers, sums, numel())
         expected = choose(J, J, J.isfinite().all(dim=1), choice, negative_steps, THRESHOLD)
         compare_choices(Choice(new, counted, reset), expected)
-        LOOP.apply(twin, new.tolist(), reset.tolist())
+        loop.apply(twin, [], new.tolist(), reset.tolist())
         compare("a new value", work.values, twin.values, extra)
-        compare_moments(work, twin, extra)
+        compare_buffers(work, twin, extra)
         choice, negative_steps = new, counted
 
 
-def check_step_for_all(kernel: FusedCPU, rule: Rule, dtypes: tuple[torch.dtype, ...]) -> None:
-    """All in one call, with one choice for all."""
-    work, extra, N = start(rule, CPU, dtypes), 4 * coarseness(dtypes), len(SIZES)
+def check_step_for_all(kernel: FusedCPU, work: Work, dtypes: tuple[torch.dtype, ...]) -> None:
+    """Check the whole step in one call, with one choice for all."""
+    loop, extra, N = Loop(kernel.family), 4 * coarseness(dtypes), len(SIZES)
     choice, negative_steps = (torch.zeros((), dtype=torch.int64, device=CPU) for _ in range(2))
-    J_bar = torch.zeros(len(rule.betas), dtype=torch.float64, device=CPU)
+    J_bar = torch.zeros(len(work.numbers.gains), dtype=torch.float64, device=CPU)
     for t in range(len(MEANS)):
-        twin = renewed(work, t)
+        twin = renewed(kernel, work, t)
         kernel.tick(work)
-        LOOP.tick(twin)
+        loop.tick(twin)
         new, counted, averaged = choice.clone(), negative_steps.clone(), J_bar.clone()
         J, reset = kernel.step_for_all(work, THRESHOLD, J_EMA, new, counted, averaged)
-        loops = scores(rule, LOOP.observe(twin), numel()).sum(dim=0)
+        loops = kernel.family.scores(work.numbers, loop.observe(twin, []), numel()).sum(dim=0)
         compare("a score", [J / sum(SIZES)], [loops / sum(SIZES)], extra)
         finite = J.isfinite().all()
         compare("the average of a score", [averaged], [average(J, finite, J_bar, J_EMA)])
         compare_choices(Choice(new, counted, reset), choose(J, averaged, finite, choice, negative_steps, THRESHOLD))
-        LOOP.apply(twin, [int(new)] * N, [bool(reset)] * N)
+        loop.apply(twin, [], [int(new)] * N, [bool(reset)] * N)
         compare("a new value", work.values, twin.values, extra)
-        compare_moments(work, twin, extra)
+        compare_buffers(work, twin, extra)
         choice, negative_steps, J_bar = new, counted, averaged
 
 
 # ---------------------------------------------------------------- works
 
 
-def start(rule: Rule, device: torch.device, dtypes: tuple[torch.dtype, ...]) -> Work:
-    """Fragments before their first step."""
+def start(family: Family, example: int, device: torch.device, dtypes: tuple[torch.dtype, ...]) -> Work:
+    """Make fragments before their first step, with the numbers of one of the family's examples.
+
+    In all examples but the first, compact buffers are rounded stochastically if possible.
+    """
+    options = family.examples[example]
+    numbers = family.numbers(options)
+    if example and dtypes[2] == torch.bfloat16:  # an L2 term would have another last bit, and so another noise
+        numbers = numbers._replace(stochastic=True, l2=0.0)
 
     def column(dtype: torch.dtype) -> list[Tensor]:
         # the later half does not begin at a multiple of 16 bytes
         return [torch.zeros(n + i // 2, dtype=dtype, device=device)[i // 2 :] for i, n in enumerate(SIZES)]
 
+    declared = family.buffers(options)
     work = Work(
-        rule,
+        numbers,
+        declared,
         values=column(dtypes[0]),
         grads=column(dtypes[1]),
         steps=[torch.zeros((), dtype=torch.float64, device=device) for _ in SIZES],
-        first=[column(dtypes[2]) for _ in rule.betas],
-        second=[column(dtypes[3]) for _ in rule.betas2],
+        buffers=[column(dtypes[2] if buffer.compact else dtypes[-1]) for buffer in declared],
     )
     generator = torch.Generator().manual_seed(0)
     for value in work.values:
         value.copy_(0.5 * normal(value.numel(), generator))
-    address(work)
     return work
 
 
-def renewed(work: Work, t: int) -> Work:
-    """Put the gradients of step ``t`` into ``work``; its twin for the loop.
+def renewed(kernel: Kernel, work: Work, t: int) -> Work:
+    """Put the gradients of step ``t`` into ``work``, which ``kernel`` begins, and return its twin for the loop.
 
-    The twin is on the CPU and in float32, but for first moments that are rounded stochastically.
+    The twin is on the CPU and in float32, except for buffers that are rounded stochastically.
     """
-    work.prepared = None
     generator = torch.Generator().manual_seed(1 + t)
     for grad in work.grads:
         mean = torch.linspace(1, 3, grad.numel(), dtype=torch.float32, device=CPU)
         grad.copy_(MEANS[t] * mean + 0.1 * normal(grad.numel(), generator))
     if t == len(MEANS) - 1:
         work.grads[1][0] = math.nan
+    kernel.begin(work, locate(work))
 
-    def copies(columns: list[list[Tensor]], dtype: torch.dtype | None = torch.float32) -> list[list[Tensor]]:
-        return [[t.to(CPU, dtype, copy=True) for t in column] for column in columns]
+    def copies(column: list[Tensor], dtype: torch.dtype | None = torch.float32) -> list[Tensor]:
+        return [t.to(CPU, dtype, copy=True) for t in column]
 
-    (values, grads), (steps,) = copies([work.values, work.grads]), copies([work.steps], None)
-    first = copies(work.first, None if work.rule.stochastic else torch.float32)
-    return Work(work.rule, values, grads, steps, first, copies(work.second))
+    rounded = [buffer.compact and work.numbers.stochastic for buffer in work.declared]
+    return Work(
+        work.numbers,
+        work.declared,
+        copies(work.values),
+        copies(work.grads),
+        copies(work.steps, None),
+        [copies(column, None if as_is else torch.float32) for column, as_is in zip(work.buffers, rounded, strict=True)],
+    )
 
 
 def normal(n: int, generator: torch.Generator) -> Tensor:
-    """``n`` normal numbers, whatever the default dtype and device are; torch's own generator is left alone."""
+    """Draw ``n`` normal numbers, whatever the default dtype and device are; torch's own generator is left alone."""
     return torch.randn(n, generator=generator, dtype=torch.float32, device=CPU)
 
 
 def numel() -> Tensor:
-    """The element counts, as scores take them."""
+    """The fragments' element counts in the form that scores take."""
     return torch.tensor(SIZES, dtype=torch.float64, device=CPU)
 
 
 def per_element(sums: Tensor) -> list[Tensor]:
-    """Sums as means, which are of order 1."""
+    """Divide sums by element counts: the means are of order 1."""
     return [sums / numel().clamp(min=1).unsqueeze(1)]
 
 
@@ -287,18 +275,18 @@ def per_element(sums: Tensor) -> list[Tensor]:
 
 
 def coarseness(dtypes: tuple[torch.dtype, ...]) -> float:
-    """By how much, relatively, storing in the coarsest of ``dtypes`` changes a number."""
+    """The relative change of a number that is stored in the coarsest of ``dtypes``."""
     return max(torch.finfo(dtype).eps / 2 for dtype in dtypes)
 
 
 def compare(what: str, actual: list[Tensor], expected: list[Tensor], extra: float = 0.0) -> None:
-    """Raise Disagreement where a number is off by more than rounding.
+    """Raise Disagreement if a number is off by more than rounding.
 
     Args:
-        what: they are.
-        actual: the kernel's, all of one dtype, rounded to that but otherwise as good as float32.
-        expected: the loop's, in float32 or wider; or of the same dtype, and then rounded by the same noise.
-        extra: allowed beyond that, for numbers of order 1.
+        what: what the numbers are, in words.
+        actual: the kernel's numbers, all of one dtype, rounded to that but otherwise as good as float32.
+        expected: the loop's numbers, in float32 or wider; or of the same dtype, and then rounded by the same noise.
+        extra: the error allowed beyond rounding, for numbers of order 1.
     """
     a, e = (torch.cat([t.to(CPU).flatten() for t in tensors]) for tensors in (actual, expected))
     mine, right = a.double(), e.double()
@@ -315,15 +303,14 @@ def compare(what: str, actual: list[Tensor], expected: list[Tensor], extra: floa
         raise Disagreement(f"{what} is {mine[k]:.7g}, not {right[k]:.7g}")
 
 
-def compare_moments(work: Work, twin: Work, extra: float = 0.0) -> None:
-    """Raise Disagreement where buffers differ."""
-    compare("a first moment", list(chain(*work.first)), list(chain(*twin.first)), extra)
-    if work.second:
-        compare("a second moment", list(chain(*work.second)), list(chain(*twin.second)), extra)
+def compare_buffers(work: Work, twin: Work, extra: float = 0.0) -> None:
+    """Raise Disagreement if buffers differ."""
+    for buffer, mine, right in zip(work.declared, work.buffers, twin.buffers, strict=True):
+        compare(f"an element of {buffer.name}", mine, right, extra)
 
 
 def compare_choices(actual: Choice, expected: Choice) -> None:
-    """Raise Disagreement where they differ."""
+    """Raise Disagreement if choices differ."""
     for name, mine, right in zip(Choice._fields, actual, expected, strict=True):
         if not torch.equal(mine, right):
             raise Disagreement(f"{name} is {mine.tolist()}, not {right.tolist()}")

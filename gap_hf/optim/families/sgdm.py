@@ -1,0 +1,261 @@
+"""SGD with momentum: K momentum buffers."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim.sgd import sgd
+
+from ...candidate import Candidate
+from ..arithmetic.operations import Operations
+from ..arithmetic.precision import cast, compute_dtype, store, update
+from ..family import Choice, Family, Option, modulation, weighted
+from ..kernels.sgdm_cpu import SGDMOnCPU
+from ..kernels.sgdm_cuda import SGDMOnCUDA
+from ..options import given, is_flag, is_number, number
+from ..shell import GapOptimizer
+from ..uploads import constant
+from ..work import Buffer, Work
+from .common import filtered, numbers_of_text, salts
+
+
+class SGDMNumbers(NamedTuple):
+    """The options as a step of the SGDM family needs them.
+
+    Attributes:
+        momenta: the K candidates' momenta.
+        gains: K factors of the scores.
+        modulation: K factors on the learning rate.
+        lr: learning rate; a tensor stays on its device.
+        l2: weight decay, which goes through the gradient.
+        dampening: the part of the gradient that is kept out of the buffers.
+        nesterov: whether the step is the gradient plus momentum times the buffer.
+        maximize: take the gradients with the other sign.
+        soft_reset: factor on the buffers at a reset.
+        stochastic: whether the buffers are rounded stochastically to bfloat16.
+    """
+
+    momenta: tuple[float, ...]
+    gains: tuple[float, ...]
+    modulation: tuple[float, ...]
+    lr: float | Tensor
+    l2: float = 0.0
+    dampening: float = 0.0
+    nesterov: bool = False
+    maximize: bool = False
+    soft_reset: float = 1.0
+    stochastic: bool = False
+
+
+class SGDMFamily(Family):
+    r"""The arithmetic of SGD with momentum.
+
+    For each gradient \(g\) and momentum \(\mu_j\), with dampening \(d\) (arXiv 2512.06370):
+
+    \[
+    b_j \leftarrow \mu_j b_j + (1-d)\, g, \qquad J_j = \sqrt{1-\mu_j^2} \sum g\, b_j, \qquad p \leftarrow p - \eta\, b_j
+    \]
+    """
+
+    # fmt: off
+    name, candidate_name, candidate_option = "sgdm", "momentum", "momentum"
+    torchs_default = True
+    grid = (0.0, 0.5, 0.8, 0.9, 0.99)
+    fused: ClassVar = {"cpu": SGDMOnCPU, "cuda": SGDMOnCUDA}
+    examples: ClassVar = (
+        {
+            "momentum": [0.91, 0.95], "lr": 0.1, "weight_decay": 0.2, "nesterov": True, "dampening": 0.0,
+            "maximize": True, "lr_modulation": True, "soft_reset": 0.7, "type": "switch", "state_dtype": None,
+        },
+        {
+            "momentum": [0.0, 0.5, 0.99], "lr": 0.1, "weight_decay": 0.0, "nesterov": False, "dampening": 0.3,
+            "maximize": False, "lr_modulation": True, "soft_reset": 0.7, "type": "switch", "state_dtype": None,
+        },
+    )
+    options: ClassVar = {
+        "momentum": Option(
+            "one number, or a list of K: the candidates.", example="momentum=0.5:0.9:0.99", read=numbers_of_text
+        ),
+        "dampening": Option(
+            "of the gradient that enters the buffers.", lambda x: is_number(x) and math.isfinite(x), "a number"
+        ),
+        "nesterov": Option(
+            "apply ``g + momentum * buf``; needs ``momentum > 0`` and ``dampening = 0``, as in torch.",
+            is_flag, "True or False",
+        ),
+    }
+    # fmt: on
+
+    # ------------------------------------------------------------------ options
+    def parse(self, options: Mapping[str, Any]) -> list[float]:
+        return parse_momentum(options["momentum"])
+
+    def candidates(self, options: Mapping[str, Any]) -> list[Candidate]:
+        return [Candidate(f"{m:g}", m, self.name) for m in self.parse(options)]
+
+    def check(self, options: Mapping[str, Any]) -> None:
+        dampening = options["dampening"]
+        if options["nesterov"] and (dampening != 0 or min(self.parse(options)) <= 0):
+            raise ValueError(
+                f"nesterov needs every momentum > 0 and dampening = 0; got momentum={options['momentum']!r}, "
+                f"dampening={dampening!r}"
+            )
+
+    def buffers(self, options: Mapping[str, Any]) -> list[Buffer]:
+        momenta = self.parse(options)
+        if options["type"] == "default" and not any(momenta):
+            return []
+        factor = float(options["soft_reset"])
+        return [Buffer(f"momentum_buffer_{j}", soft_reset=factor) for j in range(len(momenta))]
+
+    def numbers(self, options: Mapping[str, Any]) -> SGDMNumbers:
+        momenta = self.parse(options)
+        norms = [one_over_norm(m) for m in momenta]
+        return SGDMNumbers(
+            momenta=tuple(momenta),
+            gains=tuple(norms),
+            modulation=modulation(options, norms),
+            lr=number(options["lr"]),
+            l2=float(options["weight_decay"]),
+            dampening=float(options["dampening"]),
+            nesterov=options["nesterov"],
+            maximize=options["maximize"],
+            soft_reset=float(options["soft_reset"]),
+            stochastic=options["state_dtype"] == "bfloat16",
+        )
+
+    # ------------------------------------------------------------------ a step
+    def observe(self, ops: Operations, work: Work, answers: list[Tensor]) -> Tensor:
+        numbers: SGDMNumbers = work.numbers
+        grads = filtered(ops, work)
+        steps = [step.item() for step in work.steps]
+        first = [i for i, t in enumerate(steps) if t == 1]
+        later = [i for i, t in enumerate(steps) if t != 1]
+        wide = cast(grads, compute_dtype(grads[0].dtype))
+        dots = []  # sum(g buf_j)
+        for j, momentum in enumerate(numbers.momenta):
+
+            def filtering(b: list[Tensor], g: list[Tensor], momentum: float = momentum) -> None:
+                if first:  # a buffer begins as the gradient, without dampening, as torch.optim.SGD's
+                    ops.copy_([b[i] for i in first], [g[i] for i in first])
+                if later:
+                    ops.mul_([b[i] for i in later], momentum)
+                    ops.add_([b[i] for i in later], [g[i] for i in later], alpha=1 - numbers.dampening)
+
+            products = ops.mul(wide, update(ops, work.buffers[j], grads, filtering, salts(numbers, steps, j)))
+            dots.append(torch.stack([t.sum(dtype=torch.float64) for t in products]))
+        return torch.stack(dots, dim=1)
+
+    def sums(self, numbers: SGDMNumbers) -> int:
+        return len(numbers.momenta)
+
+    def scores(self, numbers: SGDMNumbers, sums: Tensor, numel: Tensor) -> Tensor:
+        return constant(numbers.gains, sums.dtype, sums.device) * sums
+
+    def apply(self, ops: Operations, work: Work, answers: list[Tensor], choice: Choice) -> None:
+        numbers: SGDMNumbers = work.numbers
+        dtype = torch.promote_types(work.values[0].dtype, work.buffers[0][0].dtype)
+        values = cast(work.values, dtype)
+        for j, weight in weighted(choice):
+            updates = cast(work.buffers[j], dtype)
+            if numbers.nesterov:
+                updates = list(ops.add(cast(filtered(ops, work), dtype), updates, alpha=numbers.momenta[j]))
+            ops.add_(values, updates, alpha=-float(numbers.lr) * weight * numbers.modulation[j])
+        store(ops, work.values, values)
+
+    def default_step(self, work: Work, group: Mapping[str, Any]) -> None:
+        (momentum,) = parse_momentum(group["momentum"])
+        new = [bool(momentum) and not step for step in work.steps]  # no buffer has seen a gradient yet
+        if group["fused"] and any(new) and not all(new):  # torch's fused kernel takes all with a buffer, or all without
+            for which in (True, False):
+                self.default_step(work.select([i for i, is_new in enumerate(new) if is_new == which]), group)
+            return
+        stored = work.buffers[0] if momentum else []
+        buffers: list[Tensor | None] = [None] * len(work.values)
+        if momentum:
+            buffers = [None if is_new else buffer for buffer, is_new in zip(stored, new, strict=True)]
+        sgd(
+            work.values,
+            work.grads,
+            buffers,
+            weight_decay=float(group["weight_decay"]),
+            momentum=momentum,
+            lr=number(group["lr"]),
+            dampening=float(group["dampening"]),
+            nesterov=group["nesterov"],
+            maximize=group["maximize"],
+            foreach=group["foreach"],
+            fused=group["fused"],
+        )
+        for kept, buffer, step, is_new in zip(stored, buffers, work.steps, new, strict=False):
+            if is_new and buffer is not None:  # torch has made it
+                kept.copy_(buffer)
+            step += 1
+
+
+class SGDM(GapOptimizer):
+    r"""SGD that applies, at every step, the candidate momentum whose buffer is best aligned with the gradient.
+
+    \[
+    J_j = \sqrt{1-\mu_j^2}\, \sum g\, \mathrm{buf}_j
+    \]
+
+    (arXiv 2512.06370); the buffers and the applied step are ``torch.optim.SGD``'s, and with ``type='default'`` it is
+    exactly that.
+
+    Args:
+        params: parameters or group dicts, as for any ``torch.optim`` optimizer.
+        {options}
+
+    State per parameter: ``step`` (0-dim) and ``momentum_buffer_0`` ... ``momentum_buffer_{K-1}``, each of the
+    parameter's shape and dtype (none for ``type='default'`` without momentum).
+
+    Raises:
+        ValueError: an option is out of range.
+    """
+
+    family = SGDMFamily()
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        momentum: float | list[float] = 0,
+        dampening: float = 0,
+        weight_decay: float = 0,
+        nesterov: bool = False,
+        type: str = "default",
+        lr_modulation: bool = False,
+        soft_reset: float = 0.5,
+        hysteresis_threshold: int = 5,
+        J_ema: float = 0.0,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool = False,
+        state_dtype: str | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        super().__init__(params, given(locals()))
+
+
+def parse_momentum(momentum: Any) -> list[float]:
+    """Turn one momentum or a list of them into a list of floats.
+
+    Raises:
+        ValueError: there are none, they are not numbers, or a value lies outside [0, 1).
+    """
+    momenta = list(momentum) if isinstance(momentum, (list, tuple)) else [momentum]
+    if not momenta or not all(is_number(m) and 0 <= m < 1 for m in momenta):
+        raise ValueError(
+            f"momentum={momentum!r} is malformed or out of range; expected one number in [0, 1) or a list of them, one "
+            "per candidate, like [0.5, 0.9, 0.99]"
+        )
+    return [float(m) for m in momenta]
+
+
+def one_over_norm(momentum: float) -> float:
+    """Return sqrt(1 - momentum^2), one over the momentum filter's norm, for the score and ``lr_modulation``."""
+    return math.sqrt(1 - momentum**2)

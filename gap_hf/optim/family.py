@@ -1,0 +1,197 @@
+"""``Family``: the arithmetic of one kind of optimizer, in plain tensors.
+
+A family knows nothing of processes, devices, checkpoints or Trainer. It says which options it has and what they mean,
+which buffers a parameter needs, and how a step is computed in *rounds*. In each round it observes the gradients and
+hands out partial sums, which it gets back added up over everything that takes part. The last sums give the candidates'
+scores; then the family applies what was chosen. Its caller does the adding up: one all-reduce for each round, whatever
+the number of parameters and groups.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from enum import IntEnum
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from torch import Tensor
+
+from ..candidate import Candidate
+from .arithmetic.operations import Operations
+from .work import Buffer, Work
+
+Choice = int | tuple[float, ...]
+"""What is applied: the candidate of this index, or every candidate with this weight."""
+
+
+class Grain(IntEnum):
+    """The finest cut of a parameter that a family can work on: single elements, or nothing less than the whole."""
+
+    ELEMENT = 0
+    PARAMETER = 1
+
+
+class Round(NamedTuple):
+    """A reduction that a family needs before it can score or apply.
+
+    Attributes:
+        over: ``"parameter"`` adds up the fragments of each parameter, ``"model"`` all fragments of all groups.
+        width: how many numbers each fragment contributes.
+    """
+
+    over: Literal["parameter", "model"]
+    width: int
+
+
+class Option(NamedTuple):
+    """One option of an optimizer; the constructor has its name, type and default.
+
+    Attributes:
+        text: what it does, in a clause or two.
+        good: tells whether a value is allowed, as far as it can without the other options; None leaves that to the
+            family's ``check``.
+        expected: the allowed values, in words.
+        example: how the option is written in ``optim_args``, where that is not obvious.
+        read: turns the text in ``optim_args`` into the value; None reads it as the constructor's annotation says.
+        resumed: whether a resumed run takes the checkpoint's value or its own; ``"run, same type"`` takes the run's if
+            the checkpoint has the same ``type``.
+        shared: whether all groups must agree on the value if one choice is made for them all.
+    """
+
+    text: str
+    good: Callable[[Any], bool] | None = None
+    expected: str = ""
+    example: str = ""
+    read: Callable[[str], Any] | None = None
+    resumed: Literal["checkpoint", "run", "run, same type"] = "checkpoint"
+    shared: bool = False
+
+
+class Family(ABC):
+    """The arithmetic of one kind of optimizer. A family has no state of its own: what it keeps is in buffers.
+
+    Attributes:
+        name: the family's name in files and messages.
+        candidate_name: what a candidate's value is called in logs.
+        candidate_option: the option that lists the candidates.
+        grain: what it needs of a parameter.
+        options: its own options, beside those that all families have, by name.
+        torchs_default: whether ``type='default'`` is torch's own function; else the rounds do it, with one candidate.
+        rounds: the reductions before the last one, which the scores are made of. ``observe`` is called once for each,
+            and once more.
+        fused: kernels that do the same faster, by the type of device.
+        examples: options that the fused kernels are checked with before they are used.
+        grid: usual values of a single candidate, for a sweep over them.
+    """
+
+    name: ClassVar[str]
+    candidate_name: ClassVar[str]
+    candidate_option: ClassVar[str]
+    grain: ClassVar[Grain] = Grain.ELEMENT
+    options: ClassVar[Mapping[str, Option]]
+    torchs_default: ClassVar[bool] = False
+    rounds: ClassVar[tuple[Round, ...]] = ()
+    fused: ClassVar[Mapping[str, Any]] = {}
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ()
+    grid: ClassVar[tuple[float, ...]] = ()
+
+    # ------------------------------------------------------------------ what the options mean
+    @abstractmethod
+    def parse(self, options: Mapping[str, Any]) -> list[Any]:
+        """Read the K candidates from ``candidate_option`` as the arithmetic takes them. Raises ValueError."""
+
+    @abstractmethod
+    def candidates(self, options: Mapping[str, Any]) -> list[Candidate]:
+        """The K candidates as the rest of the program knows them."""
+
+    def check(self, options: Mapping[str, Any]) -> None:  # noqa: B027
+        """Raise ValueError if options of the family contradict each other."""
+
+    @abstractmethod
+    def buffers(self, options: Mapping[str, Any]) -> list[Buffer]:
+        """What is kept for each parameter: something, unless ``type='default'`` is torch's own function."""
+
+    @abstractmethod
+    def numbers(self, options: Mapping[str, Any]) -> Any:
+        """What a step needs of the options, read once per step.
+
+        Fused kernels read ``lr``, ``gains`` and ``modulation`` (K factors of scores and of steps), ``l2``,
+        ``soft_reset``, ``maximize`` and ``stochastic`` (whether to round compact buffers stochastically).
+        """
+
+    def from_training_arguments(  # noqa: B027
+        self, options: dict[str, Any], given: Mapping[str, Any], adam: Mapping[str, float]
+    ) -> None:
+        """Complete ``options`` from those ``TrainingArguments`` that are neither learning rate nor decay.
+
+        Args:
+            options: the constructor's options, changed in place.
+            given: those among them that the user gave.
+            adam: ``beta1``, ``beta2`` and ``epsilon`` of the fields ``adam_*``.
+        """
+
+    def ignored_training_arguments(self, options: Mapping[str, Any]) -> list[str]:
+        """List ``TrainingArguments`` that have no effect, though a user may think that they set the candidates."""
+        return []
+
+    # ------------------------------------------------------------------ a step
+    @abstractmethod
+    def observe(self, ops: Operations, work: Work, answers: list[Tensor]) -> Tensor:
+        """Take one round: update the buffers, and return the partial sums over each fragment.
+
+        Args:
+            ops: torch's operations, on lists or one by one.
+            work: the fragments.
+            answers: the sums of the rounds before, added up: ``(N, width)`` over whole parameters, or ``(width,)`` over
+                the model. Their number says which round this is.
+
+        Returns:
+            ``(N, width)`` float64; in the last round, the one that is scored, ``(N, S)`` as ``scores`` reads them.
+        """
+
+    def sums(self, numbers: Any) -> int:
+        """Return S, the number of each fragment's sums that the scores are made of."""
+        raise NotImplementedError(f"{type(self).__name__} has no scores")
+
+    def scores(self, numbers: Any, sums: Tensor, numel: Tensor) -> Tensor:
+        """Compute J of each candidate.
+
+        Args:
+            numbers: the group's numbers.
+            sums: ``(P, S)`` float64, sums over whole parameters.
+            numel: ``(P,)`` float64, the parameters' element counts.
+
+        Returns:
+            ``(P, K)`` float64; 0 for a parameter without elements.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no scores")
+
+    @abstractmethod
+    def apply(self, ops: Operations, work: Work, answers: list[Tensor], choice: Choice) -> None:
+        """Decay, and take the step that was chosen for all fragments of ``work``; soft resets come after.
+
+        Args:
+            ops: torch's operations.
+            work: what ``observe`` was handed.
+            answers: the sums of the rounds before the scores.
+            choice: a candidate, or a weight for each.
+        """
+
+    def default_step(self, work: Work, group: Mapping[str, Any]) -> None:
+        """Take the whole step of ``type='default'`` with torch's own function, if ``torchs_default`` says so.
+
+        Args:
+            work: the fragments.
+            group: the group, with the flags that torch's function takes.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no step of torch's")
+
+
+def weighted(choice: Choice) -> list[tuple[int, float]]:
+    """Turn ``choice`` into candidates and their weights; candidates without weight are left out."""
+    if isinstance(choice, tuple):
+        return [(j, weight) for j, weight in enumerate(choice) if weight]
+    return [(choice, 1.0)]
+
+
+def modulation(options: Mapping[str, Any], powers: list[float]) -> tuple[float, ...]:
+    """Each candidate's factor on the learning rate: nu_j / nu_0 where ``lr_modulation`` is on."""
+    return tuple(power / powers[0] if options["lr_modulation"] else 1.0 for power in powers)

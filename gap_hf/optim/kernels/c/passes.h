@@ -1,0 +1,112 @@
+/* The passes over all fragments of a family: included once for each, with FAMILY(name) and EXPORTED(name) defined.
+
+   What is exported returns 0, or 1 where there was no memory: then nothing has changed. */
+
+/* This thread's share of the blocks of fragments [from, to). The second pass takes them in reverse, beginning with those
+   that the first one touched last. */
+static void FAMILY(observe_share)(const struct job *job, const struct blocks *blocks, int64_t from, int64_t to,
+                                  int64_t thread, int64_t threads) {
+  int64_t low = blocks->first[from], count = blocks->first[to] - low, last = -1, i, begin, end;
+  float known[FAMILY(known)(job)];
+  for (int64_t b = low + count * thread / threads; b < low + count * (thread + 1) / threads; b++) {
+    place(job, blocks, b, &i, &begin, &end);
+    if (i != last) FAMILY(before_observe)(job, i, known);
+    last = i;
+    FAMILY(observe)(job, i, begin, end, known, blocks->partial + b * FAMILY(sums)(job));
+  }
+}
+
+static void FAMILY(apply_share)(const struct job *job, const struct blocks *blocks, int64_t from, int64_t to,
+                                int64_t thread, int64_t threads, const int64_t *choice, const uint8_t *reset) {
+  int64_t low = blocks->first[from], count = blocks->first[to] - low, last = -1, i, begin, end;
+  float known[FAMILY(known)(job)];
+  for (int64_t b = low + count * (thread + 1) / threads - 1; b >= low + count * thread / threads; b--) {
+    place(job, blocks, b, &i, &begin, &end);
+    if (i != last) FAMILY(before_apply)(job, i, choice[i], known);
+    last = i;
+    FAMILY(apply)(job, i, begin, end, choice[i], known, reset[i]);
+  }
+}
+
+/* The first pass; sums: n rows. */
+int EXPORTED(observe)(const struct job *job, double *sums) {
+  int64_t S = FAMILY(sums)(job);
+  struct blocks blocks;
+  if (!cut(job, S, &blocks)) return 1;
+#pragma omp parallel num_threads(job->threads)
+  FAMILY(observe_share)(job, &blocks, 0, job->n, THIS_THREAD);
+  for (int64_t i = 0; i < job->n; i++) add_up(&blocks, S, i, sums + i * S);
+  free_blocks(&blocks);
+  return 0;
+}
+
+/* The second pass; choice and reset: n each. */
+int EXPORTED(apply)(const struct job *job, const int64_t *choice, const uint8_t *reset) {
+  struct blocks blocks;
+  if (!cut(job, 0, &blocks)) return 1;
+#pragma omp parallel num_threads(job->threads)
+  FAMILY(apply_share)(job, &blocks, 0, job->n, THIS_THREAD, choice, reset);
+  free_blocks(&blocks);
+  return 0;
+}
+
+/* Both passes with a choice per fragment between them, wave by wave. sums: n rows; choice, negative (in and out) and
+   reset: n each. */
+int EXPORTED(step)(const struct job *job, double *sums, int64_t *choice, int64_t *negative, uint8_t *reset) {
+  int64_t S = FAMILY(sums)(job);
+  struct blocks blocks;
+  if (!cut(job, S, &blocks)) return 1;
+#pragma omp parallel num_threads(job->threads)
+  for (int64_t from = 0, to; from < job->n; from = to) {
+    int64_t elements = job->numel[from];
+    for (to = from + 1; to < job->n && elements + job->numel[to] <= job->wave; to++) elements += job->numel[to];
+    FAMILY(observe_share)(job, &blocks, from, to, THIS_THREAD);
+#pragma omp barrier
+#pragma omp single
+    for (int64_t i = from; i < to; i++) {
+      double J[job->K];
+      add_up(&blocks, S, i, sums + i * S);
+      FAMILY(score)(job, sums + i * S, job->numel[i], J);
+      reset[i] = choose_for_one(job, J, choice + i, negative + i);
+    }
+    FAMILY(apply_share)(job, &blocks, from, to, THIS_THREAD, choice, reset);
+  }
+  free_blocks(&blocks);
+  return 0;
+}
+
+/* Both passes with one choice for all between them. sums: n rows; J: K; J_bar (K), choice and negative in and out;
+   reset out. */
+int EXPORTED(step_for_all)(const struct job *job, double *sums, double *J, double *J_bar, int64_t *choice,
+                           int64_t *negative, uint8_t *reset) {
+  int64_t S = FAMILY(sums)(job), *choices = malloc((job->n + 1) * sizeof(int64_t));
+  uint8_t *resets = malloc(job->n + 1);
+  struct blocks blocks;
+  if (!choices || !resets || !cut(job, S, &blocks)) {
+    free(choices);
+    free(resets);
+    return 1;
+  }
+#pragma omp parallel num_threads(job->threads)
+  {
+    FAMILY(observe_share)(job, &blocks, 0, job->n, THIS_THREAD);
+#pragma omp barrier
+#pragma omp single
+    {
+      double one[job->K];
+      for (int64_t j = 0; j < job->K; j++) J[j] = 0;
+      for (int64_t i = 0; i < job->n; i++) {
+        add_up(&blocks, S, i, sums + i * S);
+        FAMILY(score)(job, sums + i * S, job->numel[i], one);
+        for (int64_t j = 0; j < job->K; j++) J[j] += one[j];
+      }
+      *reset = choose_for_all(job, J, J_bar, choice, negative);
+      for (int64_t i = 0; i < job->n; i++) choices[i] = *choice, resets[i] = *reset;
+    }
+    FAMILY(apply_share)(job, &blocks, 0, job->n, THIS_THREAD, choices, resets);
+  }
+  free(choices);
+  free(resets);
+  free_blocks(&blocks);
+  return 0;
+}

@@ -1,0 +1,86 @@
+"""``Kernel``: one way of doing a family's arithmetic."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from itertools import chain
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..family import Family
+from ..work import Work
+
+
+class Addresses(NamedTuple):
+    """The addresses at which the tensors of a work begin in memory.
+
+    Attributes:
+        table: uint64, the addresses of N values, N steps, N of each buffer and N gradients, in this order.
+        counters: uint64, the different addresses among those of the steps.
+        numel: ``(N,)`` int64, the values' element counts.
+    """
+
+    table: np.ndarray
+    counters: np.ndarray
+    numel: np.ndarray
+
+
+class Kernel(ABC):
+    """One way of doing the arithmetic of ``family``. An instance works on one list of fragments from step to step."""
+
+    name: ClassVar[str]
+
+    on_device: ClassVar[bool] = False
+    """Whether choices and resets are taken as tensors on the device, so that the host need not wait for them."""
+
+    by_address: ClassVar[bool] = False
+    """Whether it must be told where the tensors are."""
+
+    chooses: ClassVar[bool] = False
+    """Whether it can also choose, in one call with the arithmetic (``Scope.step_at_once``)."""
+
+    def __init__(self, family: Family) -> None:
+        self.family = family
+
+    @staticmethod
+    def why_not(dtypes: tuple[torch.dtype, ...]) -> str | None:
+        """Return the reason why the kernel can't take ``dtypes``, listed as for ``pick``, or None if it can."""
+        return None
+
+    def begin(self, work: Work, addresses: Addresses | None) -> None:  # noqa: B027
+        """Get ready for a step of ``work``; ``addresses`` are given to kernels that use them."""
+
+    @abstractmethod
+    def tick(self, work: Work) -> None:
+        """Add one to each count of steps, and only one if several fragments share it."""
+
+    @abstractmethod
+    def observe(self, work: Work, answers: list[Tensor]) -> Tensor:
+        """Do what ``Family.observe`` does."""
+
+    @abstractmethod
+    def apply(self, work: Work, answers: list[Tensor], choices: Any, resets: Any) -> None:
+        """Decay, take the step that was chosen, then scale the buffers of the fragments that are reset.
+
+        Args:
+            work: what ``observe`` was handed.
+            answers: the sums of the rounds before the scores.
+            choices: N ``Choice``s in a list, or ``(N,)`` int64 where ``on_device``.
+            resets: N flags: a list of bool, or ``(N,)`` bool where ``on_device``.
+        """
+
+
+def locate(work: Work) -> Addresses:
+    """Return the addresses of the tensors of ``work``."""
+    return Addresses(
+        addresses_of(chain(work.values, work.steps, *work.buffers, work.grads)),
+        np.unique(addresses_of(work.steps)),
+        np.array([value.numel() for value in work.values], np.int64),
+    )
+
+
+def addresses_of(tensors: Iterable[Tensor]) -> np.ndarray:
+    """Return the addresses at which ``tensors`` begin in memory, uint64."""
+    return np.array(list(map(Tensor.data_ptr, tensors)), np.uint64)

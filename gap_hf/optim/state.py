@@ -1,0 +1,121 @@
+"""The state of each parameter: which tensors it has, in which precision and on which device.
+
+It holds only tensors, under the names that the family gives them, and the count of steps: the one layout that every
+backend's checkpoints carry unharmed.
+"""
+
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..sharding.layout import Layout
+from ..sharding.part import Part
+from .arithmetic import eight_bit
+from .family import Family, Grain
+from .kernels.pick import pick
+from .work import Buffer
+
+CPU = torch.device("cpu")
+
+COMPACT = {"float32": torch.float32, "bfloat16": torch.bfloat16, "8bit": None}
+"""What ``state_dtype`` stands for; None for 8 bits."""
+
+
+def buffer_dtype(buffer: Buffer, group: Mapping[str, Any], key: Tensor) -> torch.dtype | None:
+    """The dtype that ``buffer`` of the parameter ``key`` is stored in; None stands for 8 bits."""
+    if buffer.dtype is not None:
+        return torch.promote_types(key.dtype, buffer.dtype)
+    if group.get("state_dtype") is None:
+        return key.dtype
+    return COMPACT[group["state_dtype"]] if buffer.compact else torch.float32
+
+
+def buffer_dtypes(family: Family, group: Mapping[str, Any], key: Tensor) -> dict[str, torch.dtype | None]:
+    """The names of the buffers of ``key``, and the dtypes they are stored in; None stands for 8 bits."""
+    return {buffer.name: buffer_dtype(buffer, group, key) for buffer in family.buffers(group)}
+
+
+def counter_dtype_and_device(
+    family: Family, declared: Sequence[Buffer], group: Mapping[str, Any], key: Tensor
+) -> tuple[torch.dtype, torch.device]:
+    """The dtype of the count of steps of ``key``, and its device: the buffers' only if the kernel reads it there.
+
+    torch.optim counts in float32, which can't count past 2^24.
+    """
+    if group["type"] == "default" and family.torchs_default:
+        # what torch's own kernels read on a device
+        if group.get("capturable") or group["fused"]:
+            return torch.float32, key.device
+        return torch.float64, CPU
+    kinds = {buffer.compact: buffer_dtype(buffer, group, key) for buffer in reversed(declared)}
+    dtypes = [kinds[which] for which in (True, False) if which in kinds]
+    plain = tuple(dtype for dtype in (key.dtype, key.dtype, *dtypes) if dtype is not None)
+    if len(plain) < 2 + len(dtypes):
+        return torch.float64, CPU  # 8 bits are done by the loop
+    kernel = pick(family, group["foreach"], group["fused"], key.device.type, plain)
+    return torch.float64, key.device if kernel.on_device else CPU
+
+
+def make(state: MutableMapping[Tensor, Any], family: Family, group: Mapping[str, Any], key: Tensor) -> dict[str, Any]:
+    """Return ``state[key]``; if there is none, it is made (and kept), with unused buffers and ``step`` 0."""
+    if found := state.get(key):
+        return found
+    made: dict[str, Tensor] = {}
+    declared = family.buffers(group)
+    if declared:
+        dtype, device = counter_dtype_and_device(family, declared, group, key)
+        made["step"] = torch.zeros((), dtype=dtype, device=device)
+    for buffer in declared:
+        made[buffer.name] = unused(buffer, group, key)
+    state[key] = made  # all at once: an interrupt leaves none rather than half of it
+    return made
+
+
+def unused(buffer: Buffer, group: Mapping[str, Any], key: Tensor) -> Tensor:
+    """Make ``buffer`` of ``key`` as it is before the first step, laid out like ``key``."""
+    stored = buffer_dtype(buffer, group, key)
+    if stored is None:
+        return eight_bit.zeros_like(key)
+    if buffer.shape is not None:
+        return torch.full(buffer.shape(key.shape), buffer.fill, dtype=stored, device=key.device)
+    made = torch.zeros_like(key, dtype=stored, memory_format=torch.preserve_format)
+    return made.fill_(buffer.fill) if buffer.fill else made
+
+
+def refuse(layout: Layout, family: Family, groups: Sequence[Mapping[str, Any]]) -> None:
+    """Raise RuntimeError if parameters are in pieces, and the state would differ from that of a single process."""
+    if not layout.reduces:
+        return
+    if any(group.get("state_dtype") == "8bit" for group in groups):
+        raise RuntimeError(
+            "state_dtype='8bit' needs whole parameters (one process, DDP, DeepSpeed ZeRO 0): in a sharded one the "
+            "blocks that share a scale would hold other elements. Use state_dtype='bfloat16', which is exact there."
+        )
+    if family.grain is Grain.PARAMETER:
+        raise RuntimeError(
+            f"the {family.name} family needs whole parameters (one process, DDP, DeepSpeed ZeRO 0), but here they are "
+            "in pieces. Use one of those, or another optimizer."
+        )
+
+
+def only_makes_state(
+    layout: Layout, parts: Sequence[Part], states: MutableMapping[Tensor, Any], family: Family
+) -> bool:
+    """Whether this call is not a step, but torch's way to have the state allocated before loading one.
+
+    ``torch.distributed.checkpoint.state_dict`` calls ``step`` with zero gradients and a learning rate of zero
+    (``_init_optim_state``); the state is made then, and nothing else happens.
+    """
+    if not layout.loads_by_stepping or any(float(part.group["lr"]) for part in parts):
+        return False
+    # whether there is state, or a gradient, another rank may know better: all must ask
+    grads = [grad for part in parts for grad in part.grads if grad is not None]
+    is_step = any(states.values()) or any(bool(grad.any()) for grad in grads)
+    if layout.maximum(torch.tensor(float(is_step), device=layout.device)):
+        return False
+    for part in parts:
+        for key in part.with_grad().keys:
+            make(states, family, part.group, key)
+    return True

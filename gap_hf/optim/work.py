@@ -1,0 +1,63 @@
+"""``Work``: what the arithmetic is handed, which is numbers and lists of plain tensors, without groups or layouts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Buffer(NamedTuple):
+    """A tensor that is kept for each parameter from step to step.
+
+    Attributes:
+        name: its key in the parameter's state.
+        shape: a function from the whole parameter's shape to the buffer's; None stands for the parameter's shape, and
+            only where parameters are whole can the buffer have another.
+        compact: whether the option ``state_dtype`` applies to it; if not, that option keeps it in float32.
+        dtype: the dtype that it is stored in at least, whatever ``state_dtype`` says; None: the parameter's dtype.
+        fill: every element's value at the beginning.
+        soft_reset: the factor that a soft reset multiplies it by.
+        nonnegative: whether a negative element is a sign of damage.
+    """
+
+    name: str
+    shape: Any = None
+    compact: bool = True
+    dtype: torch.dtype | None = None
+    fill: float = 0.0
+    soft_reset: float = 1.0
+    nonnegative: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """Fragments of one group with a gradient each, and their buffers; N of everything. Once dealt, on one device.
+
+    Attributes:
+        numbers: the group's numbers, as its family reads them.
+        declared: the family's buffers.
+        values: the elements, updated in place.
+        grads: their gradients, left alone.
+        steps: 0-dim, float64 but for torch's own kernels: the counts of steps, the current one included once
+            ``Kernel.tick`` has been called.
+        buffers: for each of ``declared`` its N tensors.
+    """
+
+    numbers: Any
+    declared: Sequence[Buffer]
+    values: list[Tensor]
+    grads: list[Tensor]
+    steps: list[Tensor]
+    buffers: list[list[Tensor]]
+
+    def select(self, rows: Sequence[int]) -> "Work":
+        """Return the work on the fragments ``rows``, in that order."""
+
+        def of(tensors: list[Tensor]) -> list[Tensor]:
+            return [tensors[i] for i in rows]
+
+        return Work(
+            self.numbers, self.declared, of(self.values), of(self.grads), of(self.steps), [*map(of, self.buffers)]
+        )
