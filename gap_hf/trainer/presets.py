@@ -43,6 +43,8 @@ PRESETS: dict[str, Preset] = {
     "gap_adamw": Preset("GapAdamW", LLM_LORA, "AdamW, with the LLM LoRA candidates"),
     "gap_adam": Preset("Adam", LLM_LORA, "Adam (L2 decay), with the LLM LoRA candidates"),
     "gap_sgdm": Preset("SGDM", SGD_BASELINE, "SGD with momentum"),
+    "adai": Preset("Adai", {}, "Adai: an inertia for each element, at a learning rate of SGD"),
+    "adaiw": Preset("Adai", {"decoupled_weight_decay": True}, "Adai with decoupled weight decay"),
     "gap_adamw_llm_lora": Preset(
         "GapAdamW", LLM_LORA, "LoRA on language models", {"learning_rate": 2e-4, "weight_decay": 0.0}
     ),

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 import gap_hf
+from gap_hf.optim.reference.adai import ReferenceAdai
 from gap_hf.optim.reference.adam import ReferenceAdam
 from gap_hf.optim.reference.sgdm import ReferenceSGDM
 
@@ -67,6 +68,7 @@ CASES: dict[str, Case] = {
         gap_hf.GapAdamW,
         {**WISE, "betas": [(0.8, 0.999), (0.99, 0.999)], "state_dtype": "bfloat16"},
     ),
+    "adai": Case(gap_hf.Adai, ReferenceAdai, {}),
     "adamw-default": Case(gap_hf.GapAdamW, torch.optim.AdamW, {"type": "default", "betas": (0.9, 0.99)}),
 }
 

@@ -26,7 +26,7 @@ from .zero import LAYOUTS as DEEPSPEED
 from .zero import Zero
 
 STEPS, SAVED = 24, 13
-SOME_CASES = ("adamw-switch", "sgdm-wise")
+SOME_CASES = ("adamw-switch", "sgdm-wise", "adai")
 ZEROS = ["zero0", "zero0-bf16", "zero1", "zero1-bf16-fp32", "zero2", "zero2-offload"]
 ZEROS += ["zero3-sub-groups", "zero3-offload"]
 SAVES = {

@@ -55,6 +55,7 @@ TORCHS_OWN = (
 """What torch's TypeErrors say of things that are no parameters."""
 
 STEPS_OWN = (
+    "fused=True can't be done: there is none for cpu",
     "capturable=True needs the fused kernel on an accelerator",
     "value cannot be converted to type float without overflow",
 )

@@ -24,6 +24,8 @@ EXPECTED = {
     "gap_adamw": (gap_hf.GapAdamW, LLM | {"decoupled_weight_decay": True}),
     "gap_adam": (gap_hf.Adam, LLM | {"decoupled_weight_decay": False}),
     "gap_sgdm": (gap_hf.SGDM, SGD),
+    "adai": (gap_hf.Adai, {"decoupled_weight_decay": False, "eps": 1e-3}),
+    "adaiw": (gap_hf.Adai, {"decoupled_weight_decay": True}),
     "gap_adamw_llm_lora": (gap_hf.GapAdamW, LLM),
     "gap_adamw_vision_lora": (gap_hf.GapAdamW, LLM | {"betas": [(0.5, 0.999), (0.99, 0.999)]}),
     "gap_adamw_small_batch": (

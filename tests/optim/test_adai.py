@@ -1,0 +1,152 @@
+"""Adai against its reference, and where the published code goes wrong. (Layouts and checkpoints: tests/sharding.)"""
+
+import copy
+
+import pytest
+import torch
+from transformers import TrainingArguments
+from transformers.trainer import Trainer
+
+import gap_hf
+from gap_hf.optim.reference.adai import ReferenceAdai
+
+FLAGS = {"loop": {}, "foreach": {"foreach": True}}
+OPTIONS = [
+    {},
+    {"weight_decay": 0.1},
+    {"weight_decay": 0.1, "decoupled_weight_decay": True},
+    {"dampening": 0.5, "eps": 0.01, "betas": (0.3, 0.9), "maximize": True},
+    {"dampening": 0.0},
+]
+
+
+def parameters(dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(s, generator=generator).to(dtype).requires_grad_() for s in ((6, 5), (4,), (), (0,))]
+
+
+def set_gradients(ps, t, size=1.0):
+    generator = torch.Generator().manual_seed(t)
+    for i, p in enumerate(ps):
+        g = (torch.randn(p.shape, generator=generator) + 0.5) * size * 10.0**-i
+        p.grad = None if (t + i) % 5 == 4 else g.to(p.dtype)
+
+
+def groups(ps):
+    return [{"params": ps[:2]}, {"params": ps[2:], "lr": 0.02}]
+
+
+@pytest.mark.parametrize("kernel", FLAGS)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_as_the_reference(kernel, options):
+    ps, qs = parameters(), parameters()
+    optimizer = gap_hf.Adai(groups(ps), lr=0.05, **options, **FLAGS[kernel])
+    reference = ReferenceAdai(groups(qs), lr=0.05, **options)
+    for t in range(60):
+        for some in (ps, qs):
+            set_gradients(some, t)
+        before = [None if p.grad is None else p.grad.clone() for p in ps]
+        optimizer.step()
+        reference.step()
+        for p, q, g in zip(ps, qs, before, strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
+            assert (p.grad is None) == (g is None)
+            assert g is None or torch.equal(p.grad, g), "the gradient is left alone"
+
+
+@pytest.mark.parametrize("kernel", FLAGS)
+def test_the_size_of_the_gradients_matters_as_in_sgd(kernel):
+    """At every scale it is the same algorithm: only the step has the gradient's size."""
+    ends = []
+    for size in (1.0, 2.0**-20):
+        ps = parameters()
+        optimizer = gap_hf.Adai(ps, lr=0.01 / size, **FLAGS[kernel])
+        for t in range(10):
+            set_gradients(ps, t, size)
+            optimizer.step()
+        ends.append(torch.cat([p.detach().flatten() for p in ps]))
+    torch.testing.assert_close(*ends, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kernel", FLAGS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_of_zero_and_low_precision(kernel, dtype):
+    ps = parameters(dtype)
+    before = [p.detach().clone() for p in ps]
+    optimizer = gap_hf.Adai(ps, **FLAGS[kernel])
+    for p in ps:
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    assert all(torch.equal(p, q) for p, q in zip(ps, before, strict=True))
+    for t in range(200):
+        set_gradients(ps, t)
+        optimizer.step()
+    assert all(p.isfinite().all() for p in ps)
+    assert {s.dtype for p in ps for n, s in optimizer.state[p].items() if n != "step"} == {torch.float32}
+
+
+def test_a_closure_and_a_resume():
+    ps, qs = parameters(), parameters()
+    one, two = gap_hf.Adai(ps), gap_hf.Adai(qs)
+
+    def closure():
+        set_gradients(ps, 1)
+        return torch.tensor(3.0)
+
+    assert one.step(closure) == 3
+    two.load_state_dict(copy.deepcopy(one.state_dict()))
+    for p, q in zip(ps, qs, strict=True):
+        q.data.copy_(p.data)
+    for t in range(2, 6):
+        for some, optimizer in ((ps, one), (qs, two)):
+            set_gradients(some, t)
+            optimizer.step()
+    assert all(torch.equal(p, q) for p, q in zip(ps, qs, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"betas": (0.1, 1.0)}, r"expected \(beta0, beta2\), like \(0.1, 0.99\)"),
+        ({"betas": [(0.1, 0.99), (0.2, 0.99)]}, r"expected \(beta0, beta2\)"),
+        ({"eps": 0}, r"eps=0 is out of range; expected a number in \[1e-6, 1\)"),
+        ({"type": "switch"}, "takes type='default' only"),
+        ({"fused": True}, None),
+    ],
+)
+def test_bad_options(options, message):
+    if message is None:
+        ps = parameters()
+        set_gradients(ps, 0)
+        with pytest.raises(RuntimeError, match="there is none for cpu in the adai family"):
+            gap_hf.Adai(ps, **options).step()
+    else:
+        with pytest.raises(ValueError, match=message):
+            gap_hf.Adai(parameters(), **options)
+
+
+@pytest.mark.parametrize(("name", "decoupled"), [("adai", False), ("adaiw", True)])
+def test_as_a_name_in_trainer(tmp_path, name, decoupled):
+    args = TrainingArguments(
+        str(tmp_path), optim=name, learning_rate=0.5, use_cpu=True, report_to=[], optim_args="betas=0.2/0.95,eps=0.01"
+    )
+    cls, options = Trainer.get_optimizer_cls_and_kwargs(args)
+    optimizer = cls(parameters(), **options)
+    group = optimizer.param_groups[0]
+    assert isinstance(optimizer, gap_hf.Adai)
+    assert (group["decoupled_weight_decay"], group["betas"], group["eps"], group["lr"]) == (
+        decoupled, (0.2, 0.95), 0.01, 0.5,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kernel", FLAGS)
+def test_the_least_eps_and_gradients(kernel):
+    """Neither makes 0 / 0."""
+    for size in (1.0, 1e-25):
+        ps = parameters()
+        optimizer = gap_hf.Adai(ps, eps=1e-6, **FLAGS[kernel])
+        for t in range(5):
+            set_gradients(ps, t, size)
+            ps[0].grad = torch.zeros_like(ps[0])
+            optimizer.step()
+        assert all(p.isfinite().all() for p in ps)
