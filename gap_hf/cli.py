@@ -159,25 +159,38 @@ def doctor(
     config: Annotated[
         Path | None, typer.Option(help="An accelerate config file: what it will do with a gap optimizer.")
     ] = None,
+    optim: Annotated[str | None, typer.Option(help="An optim= name: what its optimizer will be given.")] = None,
+    optim_args: Annotated[
+        str | None, typer.Option("--optim_args", "--optim-args", help="optim_args for it.", show_default="none")
+    ] = None,
 ) -> None:
     """Say what works on this machine.
 
     Shows versions, kernels (the CPU kernel is built if it never was), and the
     layouts that can be started here; with --config, whether a run with that
-    accelerate config will be exact, or refused and why. The exit status is 1
-    if it will be refused, or if a version is not one that gap_hf supports.
+    accelerate config will be exact, or refused and why; with --optim, every
+    option of that optimizer, or what is wrong with --optim-args. The exit
+    status is 1 if something will be refused, or if a version is not one that
+    gap_hf supports.
     """
     from .doctor import config as configs
     from .doctor import machine
+    from .doctor import options as option
     from .doctor.finding import State
 
+    if optim_args is not None and optim is None:
+        optim = "gap_adamw"
     with failing_cleanly(OSError, ValueError):
-        judged = configs.judge(configs.read(config)) if config is not None else []
+        launch = configs.read(config) if config is not None else None
+        judged = configs.judge(launch) if launch is not None else []
+        kind = configs.kind_of(launch) if launch is not None else "NO"
+        given = option.judge(optim, optim_args, kind) if optim is not None else []
         sections = {
             "versions": machine.versions(),
             "kernels": [*machine.devices(), *machine.kernels()],
             "layouts here": machine.layouts(),
             str(config): judged,
+            str(optim): given,
         }
     colors = {State.GOOD: "green", State.NOTE: "cyan", State.BAD: "red", State.MISSING: "yellow"}
     console = rich.console.Console()

@@ -39,7 +39,7 @@ def read(path: str | Path) -> ClusterConfig:
 
 def judge(config: ClusterConfig) -> list[Finding]:
     """List what will happen with ``config``; the last finding is the verdict."""
-    kind = str(getattr(config.distributed_type, "value", config.distributed_type))
+    kind = kind_of(config)
     found = of(launch.REFUSALS, {**vars(config), "distributed_type": kind})
     more: list[Finding] = []
     if kind == "NO":
@@ -57,6 +57,11 @@ def judge(config: ClusterConfig) -> list[Finding]:
         return [*found, refused("verdict", f"{layout}: will be refused, or is not what you asked for")]
     count = f", {config.num_processes} processes" if kind != "NO" else ""
     return [*found, Finding("verdict", State.GOOD, f"{layout}{count}: exact, the choices of one process")]
+
+
+def kind_of(config: ClusterConfig) -> str:
+    """The ``distributed_type`` of a config, as text."""
+    return str(getattr(config.distributed_type, "value", config.distributed_type))
 
 
 def refused(what: str, why: str) -> Finding:

@@ -1,0 +1,33 @@
+"""The doctor's verdict on an ``optim=`` name and its ``optim_args``: what the optimizer gets, or what is wrong."""
+
+import torch
+
+from ..sharding.launch import DDP
+from ..trainer.presets import PRESETS, options_of
+from .finding import Finding, State
+
+
+def judge(name: str, text: str | None, distributed_type: str = "NO") -> list[Finding]:
+    """List every option of the optimizer with its value, or say why it will be refused.
+
+    Args:
+        name: an ``optim=`` name of gap_hf.
+        text: the ``optim_args``.
+        distributed_type: how the run will be launched, in accelerate's words.
+    """
+    if name not in PRESETS:
+        return [Finding("optim", State.BAD, f"{name!r} is no gap optimizer; expected one of {', '.join(PRESETS)}")]
+    optimizer = PRESETS[name].optimizer
+    try:
+        built = optimizer([torch.zeros(1)], **options_of(name, text))
+    except (ValueError, ImportError) as error:
+        return [Finding("optim_args", State.BAD, str(error))]
+    group = built.param_groups[0]
+    found = [Finding("optim", State.GOOD, f"{name}: {optimizer.__name__}")]
+    for key, (option, _) in optimizer.options.items():
+        if key not in ("lr", "weight_decay", "differentiable"):  # Trainer's own, and what must be False
+            found.append(Finding(f"{key}={group[key]}", State.GOOD, option.text.replace("``", "")))
+    if group.get("state_dtype") == "8bit" and distributed_type not in ("NO", *DDP):
+        why = "needs whole parameters, which this launch cuts into pieces; use state_dtype=bfloat16"
+        found.append(Finding("state_dtype=8bit", State.BAD, why))
+    return found
