@@ -230,7 +230,8 @@ class Step:
 
     def note(self, chosen: Chosen) -> None:
         """Keep what was decided; a reset of everything scales the buffers of parameters without a gradient, too."""
-        self.resets += [(g, reset.expand(len(self.layout.numel[g]))) for g, reset in chosen.resets.items()]
+        for g, reset in chosen.resets.items():
+            self.resets.append((g, reset if reset.ndim else reset.expand(len(self.layout.numel[g]))))
         if self.scope.per_parameter:
             return
         self.scores = chosen.scores

@@ -26,7 +26,16 @@ from .zero import LAYOUTS as DEEPSPEED
 from .zero import Zero
 
 STEPS, SAVED = 24, 13
-SOME_CASES = ("adamw-switch", "sgdm-wise", "adai")
+SOME_CASES = ("adamw-switch", "sgdm-wise")
+ONE_OF_EACH = ("ddp", "fsdp1", "fsdp2", "zero1-bf16-fp32", "zero2", "zero3-offload", "fsdp2-on-4", "zero0-bf16")
+"""Layouts that are tried with Adai, too: one for each adapter."""
+
+
+def cases_of(name: str) -> tuple[str, ...]:
+    """The cases that a layout is tried with."""
+    return (*SOME_CASES, "adai") if name in ONE_OF_EACH else SOME_CASES
+
+
 ZEROS = ["zero0", "zero0-bf16", "zero1", "zero1-bf16-fp32", "zero2", "zero2-offload"]
 ZEROS += ["zero3-sub-groups", "zero3-offload"]
 SAVES = {
@@ -140,7 +149,7 @@ def main(action: str, out: Path) -> None:
     plan = {name: name for name in SAVES[world]} if action == "save" else LOADS[world] | REFUSED.get(world, {})
     results = {}
     for layout, into in plan.items():
-        for case in SOME_CASES if layout not in REFUSED.get(world, {}) else SOME_CASES[:1]:
+        for case in cases_of(layout) if layout not in REFUSED.get(world, {}) else SOME_CASES[:1]:
             try:
                 done = saved(layout, case, out) if action == "save" else loaded(layout, into, case, out)
             except (Exception, CheckpointException):  # which is a BaseException

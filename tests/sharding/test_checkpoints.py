@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from ..tiny import needs_compiler, run
-from .run_checkpoints import LOADS, REFUSED, SAVES, SOME_CASES
+from .run_checkpoints import LOADS, REFUSED, SAVES, SOME_CASES, cases_of
 
 pytestmark = needs_compiler
 PLANS = {("save", world): list(names) for world, names in SAVES.items()}
@@ -30,7 +30,7 @@ def results(tmp_path_factory):
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("action", "world", "name"), [(*key, name) for key, names in PLANS.items() for name in names])
 def test_the_rest_of_the_run(results, action, world, name):
-    for case in SOME_CASES:
+    for case in cases_of(name):
         uninterrupted = next(r[0] for (a, _), r in results.items() if a == "save" and f"{name}/{case}" in r[0])
         for rank in results[action, world]:
             result = rank[f"{name}/{case}"]
@@ -42,10 +42,14 @@ def test_the_rest_of_the_run(results, action, world, name):
 
 def test_all_layouts_end_in_the_same_bits(results):
     """With whole gradients on every rank and powers of two of them, not even the rounding differs."""
-    for case in SOME_CASES:
-        names = [name for name in SAVES[2] if not name.endswith(("bf16", "bf16-fp32", "fp16"))]
-        ends = {name: results["save", 2][0][f"{name}/{case}"]["digest"] for name in names}
-        ends |= {name: results["save", 4][0][f"{name}/{case}"]["digest"] for name in SAVES[4]}
+    for case in (*SOME_CASES, "adai"):
+        ends = {
+            name: results["save", world][0][f"{name}/{case}"]["digest"]
+            for world, names in SAVES.items()
+            for name in names
+            if case in cases_of(name) and not name.endswith(("bf16", "bf16-fp32", "fp16"))
+        }
+        assert len(ends) > 5
         assert len(set(ends.values())) == 1, ends
 
 
