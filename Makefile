@@ -33,7 +33,7 @@ test-4.57:
 	test -x $(VENV)-4.57/bin/python || $(PYTHON) -m venv $(VENV)-4.57
 	$(VENV)-4.57/bin/python -m pip install -c constraints-4.57.txt "$(TORCH)"
 	$(VENV)-4.57/bin/python -m pip install -c constraints-4.57.txt -e ".[dev]"
-	$(VENV)-4.57/bin/python -m pytest -n 2 --dist loadfile tests/trainer $(PYTEST)
+	$(VENV)-4.57/bin/python -m pytest -n 2 --dist loadfile tests/trainer tests/choices $(PYTEST)
 
 # The long tests, each with a seed and a time limit (python -m tests.torture.kills --help, ...): 50 minutes at most in all.
 SEED ?= 0
