@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .family import Family
+from .family import Scored
 from .uploads import constant
 
 CPU = torch.device("cpu")
@@ -28,7 +28,7 @@ class Sums(NamedTuple):
 
     g: int
     rows: Sequence[int]
-    family: Family
+    family: Scored
     numbers: Any
     sums: Tensor
     numel: Sequence[int]

@@ -74,7 +74,6 @@ class Family(ABC):
         candidate_option: the option that lists the candidates.
         grain: what it needs of a parameter.
         options: its own options, beside those that all families have, by name.
-        torchs_default: whether ``type='default'`` is torch's own function; else the rounds do it, with one candidate.
         rounds: the reductions before the last one, which the scores are made of. ``observe`` is called once for each,
             and once more.
         fused: kernels that do the same faster, by the type of device.
@@ -87,7 +86,6 @@ class Family(ABC):
     candidate_option: ClassVar[str]
     grain: ClassVar[Grain] = Grain.ELEMENT
     options: ClassVar[Mapping[str, Option]]
-    torchs_default: ClassVar[bool] = False
     rounds: ClassVar[tuple[Round, ...]] = ()
     fused: ClassVar[Mapping[str, Any]] = {}
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ()
@@ -107,7 +105,7 @@ class Family(ABC):
 
     @abstractmethod
     def buffers(self, options: Mapping[str, Any]) -> list[Buffer]:
-        """What is kept for each parameter: something, unless ``type='default'`` is torch's own function."""
+        """What is kept for each parameter: something, unless ``TorchsDefault`` does without."""
 
     @abstractmethod
     def numbers(self, options: Mapping[str, Any]) -> Any:
@@ -144,25 +142,8 @@ class Family(ABC):
                 the model. Their number says which round this is.
 
         Returns:
-            ``(N, width)`` float64; in the last round, the one that is scored, ``(N, S)`` as ``scores`` reads them.
+            ``(N, width)`` float64; in the last round, which is scored, ``(N, S)`` as ``Scored.scores`` reads them.
         """
-
-    def sums(self, numbers: Any) -> int:
-        """Return S, the number of each fragment's sums that the scores are made of."""
-        raise NotImplementedError(f"{type(self).__name__} has no scores")
-
-    def scores(self, numbers: Any, sums: Tensor, numel: Tensor) -> Tensor:
-        """Compute J of each candidate.
-
-        Args:
-            numbers: the group's numbers.
-            sums: ``(P, S)`` float64, sums over whole parameters.
-            numel: ``(P,)`` float64, the parameters' element counts.
-
-        Returns:
-            ``(P, K)`` float64; 0 for a parameter without elements.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has no scores")
 
     @abstractmethod
     def apply(self, ops: Operations, work: Work, answers: list[Tensor], choice: Choice) -> None:
@@ -175,14 +156,39 @@ class Family(ABC):
             choice: a candidate, or a weight for each.
         """
 
+
+class Scored(Family):
+    """A family that can choose: its last sums give each candidate a score."""
+
+    @abstractmethod
+    def sums(self, numbers: Any) -> int:
+        """Return S, the number of each fragment's sums that the scores are made of."""
+
+    @abstractmethod
+    def scores(self, numbers: Any, sums: Tensor, numel: Tensor) -> Tensor:
+        """Compute J of each candidate.
+
+        Args:
+            numbers: the group's numbers.
+            sums: ``(P, S)`` float64, sums over whole parameters.
+            numel: ``(P,)`` float64, the parameters' element counts.
+
+        Returns:
+            ``(P, K)`` float64; 0 for a parameter without elements.
+        """
+
+
+class TorchsDefault(Family):
+    """A family whose ``type='default'`` is torch's own function. Otherwise the rounds do it, with one candidate."""
+
+    @abstractmethod
     def default_step(self, work: Work, group: Mapping[str, Any]) -> None:
-        """Take the whole step of ``type='default'`` with torch's own function, if ``torchs_default`` says so.
+        """Take the whole step of ``type='default'``.
 
         Args:
             work: the fragments.
             group: the group, with the flags that torch's function takes.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no step of torch's")
 
 
 def weighted(choice: Choice) -> list[tuple[int, float]]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .arithmetic import eight_bit
-from .family import Family, Option
+from .family import Family, Option, Scored
 
 logger = logging.getLogger(__name__)
 
@@ -171,6 +171,8 @@ def validate(family: Family, options: Mapping[str, Declared], group: Mapping[str
     K = len(family.parse(group))
     if group["type"] not in TYPES:
         raise ValueError(f"type={group['type']!r} is unknown; expected one of {', '.join(map(repr, TYPES))}")
+    if group["type"] != "default" and not isinstance(family, Scored):
+        raise ValueError(f"type={group['type']!r}: {family.name} does not choose, and takes type='default' only")
     for name, (option, _) in options.items():
         if option.good is not None:
             check_option(name, group[name], option.good(group[name]), option.expected)

@@ -16,6 +16,7 @@ from ..sharding import before_state_dict, find_layout, prepare
 from ..sharding.layout import Layout
 from . import loading, options, state
 from .decision import Outcome
+from .family import TorchsDefault
 from .groups import Group
 from .kernels.deal import Dealer
 from .scope import TYPES, started
@@ -121,7 +122,7 @@ class GapOptimizer(Watched, Optimizer):
         family, type_ = self.family, TYPES[self.type]
         for group in self.param_groups:
             options.check_candidates_kept(group, len(family.parse(group)), family.candidate_option)
-        torchs_own = type_.rule is None and family.torchs_default
+        torchs_own = type_.rule is None and isinstance(family, TorchsDefault)
         parts = layout.receive(self.param_groups, by_parameter=not torchs_own)
         for part in parts:
             layout.check_count(part.g, part.group["count"])

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..sharding.layout import Layout
 from ..sharding.part import Part
 from .arithmetic import eight_bit
-from .family import Family, Grain
+from .family import Family, Grain, TorchsDefault
 from .kernels.pick import pick
 from .work import Buffer
 
@@ -44,7 +44,7 @@ def counter_dtype_and_device(
 
     torch.optim counts in float32, which can't count past 2^24.
     """
-    if group["type"] == "default" and family.torchs_default:
+    if group["type"] == "default" and isinstance(family, TorchsDefault):
         # what torch's own kernels read on a device
         if group.get("capturable") or group["fused"]:
             return torch.float32, key.device

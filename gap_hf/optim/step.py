@@ -18,7 +18,7 @@ from .arithmetic.eight_bit import is_eight_bit
 from .arithmetic.precision import scale
 from .decision import Outcome, Sums
 from .default import for_torchs_kernel
-from .family import Family
+from .family import Family, Scored, TorchsDefault
 from .kernels.deal import Dealer
 from .kernels.foreach import Loop
 from .kernels.kernel import Kernel
@@ -98,7 +98,7 @@ class Step:
             if not moving.rows:
                 continue
             work = self.work(moving)
-            if self.rule is None and self.family.torchs_default:
+            if self.rule is None and isinstance(self.family, TorchsDefault):
                 group = part.group
                 self.family.default_step(for_torchs_kernel(work) if group["fused"] else work, group)
             else:
@@ -188,13 +188,15 @@ class Step:
 
     def choose(self, groups: dict[int, Grouped]) -> Chosen:
         """Add up the last sums, score the candidates and choose."""
+        family = self.family
         assert self.rule is not None
-        widths = [self.family.sums(grouped.numbers) for grouped in groups.values()]
+        assert isinstance(family, Scored)  # options.validate has seen to that
+        widths = [family.sums(grouped.numbers) for grouped in groups.values()]
         tables, with_grad = self.layout.reduce(*self.tables(groups, widths))
         J = []
         for (g, grouped), sums, has_grad in zip(groups.items(), tables, with_grad, strict=True):
             numel = constant(tuple(self.layout.numel[g]), torch.float64, self.layout.device)
-            J.append(torch.where(has_grad.unsqueeze(1), self.family.scores(grouped.numbers, sums, numel), 0.0))
+            J.append(torch.where(has_grad.unsqueeze(1), family.scores(grouped.numbers, sums, numel), 0.0))
             if self.scope.per_parameter:
                 self.keep_sums(g, range(len(numel)), sums, has_grad)
         return self.scope.choose(self.rule, {g: grouped.group for g, grouped in groups.items()}, J, with_grad)
@@ -225,6 +227,7 @@ class Step:
 
     def keep_sums(self, g: int, rows: Sequence[int], sums: Tensor, with_grad: Tensor | None) -> None:
         """Keep the sums by which the choices of a group were made."""
+        assert isinstance(self.family, Scored)
         numbers = self.groups[g].numbers
         self.sums.append(Sums(g, rows, self.family, numbers, sums, self.layout.numel[g], with_grad))
 

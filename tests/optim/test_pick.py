@@ -6,23 +6,12 @@ import pytest
 import torch
 
 import gap_hf
-from gap_hf.optim.families.adam import AdamFamily
 from gap_hf.optim.kernels import fused_cpu
 from gap_hf.optim.kernels.adam_cpu import AdamOnCPU
 from gap_hf.optim.kernels.foreach import Foreach, Loop
 from gap_hf.optim.kernels.pick import pick
 
-from .twins import KERNELS
-
-needs_fused = pytest.mark.skipif("fused" not in KERNELS, reason="no C compiler here")
-BETAS = [(0.8, 0.999), (0.99, 0.999)]
-F32 = (torch.float32,) * 4
-ADAM = AdamFamily()
-
-
-def parameters(*shapes, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(0)
-    return [torch.randn(shape, generator=generator).to(dtype).requires_grad_() for shape in shapes]
+from .test_kernels import ADAM, BETAS, F32, needs_fused, parameters
 
 
 @needs_fused

@@ -98,10 +98,6 @@ class AdaiFamily(Family):
         ((beta0, _),) = self.parse(options)
         return [Candidate(f"{beta0:g}", beta0, self.name)]
 
-    def check(self, options: Mapping[str, Any]) -> None:
-        if options["type"] != "default":
-            raise ValueError(f"type={options['type']!r}: Adai has one candidate so far, and takes type='default' only")
-
     def buffers(self, options: Mapping[str, Any]) -> list[Buffer]:
         # in bfloat16, 1 - eps is 1, and the bias correction divides by 0
         return [

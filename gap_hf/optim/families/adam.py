@@ -12,7 +12,7 @@ from torch.optim.adamw import adamw
 from ...candidate import Candidate
 from ..arithmetic.operations import Operations
 from ..arithmetic.precision import cast, store, update
-from ..family import Choice, Family, Option, modulation, weighted
+from ..family import Choice, Option, Scored, TorchsDefault, modulation, weighted
 from ..kernels.adam_cpu import AdamOnCPU
 from ..kernels.adam_cuda import AdamOnCUDA
 from ..options import given, is_flag, is_number, number
@@ -62,7 +62,7 @@ class AdamNumbers(NamedTuple):
     stochastic: bool = False
 
 
-class AdamFamily(Family):
+class AdamFamily(Scored, TorchsDefault):
     r"""The arithmetic of Adam and AdamW.
 
     For each gradient \(g\), candidate \(j\) and distinct \(\beta_2\) (``docs/algorithm.md``; arXiv 2512.06370):
@@ -79,7 +79,6 @@ class AdamFamily(Family):
 
     # fmt: off
     name, candidate_name, candidate_option = "adam", "beta1", "betas"
-    torchs_default = True
     grid = (0.5, 0.8, 0.9, 0.95, 0.99)
     fused: ClassVar = {"cpu": AdamOnCPU, "cuda": AdamOnCUDA}
     examples: ClassVar = (

@@ -11,7 +11,7 @@ from torch.optim.sgd import sgd
 from ...candidate import Candidate
 from ..arithmetic.operations import Operations
 from ..arithmetic.precision import cast, compute_dtype, store, update
-from ..family import Choice, Family, Option, modulation, weighted
+from ..family import Choice, Option, Scored, TorchsDefault, modulation, weighted
 from ..kernels.sgdm_cpu import SGDMOnCPU
 from ..kernels.sgdm_cuda import SGDMOnCUDA
 from ..options import given, is_flag, is_number, number
@@ -49,7 +49,7 @@ class SGDMNumbers(NamedTuple):
     stochastic: bool = False
 
 
-class SGDMFamily(Family):
+class SGDMFamily(Scored, TorchsDefault):
     r"""The arithmetic of SGD with momentum.
 
     For each gradient \(g\) and momentum \(\mu_j\), with dampening \(d\) (arXiv 2512.06370):
@@ -61,7 +61,6 @@ class SGDMFamily(Family):
 
     # fmt: off
     name, candidate_name, candidate_option = "sgdm", "momentum", "momentum"
-    torchs_default = True
     grid = (0.0, 0.5, 0.8, 0.9, 0.99)
     fused: ClassVar = {"cpu": SGDMOnCPU, "cuda": SGDMOnCUDA}
     examples: ClassVar = (
@@ -97,6 +96,10 @@ class SGDMFamily(Family):
 
     def check(self, options: Mapping[str, Any]) -> None:
         dampening = options["dampening"]
+        if options["type"] == "default" and options["capturable"]:
+            raise ValueError(
+                "capturable=True is not for SGDM's type='default', because torch.optim.SGD can't be captured"
+            )
         if options["nesterov"] and (dampening != 0 or min(self.parse(options)) <= 0):
             raise ValueError(
                 f"nesterov needs every momentum > 0 and dampening = 0; got momentum={options['momentum']!r}, "

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from ..choice import TIE
-from ..family import Family
+from ..family import Scored
 from ..work import Work
 from .build import Unavailable, load
 from .kernel import Addresses, Kernel
@@ -50,7 +50,9 @@ class FusedCPU(Kernel):
     chooses: ClassVar[bool] = True
     prefix: ClassVar[str]
 
-    def __init__(self, family: Family) -> None:
+    family: Scored
+
+    def __init__(self, family: Scored) -> None:
         super().__init__(family)
         self.addresses: Addresses | None = None
         self.job: Job | None = None

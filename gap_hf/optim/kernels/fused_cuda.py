@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from ..family import Family
+from ..family import Scored
 from ..work import Work
 from .kernel import Addresses, Kernel
 
@@ -54,7 +54,9 @@ class FusedCUDA(Kernel):
     by_address: ClassVar[bool] = True
     module: ClassVar[str]
 
-    def __init__(self, family: Family) -> None:
+    family: Scored
+
+    def __init__(self, family: Scored) -> None:
         super().__init__(family)
         self.addresses: Addresses | None = None
         self.tables: Tables | None = None
