@@ -104,6 +104,9 @@ REFUSALS = [
     ),
     Refusal("capturable", TORCH, TypeError, "'capturable'", "SGD has no such option", SGD),
     Refusal("capturable", SEVERAL, RuntimeError, "capturable=True needs", "for CUDA graphs: an accelerator's"),
+    Refusal(
+        "capturable", ("default",), ValueError, "can.t be captured", "torch.optim.SGD has no such option, either", SGD
+    ),
     Refusal("complex_parameters", TYPES, ValueError, "complex", "scores of complex gradients are not defined"),
     Refusal(
         "complex_parameters",
