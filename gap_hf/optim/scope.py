@@ -14,8 +14,7 @@ from torch import Tensor
 
 from .choice import average, choose
 from .groups import Group, held, keep
-from .kernels.fused_cpu import FusedCPU
-from .kernels.kernel import Kernel
+from .kernels.kernel import ChoosingKernel
 from .rule import Best, Rule
 from .uploads import constant
 from .work import Work
@@ -68,12 +67,11 @@ class Scope(ABC):
 
     @abstractmethod
     def step_at_once(
-        self, rule: Rule, groups: Groups, g: int, rows: Sequence[int], kernel: Kernel, work: Work, alone: bool
+        self, groups: Groups, g: int, rows: Sequence[int], kernel: ChoosingKernel, work: Work, alone: bool
     ) -> Chosen | None:
-        """Observe, choose and apply in one call of the kernel if it can; otherwise do nothing and return None.
+        """Observe, choose and apply in one call of the kernel, if possible; otherwise do nothing and return None.
 
         Args:
-            rule: the rule by which scores become a choice.
             groups: the groups by number.
             g: the number of the group that the work belongs to.
             rows: the parameters in that group that the fragments are, each of them whole.
@@ -112,9 +110,9 @@ class OneForAll(Scope):
         return Chosen(dict.fromkeys(groups, new.candidate), dict.fromkeys(groups, new.reset), total)
 
     def step_at_once(
-        self, rule: Rule, groups: Groups, g: int, rows: Sequence[int], kernel: Kernel, work: Work, alone: bool
+        self, groups: Groups, g: int, rows: Sequence[int], kernel: ChoosingKernel, work: Work, alone: bool
     ) -> Chosen | None:
-        if not alone or not isinstance(kernel, FusedCPU) or type(rule) is not Best:
+        if not alone:
             return None
         group = groups[g]
         candidate, negative_steps, J_bar = (held(group, key, CPU).clone() for key in self.remembers)
@@ -147,10 +145,8 @@ class OneForEach(Scope):
         return Chosen(choices, resets)
 
     def step_at_once(
-        self, rule: Rule, groups: Groups, g: int, rows: Sequence[int], kernel: Kernel, work: Work, alone: bool
+        self, groups: Groups, g: int, rows: Sequence[int], kernel: ChoosingKernel, work: Work, alone: bool
     ) -> Chosen | None:
-        if not isinstance(kernel, FusedCPU) or type(rule) is not Best:
-            return None
         group, at = groups[g], constant(tuple(rows), torch.int64, CPU)
         choice, negative_steps = (held(group, key, CPU) for key in self.remembers)
         mine, counts = choice[at], negative_steps[at]

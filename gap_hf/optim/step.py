@@ -21,7 +21,7 @@ from .default import for_torchs_kernel
 from .family import Family, Scored, TorchsDefault
 from .kernels.deal import Dealer
 from .kernels.foreach import Loop
-from .kernels.kernel import Kernel
+from .kernels.kernel import ChoosingKernel, Kernel
 from .scope import Chosen, Type
 from .uploads import constant
 from .work import Buffer, Work
@@ -139,10 +139,12 @@ class Step:
 
     def at_once(self, part: Part, kernel: Kernel, work: Work, alone: bool) -> bool:
         """Try to do the whole step of ``work`` in one call, which works if no other rank takes part; return whether."""
-        if not kernel.chooses or self.rule is None or self.family.rounds or self.layout.reduces:
+        if self.family.rounds or self.layout.reduces:
+            return False
+        if not isinstance(kernel, ChoosingKernel) or type(self.rule) is not kernel.rule:
             return False
         groups = {g: grouped.group for g, grouped in self.groups.items()}
-        chosen = self.scope.step_at_once(self.rule, groups, part.g, part.rows, kernel, work, alone)
+        chosen = self.scope.step_at_once(groups, part.g, part.rows, kernel, work, alone)
         if chosen is None:
             return False
         if chosen.sums is not None:

@@ -12,9 +12,10 @@ from torch.autograd.graph import increment_version
 
 from ..choice import TIE
 from ..family import Scored
+from ..rule import Best, Rule
 from ..work import Work
 from .build import Unavailable, load
-from .kernel import Addresses, Kernel
+from .kernel import Addresses, ChoosingKernel
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 CPU = torch.device("cpu")  # whatever the default device is: C writes there
@@ -38,7 +39,7 @@ class Job(ctypes.Structure):
     ]
 
 
-class FusedCPU(Kernel):
+class FusedCPU(ChoosingKernel):
     """The kernel that handles all tensors in one call; a subclass for each family names the functions and their input.
 
     torch does not see what the kernel writes, so the kernel tells autograd that the values have changed: a graph that
@@ -47,10 +48,8 @@ class FusedCPU(Kernel):
 
     name: ClassVar[str] = "fused"
     by_address: ClassVar[bool] = True
-    chooses: ClassVar[bool] = True
+    rule: ClassVar[type[Rule]] = Best
     prefix: ClassVar[str]
-
-    family: Scored
 
     def __init__(self, family: Scored) -> None:
         super().__init__(family)
@@ -111,19 +110,6 @@ class FusedCPU(Kernel):
         increment_version(work.values)
 
     def step(self, work: Work, threshold: int, choices: Tensor, negative_steps: Tensor) -> tuple[Tensor, Tensor]:
-        """Observe, choose for each fragment, and apply: the second pass then finds the buffers in the cache.
-
-        Each fragment must be a whole parameter with a choice of its own.
-
-        Args:
-            work: the fragments.
-            threshold: the hysteresis threshold.
-            choices: ``(N,)`` int64, the previous choices; replaced.
-            negative_steps: ``(N,)`` int64, the counts so far; replaced.
-
-        Returns:
-            A ``(N,)`` bool that says where a reset was due, and what ``observe`` returns.
-        """
         self.prepared(work).threshold = threshold
         sums, resets = self.no_sums(work), torch.empty(len(work.values), dtype=torch.uint8, device=CPU)
         self.call("step", work, *map(address, (sums, choices, negative_steps, resets)))
@@ -133,19 +119,6 @@ class FusedCPU(Kernel):
     def step_for_all(
         self, work: Work, threshold: int, J_ema: float, choice: Tensor, negative_steps: Tensor, J_bar: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Observe, make one choice for all, and apply, in one call; ``work`` must be all that takes part in the step.
-
-        Args:
-            work: the fragments, each a whole parameter.
-            threshold: the hysteresis threshold.
-            J_ema: the factor of the moving average.
-            choice: 0-dim int64, the previous choice; replaced.
-            negative_steps: 0-dim int64, the count so far; replaced.
-            J_bar: ``(K,)`` float64, the moving average so far; replaced.
-
-        Returns:
-            The scores J, ``(K,)`` float64, and a 0-dim bool that says whether a reset was due.
-        """
         job = self.prepared(work)
         job.threshold, job.J_ema = threshold, J_ema
         sums, reset = self.no_sums(work), torch.empty((), dtype=torch.uint8, device=CPU)

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..family import Family
+from ..family import Family, Scored
+from ..rule import Rule
 from ..work import Work
 
 
@@ -37,9 +38,6 @@ class Kernel(ABC):
 
     by_address: ClassVar[bool] = False
     """Whether it must be told where the tensors are."""
-
-    chooses: ClassVar[bool] = False
-    """Whether it can also choose, in one call with the arithmetic (``Scope.step_at_once``)."""
 
     def __init__(self, family: Family) -> None:
         self.family = family
@@ -69,6 +67,52 @@ class Kernel(ABC):
             answers: the sums of the rounds before the scores.
             choices: N ``Choice``s in a list, or ``(N,)`` int64 where ``on_device``.
             resets: N flags: a list of bool, or ``(N,)`` bool where ``on_device``.
+        """
+
+
+class ChoosingKernel(Kernel):
+    """A kernel that can also choose, in one call with the arithmetic: its second pass finds buffers in the cache."""
+
+    rule: ClassVar[type[Rule]]
+    """The rule that it chooses by."""
+
+    family: Scored
+
+    def __init__(self, family: Scored) -> None:
+        super().__init__(family)
+
+    @abstractmethod
+    def step(self, work: Work, threshold: int, choices: Tensor, negative_steps: Tensor) -> tuple[Tensor, Tensor]:
+        """Observe, choose for each fragment, and apply.
+
+        Each fragment must be a whole parameter with a choice of its own.
+
+        Args:
+            work: the fragments.
+            threshold: the hysteresis threshold.
+            choices: ``(N,)`` int64, the previous choices; replaced.
+            negative_steps: ``(N,)`` int64, the counts so far; replaced.
+
+        Returns:
+            A ``(N,)`` bool that says where a reset was due, and what ``observe`` returns.
+        """
+
+    @abstractmethod
+    def step_for_all(
+        self, work: Work, threshold: int, J_ema: float, choice: Tensor, negative_steps: Tensor, J_bar: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Observe, make one choice for all, and apply, in one call; ``work`` must be all that takes part in the step.
+
+        Args:
+            work: the fragments, each a whole parameter.
+            threshold: the hysteresis threshold.
+            J_ema: the factor of the moving average.
+            choice: 0-dim int64, the previous choice; replaced.
+            negative_steps: 0-dim int64, the count so far; replaced.
+            J_bar: ``(K,)`` float64, the moving average so far; replaced.
+
+        Returns:
+            The scores J, ``(K,)`` float64, and a 0-dim bool that says whether a reset was due.
         """
 
 

@@ -21,8 +21,7 @@ from ..family import Family
 from ..work import Work
 from . import build, cache, fused_cuda
 from .foreach import Loop
-from .fused_cpu import FusedCPU
-from .kernel import Kernel, locate
+from .kernel import ChoosingKernel, Kernel, locate
 
 SIZES = (4613, 3, 2048, 0)
 """Element counts: blocks and a rest, less than a vector register holds, one block of the CUDA kernel, none."""
@@ -127,7 +126,7 @@ def check(kernel: Kernel, device: torch.device, dtypes: tuple[torch.dtype, ...])
         raise Disagreement(f"the {kernel.family.name} family has no examples to compare them with")
     for example in range(len(kernel.family.examples)):
         check_passes(kernel, start(kernel.family, example, device, dtypes), dtypes)
-        if isinstance(kernel, FusedCPU):
+        if isinstance(kernel, ChoosingKernel):
             check_step(kernel, start(kernel.family, example, CPU, dtypes), dtypes)
             check_step_for_all(kernel, start(kernel.family, example, CPU, dtypes), dtypes)
 
@@ -155,7 +154,7 @@ def check_passes(kernel: Kernel, work: Work, dtypes: tuple[torch.dtype, ...]) ->
         compare_buffers(work, twin)
 
 
-def check_step(kernel: FusedCPU, work: Work, dtypes: tuple[torch.dtype, ...]) -> None:
+def check_step(kernel: ChoosingKernel, work: Work, dtypes: tuple[torch.dtype, ...]) -> None:
     """Check the whole step in one call, with a choice for each fragment."""
     loop, extra = Loop(kernel.family), 4 * coarseness(dtypes)
     choice, negative_steps = (torch.zeros(len(SIZES), dtype=torch.int64, device=CPU) for _ in range(2))
@@ -175,7 +174,7 @@ def check_step(kernel: FusedCPU, work: Work, dtypes: tuple[torch.dtype, ...]) ->
         choice, negative_steps = new, counted
 
 
-def check_step_for_all(kernel: FusedCPU, work: Work, dtypes: tuple[torch.dtype, ...]) -> None:
+def check_step_for_all(kernel: ChoosingKernel, work: Work, dtypes: tuple[torch.dtype, ...]) -> None:
     """Check the whole step in one call, with one choice for all."""
     loop, extra, N = Loop(kernel.family), 4 * coarseness(dtypes), len(SIZES)
     choice, negative_steps = (torch.zeros((), dtype=torch.int64, device=CPU) for _ in range(2))
