@@ -1,75 +1,65 @@
-"""From scores to a candidate: ties, values that are not finite, and hysteresis.
+"""From scores to what is applied: values that are not finite, moving averages, and hysteresis.
 
-Everything works on float64 tensors of any leading shape (none for ``type='switch'``, one entry per parameter for
-``type='switch_parameter_wise'``), never looks at a parameter, and never waits for the device.
+Everything works on float64 tensors of any leading shape (none for one choice for all, one entry per parameter where
+each has its own), never looks at a parameter, and never waits for the device.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-TIE = 1e-6
-"""Scores this close to the largest (relative) count as equal to it: sums taken in another order must not pick
-another candidate. The kernels in C are told it with each job."""
-
-
-def best_candidate(scores: Tensor) -> Tensor:
-    """Return the index of the largest score, the lowest of them in a tie; meaningless where a score is not finite.
-
-    Args:
-        scores: ``(..., K)`` float64.
-
-    Returns:
-        ``(...)`` int64.
-    """
-    largest = scores.amax(dim=-1, keepdim=True)
-    tied = scores >= largest - TIE * largest.abs()
-    return tied.to(torch.uint8).argmax(dim=-1)  # of equal values torch.argmax gives the first
+from .rules.rule import Rule
 
 
 class Choice(NamedTuple):
     """The choice for the whole model (0-dim) or for each of P parameters (``(P,)``).
 
     Attributes:
-        candidate: int64.
-        negative_steps: int64, consecutive steps on which the applied candidate's raw score was negative.
+        kept: ``last_choice`` and ``negative_steps`` (consecutive steps on which the raw score of what was applied was
+            negative), both int64, and what the rule remembers.
         reset: bool, whether a soft reset is due; the count starts again there.
     """
 
-    candidate: Tensor
-    negative_steps: Tensor
+    kept: dict[str, Tensor]
     reset: Tensor
 
 
 def choose(
+    rule: Rule,
     J: Tensor,
     averaged: Tensor,
     counts: Tensor,
-    candidate: Tensor,
-    negative_steps: Tensor,
+    kept: Mapping[str, Tensor],
+    number: Tensor,
     threshold: int,
-    pick: Callable[[Tensor], Tensor] = best_candidate,
 ) -> Choice:
-    """Choose a candidate by ``averaged``, and count steps against the gradient by ``J``.
+    """Decide by ``averaged``, and count steps against the gradient by ``J``.
 
     Args:
+        rule: the rule that decides.
         J: ``(..., K)`` float64, the raw scores.
         averaged: ``(..., K)`` float64, their moving average, or the same scores again.
         counts: ``(...)`` bool, False where this step says nothing (no gradient, or a score that is not finite), so
-            that the previous choice and the count stay as they are.
-        candidate: ``(...)`` int64, the previous choice.
-        negative_steps: ``(...)`` int64, the count so far.
+            that everything stays as it was at the step before.
+        kept: what is remembered of the step before.
+        number: see ``Rule.judge``.
         threshold: the count at which a soft reset is due.
-        pick: the rule that turns scores into candidates.
     """
-    new = torch.where(counts, pick(averaged), candidate)
-    applied = J.gather(-1, new.unsqueeze(-1)).squeeze(-1)
-    counted = torch.where(applied < 0, negative_steps + 1, 0)
+    new = {
+        key: torch.where(counts if value.ndim == counts.ndim else counts.unsqueeze(-1), value, kept[key])
+        for key, value in rule.judge(averaged, kept, number).items()
+    }
+    if "last_weights" in new:
+        applied = (new["last_weights"] * J).sum(dim=-1)
+    else:
+        applied = J.gather(-1, new["last_choice"].unsqueeze(-1)).squeeze(-1)
+    counted = torch.where(applied < 0, kept["negative_steps"] + 1, 0)
     reset = counted >= threshold
     counted = torch.where(reset, 0, counted)
-    return Choice(new, torch.where(counts, counted, negative_steps), reset & counts)
+    new["negative_steps"] = torch.where(counts, counted, kept["negative_steps"])
+    return Choice(new, reset & counts)
 
 
 def average(J: Tensor, counts: Tensor, J_bar: Tensor, J_ema: float) -> Tensor:

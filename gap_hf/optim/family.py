@@ -8,7 +8,7 @@ the number of parameters and groups.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -16,10 +16,8 @@ from torch import Tensor
 
 from ..candidate import Candidate
 from .arithmetic.operations import Operations
+from .rules import TYPES
 from .work import Buffer, Work
-
-Choice = int | tuple[float, ...]
-"""What is applied: the candidate of this index, or every candidate with this weight."""
 
 
 class Grain(IntEnum):
@@ -142,23 +140,39 @@ class Family(ABC):
                 the model. Their number says which round this is.
 
         Returns:
-            ``(N, width)`` float64; in the last round, which is scored, ``(N, S)`` as ``Scored.scores`` reads them.
+            ``(N, width)`` float64. In the last round ``(N, S)``, as ``Scored.scores`` reads them; ``(N, 0)`` if
+            ``work.scored`` is false.
         """
 
     @abstractmethod
-    def apply(self, ops: Operations, work: Work, answers: list[Tensor], choice: Choice) -> None:
-        """Decay, and take the step that was chosen for all fragments of ``work``; soft resets come after.
+    def apply(self, ops: Operations, work: Work, answers: list[Tensor], candidate: int) -> None:
+        """Decay, and take the step of ``candidate`` for all fragments of ``work``; soft resets come after.
 
         Args:
             ops: torch's operations.
             work: what ``observe`` was handed.
             answers: the sums of the rounds before the scores.
-            choice: a candidate, or a weight for each.
+            candidate: the index of the candidate.
         """
 
 
 class Scored(Family):
-    """A family that can choose: its last sums give each candidate a score."""
+    """A family that can choose: its last sums give each candidate a score, and it can mix the candidates' updates."""
+
+    @abstractmethod
+    def decays(self, options: Mapping[str, Any]) -> tuple[float, ...]:
+        """Return the K candidates' decay rates of the first moment."""
+
+    @abstractmethod
+    def mix(self, ops: Operations, work: Work, answers: list[Tensor], weights: Sequence[Sequence[float]]) -> None:
+        """Do what ``apply`` does, with a weighted sum of the candidates' updates, each at equal gain.
+
+        Args:
+            ops: torch's operations.
+            work: what ``observe`` was handed.
+            answers: the sums of the rounds before the scores.
+            weights: for each of the N fragments K weights that add up to 1.
+        """
 
     @abstractmethod
     def sums(self, numbers: Any) -> int:
@@ -191,13 +205,15 @@ class TorchsDefault(Family):
         """
 
 
-def weighted(choice: Choice) -> list[tuple[int, float]]:
-    """Turn ``choice`` into candidates and their weights; candidates without weight are left out."""
-    if isinstance(choice, tuple):
-        return [(j, weight) for j, weight in enumerate(choice) if weight]
-    return [(choice, 1.0)]
+def modulation(options: Mapping[str, Any], powers: Sequence[float], gains: Sequence[float]) -> tuple[float, ...]:
+    """Each candidate's factor on the learning rate.
 
-
-def modulation(options: Mapping[str, Any], powers: list[float]) -> tuple[float, ...]:
-    """Each candidate's factor on the learning rate: nu_j / nu_0 where ``lr_modulation`` is on."""
-    return tuple(power / powers[0] if options["lr_modulation"] else 1.0 for power in powers)
+    Args:
+        options: the group's options.
+        powers: nu, the factors that give each candidate's step unit power: ``lr_modulation`` divides them by the first.
+        gains: the factors that bring all candidates to the same gain for a constant gradient, which a mix always does.
+    """
+    way, rule = options["lr_modulation"], TYPES[options["type"]].rule
+    if way == "dc" or (rule is not None and rule.mixes):
+        return tuple(gains)
+    return tuple(power / powers[0] if way else 1.0 for power in powers)

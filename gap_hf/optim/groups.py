@@ -1,16 +1,23 @@
 """Parameter groups whose choices stay on the device until somebody reads them."""
 
 from collections.abc import ItemsView, Iterator, ValuesView
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .options import is_count, is_number
+from .rules import TYPES
 from .uploads import upload
 
-DTYPES = {"last_choice": torch.int64, "negative_steps": torch.int64, "J_bar": torch.float64}
+DTYPES = {
+    "last_choice": torch.int64,
+    "negative_steps": torch.int64,
+    "draws": torch.int64,
+    "J_bar": torch.float64,
+    "last_weights": torch.float64,
+}
 """The entries that a step decides: kept where they were computed, and plain numbers for whoever reads them."""
 
 
@@ -27,7 +34,7 @@ class Group(dict[str, Any]):
         self._unread: set[str] = set()
 
     def keep(self, key: str, value: Tensor) -> None:
-        """Set ``key`` to ``value``, 0-dim or 1-D, without waiting for it.
+        """Set ``key`` to ``value``, at most 2-D, without waiting for it.
 
         Under ``capturable`` it is copied into the tensor that is there: a CUDA graph works on fixed addresses.
         """
@@ -116,26 +123,30 @@ def check_decided(group: dict[str, Any], key: str) -> None:
 
     The value may come from a file or from somebody's assignment, and kernels in C index memory with it.
     """
-    value, K = group[key], group["K"]
-    per_parameter = group["type"] == "switch_parameter_wise"
-    if key == "J_bar":
-        good = isinstance(value, list) and len(value) == K and all(is_number(J) and isfinite(J) for J in value)
-        expected = f"a list of {K} finite numbers"
+    value, K, per_parameter = group[key], group["K"], TYPES[group["type"]].per_parameter
+    each = per_parameter and key != "J_bar"
+    if key in ("J_bar", "last_weights"):
+        expected = f"a list of {K} finite numbers" + (" >= 0" if key == "last_weights" else "")
     else:
-        below = K if key == "last_choice" else 2**63
-        several = per_parameter and isinstance(value, list) and len(value) == group["count"]
-        entries = value if several else [value]
-        good = several == per_parameter and all(is_count(entry) and entry < below for entry in entries)
         expected = "a whole number from 0" + (f" to {K - 1}" if key == "last_choice" else " on")
-        if per_parameter:
-            expected = f"a list of {group['count']}, each {expected}"
-    if not good:
+    entries = value if each and isinstance(value, list) and len(value) == group["count"] else [value]
+    if (each and entries is not value) or not all(can_be_left(key, entry, K) for entry in entries):
         shown = repr(value)
+        expected = f"a list of {group['count']}, each {expected}" if each else expected
         raise ValueError(f"{key}={shown[:100]}{'...' * (len(shown) > 100)} is damaged; expected {expected}")
 
 
+def can_be_left(key: str, entry: Any, K: int) -> bool:
+    """Whether a step with K candidates can leave ``entry``, of one choice, under ``key``."""
+    if key in ("J_bar", "last_weights"):
+        least = 0.0 if key == "last_weights" else -inf
+        numbers = isinstance(entry, list) and len(entry) == K
+        return numbers and all(is_number(number) and isfinite(number) and number >= least for number in entry)
+    return is_count(entry) and entry < (K if key == "last_choice" else 2**63)
+
+
 def on_device(group: dict[str, Any], key: str, device: torch.device) -> Tensor:
-    """Return ``group[key]``, an int or a list of numbers, as a 0-dim or 1-D tensor on ``device``.
+    """Return ``group[key]``, an int or a list of numbers or of such lists, as a tensor on ``device``.
 
     Raises:
         ValueError: it is not a value that a step can have left there.

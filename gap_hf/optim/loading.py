@@ -20,16 +20,13 @@ from torch.optim import Optimizer
 from ..sharding import cut_alike, local_part
 from .arithmetic import eight_bit
 from .family import Family
-from .groups import check_decided
+from .groups import DTYPES, check_decided
 from .options import Declared, is_number, validate, validate_together
-from .scope import TYPES
+from .rules import TYPES
+from .scope import scope_of
 from .state import buffer_dtype, counter_dtype_and_device
 
 logger = logging.getLogger(__name__)
-
-EMPTY_LISTS: dict[str, Any] = {"last_choice": [], "negative_steps": []}
-"""What torch's loading of full state dicts under FSDP2 loses of a group without parameters
-(``distributed/checkpoint/state_dict.py`` flattens and rebuilds the groups)."""
 
 
 class Loaded(NamedTuple):
@@ -132,7 +129,11 @@ def groups_of(name: str, family: Family, mine: list[dict[str, Any]], state_dict:
     for g, (group, own) in enumerate(zip(saved, mine, strict=True)):
         if not isinstance(group, Mapping) or not isinstance(group.get("params"), (list, tuple)):
             raise ValueError(f"group {g} of the loaded state is damaged: it lists no parameters")
-        found = dict(group) if group["params"] else {**EMPTY_LISTS, **group}
+        found = dict(group)
+        if not group["params"] and found.get("type") in TYPES and scope_of(found["type"]).per_parameter:
+            # torch's loading of full state dicts under FSDP2 loses these lists, as they are empty
+            # (distributed/checkpoint/state_dict.py flattens and rebuilds the groups)
+            found = {key: [] for key in scope_of(found["type"]).keys(TYPES[found["type"]].rule)} | found
         expected = ("type", family.candidate_option, "last_choice", "negative_steps", "count")
         if missing := [key for key in expected if key not in found]:
             raise ValueError(
@@ -160,7 +161,9 @@ def merge(options: Mapping[str, Declared], saved: dict[str, Any], mine: dict[str
     """
     policies = ("run", "run, same type") if saved["type"] == mine["type"] else ("run",)
     decided_here = [name for name, (option, _) in options.items() if option.resumed in policies]
-    merged = {key: value for key, value in mine.items() if key not in saved and key != "J_bar"} | copy.deepcopy(saved)
+    # what a version before this one did not have is as in this run, but what steps leave behind is the checkpoint's
+    merged = {key: value for key, value in mine.items() if key not in saved and key not in DTYPES}
+    merged |= copy.deepcopy(saved)
     merged |= {key: mine[key] for key in decided_here if key in mine}
     merged["params"] = mine["params"]
     if "K" not in saved:  # version 0.1.0 had none, and took two bare numbers in a list for one pair
@@ -180,7 +183,7 @@ def check_group(family: Family, options: Mapping[str, Declared], group: dict[str
     K = len(family.parse(group))
     if group.setdefault("K", K) != K:
         raise ValueError(f"it has {K} candidates in {family.candidate_option}, and {group['K']} as their number")
-    for key in TYPES[group["type"]].scope.remembers:
+    for key in scope_of(group["type"]).keys(TYPES[group["type"]].rule):
         if key not in group:
             raise ValueError(f"it lacks {key}")
         check_decided(group, key)
@@ -190,7 +193,7 @@ def differences(mine: list[dict[str, Any]], saved: list[dict[str, Any]], merged:
     """Say in words which options differ between this run and the checkpoint, and which of the two values were taken."""
     from_checkpoint: dict[str, str] = {}
     from_run: dict[str, str] = {}
-    own = ("params", "param_names", "last_choice", "negative_steps", "J_bar", "count", "K", "initial_lr")
+    own = ("params", "param_names", *DTYPES, "count", "K", "initial_lr")
     for here, there, taken in zip(mine, saved, merged, strict=True):
         for key in here:
             if key in own or key not in there:
@@ -234,8 +237,10 @@ def check_state(family: Family, group: dict[str, Any], p: Tensor, saved: Any, wh
         raise ValueError(f"the state of {where} is a {type(saved).__name__}, not a dictionary")
     declared = family.buffers(group)
     expected = {"step", *(buffer.name for buffer in declared)} if declared else set()
-    if set(saved) != expected:
-        missing, unknown = sorted(expected - set(saved)), sorted(map(str, set(saved) - expected))
+    # before version 0.3.0 a candidate without memory had a buffer, too
+    needless = {buffer.name for buffer in family.buffers({**group, "type": "default"})} - expected
+    if set(saved) - needless != expected:
+        missing, unknown = sorted(expected - set(saved)), sorted(map(str, set(saved) - expected - needless))
         raise ValueError(
             f"the state of {where} does not belong to its group's {group['K']} candidates: it lacks "
             f"{', '.join(missing) or 'nothing'}, and has {', '.join(unknown) or 'nothing'} beside them"

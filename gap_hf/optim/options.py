@@ -4,6 +4,7 @@ import inspect
 import logging
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from math import inf, isfinite
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -13,10 +14,12 @@ from torch import Tensor
 
 from .arithmetic import eight_bit
 from .family import Family, Option, Scored
+from .rules import TYPES
+from .rules.mix import BY_SCORE
 
 logger = logging.getLogger(__name__)
 
-TYPES = ("default", "switch", "switch_parameter_wise")
+LR_MODULATIONS = (False, True, "power", "dc")
 STATE_DTYPES = (None, "float32", "bfloat16", "8bit")
 KERNEL_FLAGS = ("foreach", "fused")
 
@@ -58,6 +61,26 @@ def is_learning_rate(lr: Any) -> bool:
     return plain and lr.numel() == 1 and float(lr) >= 0
 
 
+def is_weights(value: Any) -> bool:
+    """Whether ``value`` is a list of finite numbers >= 0, not all of them 0."""
+    if not isinstance(value, (list, tuple)) or not all(is_number(w) and isfinite(w) and w >= 0 for w in value):
+        return False
+    return 0 < sum(map(float, value)) < inf
+
+
+def weights_of_text(text: str) -> Any:
+    """Read ``'0.3:0.7'`` from ``optim_args`` as ``[0.3, 0.7]``, and ``'score'`` as it is. Raises ValueError."""
+    return text if text == BY_SCORE else [float(number) for number in text.split(":")]
+
+
+def modulation_of_text(text: str) -> Any:
+    """Read ``lr_modulation`` from ``optim_args``. Raises ValueError."""
+    flags = {"true": True, "1": True, "false": False, "0": False}
+    if text.lower() not in (*flags, "power", "dc"):
+        raise ValueError(text)
+    return flags.get(text.lower(), text.lower())
+
+
 def number(lr: float | Tensor) -> Any:
     """Return a learning rate as kernels take it: a tensor stays a tensor, and any other number becomes a float."""
     return lr if isinstance(lr, Tensor) else float(lr)
@@ -74,13 +97,28 @@ OPTIONS: dict[str, Option] = {
     "lr": Option("learning rate.", is_learning_rate, "a number >= 0, or a tensor of one"),
     "weight_decay": Option("decay coefficient.", lambda x: is_number(x) and x >= 0, "a number >= 0"),
     "type": Option(
-        "``'default'`` (one candidate, no choice), ``'switch'`` (one choice for the whole model) or "
-        "``'switch_parameter_wise'`` (one per parameter).",
-        example="type=switch, type=switch_parameter_wise or type=default",
+        "``'default'`` (one candidate, no choice), ``'switch'`` (one choice for the whole model), "
+        "``'switch_parameter_wise'`` (one per parameter), ``'mix'`` (all candidates at once, with weights), "
+        "``'mix_parameter_wise'`` (with weights for each parameter), or as a control ``'first'``, ``'random'`` or "
+        "``'random_parameter_wise'``.",
+        example="type=switch, type=switch_parameter_wise, type=mix or type=default",
+    ),
+    "weights": Option(
+        "of a mix: one number for each candidate, which stay as they are, or ``'score'``, which makes them follow the "
+        "scores at each step. None weighs each candidate by sqrt(1 - decay^2), decay being its beta1 or momentum.",
+        lambda x: x is None or x == BY_SCORE or is_weights(x),
+        f"a list of numbers >= 0, not all 0, or {BY_SCORE!r}",
+        example="weights=0.3:0.7 or weights=score", read=weights_of_text, resumed="run, same type", shared=True,
     ),
     "lr_modulation": Option(
-        "scale each candidate's step to the power of the first-listed one's.", is_flag, "True or False",
-        resumed="run, same type",
+        "scale each candidate's step: ``'power'`` (or True) to the power of the first-listed one's, ``'dc'`` to the "
+        "same gain for a constant gradient (for SGDM, that of momentum 0.9), as a mix always does.",
+        lambda x: (is_flag(x) or isinstance(x, str)) and x in LR_MODULATIONS, "False, 'power', 'dc' or True",
+        example="lr_modulation=power or lr_modulation=dc", read=modulation_of_text, resumed="run, same type",
+    ),
+    "seed": Option(
+        "of the draws of the controls ``'random'`` and ``'random_parameter_wise'``.", is_count,
+        "a whole number >= 0", resumed="run, same type", shared=True,
     ),
     "soft_reset": Option(
         "factor on the first moments after ``hysteresis_threshold`` steps in a row against the gradient.",
@@ -173,6 +211,7 @@ def validate(family: Family, options: Mapping[str, Declared], group: Mapping[str
         raise ValueError(f"type={group['type']!r} is unknown; expected one of {', '.join(map(repr, TYPES))}")
     if group["type"] != "default" and not isinstance(family, Scored):
         raise ValueError(f"type={group['type']!r}: {family.name} does not choose, and takes type='default' only")
+    rule, per_parameter = TYPES[group["type"]]
     for name, (option, _) in options.items():
         if option.good is not None:
             check_option(name, group[name], option.good(group[name]), option.expected)
@@ -181,10 +220,15 @@ def validate(family: Family, options: Mapping[str, Declared], group: Mapping[str
             "differentiable=True is not supported: the step works in place, on plain memory, and no gradient flows "
             "through it. Leave it out, or use torch.optim's own classes for that"
         )
-    if group["type"] == "switch_parameter_wise" and group.get("J_ema"):
+    if per_parameter and group.get("J_ema"):
         raise ValueError(
-            f"J_ema={group['J_ema']} averages the global score, which type='switch_parameter_wise' does not have; "
-            "set J_ema=0 or type='switch'"
+            f"J_ema={group['J_ema']} averages the global score, which type={group['type']!r} does not have; "
+            f"set J_ema=0 or type={group['type'].removesuffix('_parameter_wise')!r}"
+        )
+    if group.get("weights") is not None and not (rule and rule.mixes):
+        raise ValueError(
+            f"weights={group['weights']!r} is for the types that mix the candidates; set type='mix' or "
+            "type='mix_parameter_wise', or leave weights out"
         )
     if group["foreach"] and group["fused"]:
         raise ValueError("foreach=True and fused=True exclude each other; give one of them, or neither")
@@ -192,8 +236,10 @@ def validate(family: Family, options: Mapping[str, Declared], group: Mapping[str
     if group["type"] == "default" and K > 1:
         raise ValueError(
             f"type='default' takes one candidate, got {K}: give a single one, or set type='switch' "
-            "or type='switch_parameter_wise' to choose among them"
+            "or type='switch_parameter_wise' to choose among them, or type='mix' to mix them"
         )
+    if rule is not None:
+        rule.check(group, K)
     family.check(group)
 
 
@@ -220,16 +266,17 @@ def validate_together(
     for group, K in zip(groups[1:], counts[1:], strict=True):
         if group["type"] != first["type"]:
             raise ValueError(f"all groups share one type; got {first['type']!r} and {group['type']!r}")
-        if first["type"] != "switch":
+        rule, per_parameter = TYPES[first["type"]]
+        if rule is None or per_parameter:
             continue
         if counts[0] != K:
             raise ValueError(
-                f"type='switch' makes one choice for all groups, but they list {counts[0]} and {K} candidates"
+                f"type={first['type']!r} makes one choice for all groups, but they list {counts[0]} and {K} candidates"
             )
         for name, (option, _) in options.items():
             if option.shared and group[name] != first[name]:
                 raise ValueError(
-                    f"type='switch' makes one choice for all groups, so {name} must agree in them; "
+                    f"type={first['type']!r} makes one choice for all groups, so {name} must agree in them; "
                     f"got {first[name]} and {group[name]}"
                 )
 

@@ -1,7 +1,8 @@
 """Scopes: what a choice is made for, the whole model or each parameter.
 
 What a scope remembers from step to step lies in the parameter groups, where every backend's checkpoints carry it:
-``last_choice``, ``negative_steps`` (in a row, for soft resets) and, for the moving average of the scores, ``J_bar``.
+``last_choice``, ``negative_steps`` (in a row, for soft resets), for the moving average of the scores ``J_bar``, and
+what the rule remembers.
 """
 
 import copy
@@ -13,9 +14,11 @@ import torch
 from torch import Tensor
 
 from .choice import average, choose
+from .family import Family, Scored
 from .groups import Group, held, keep
 from .kernels.kernel import ChoosingKernel
-from .rule import Best, Rule
+from .rules import TYPES
+from .rules.rule import Rule
 from .uploads import constant
 from .work import Work
 
@@ -27,7 +30,8 @@ class Chosen(NamedTuple):
     """What is decided in a step, by group number.
 
     Attributes:
-        choices: the candidates, 0-dim or ``(P,)`` int64; empty if they have been applied already.
+        choices: what is applied: candidates, 0-dim or ``(P,)`` int64, or a mix's weights, ``(K,)`` or ``(P, K)``
+            float64. Empty if it has been applied already.
         resets: where a soft reset is due, 0-dim or ``(P,)`` bool.
         scores: ``(K,)`` float64, the raw scores of one choice for all.
         sums: the sums that the choices were made by, after a step in one call.
@@ -43,23 +47,29 @@ class Scope(ABC):
     """A scope: what a choice is made for.
 
     Attributes:
-        remembers: the keys of its memory in each group.
+        remembers: the keys of its memory in each group, beside those of the rule.
         per_parameter: whether each parameter has its own choice.
     """
 
     remembers: ClassVar[tuple[str, ...]]
     per_parameter: ClassVar[bool]
 
+    def keys(self, rule: type[Rule] | None) -> tuple[str, ...]:
+        """All keys of the memory in each group."""
+        return ("last_choice", *self.remembers, *(rule.remembers if rule is not None else ()))
+
     @abstractmethod
-    def memory(self, P: int, K: int, first: Mapping[str, Any] | None) -> dict[str, Any]:
+    def memory(self, P: int, K: int, first: Mapping[str, Any] | None, rule: Rule | None) -> dict[str, Any]:
         """The memory of a new group of P parameters and K candidates; ``first`` is the optimizer's first group."""
 
     @abstractmethod
-    def choose(self, rule: Rule, groups: Groups, J: Sequence[Tensor], with_grad: Sequence[Tensor]) -> Chosen:
+    def choose(
+        self, rules: Mapping[int, Rule], groups: Groups, J: Sequence[Tensor], with_grad: Sequence[Tensor]
+    ) -> Chosen:
         """Choose, count steps against the gradient, and remember both in the groups.
 
         Args:
-            rule: the rule by which scores become a choice.
+            rules: the rule by which scores become a choice, for each group.
             groups: the groups by number.
             J: their ``(P, K)`` float64 scores, 0 without a gradient.
             with_grad: ``(P,)`` bool, which parameters have one.
@@ -67,11 +77,12 @@ class Scope(ABC):
 
     @abstractmethod
     def step_at_once(
-        self, groups: Groups, g: int, rows: Sequence[int], kernel: ChoosingKernel, work: Work, alone: bool
+        self, rule: Rule, groups: Groups, g: int, rows: Sequence[int], kernel: ChoosingKernel, work: Work, alone: bool
     ) -> Chosen | None:
         """Observe, choose and apply in one call of the kernel, if possible; otherwise do nothing and return None.
 
         Args:
+            rule: the rule by which scores become a choice, one of the kernel's.
             groups: the groups by number.
             g: the number of the group that the work belongs to.
             rows: the parameters in that group that the fragments are, each of them whole.
@@ -81,102 +92,121 @@ class Scope(ABC):
         """
 
 
+def applied(new: Mapping[str, Tensor]) -> Tensor:
+    """What is applied: the weights of a mix, else the candidates."""
+    return new["last_weights"] if "last_weights" in new else new["last_choice"]
+
+
 class OneForAll(Scope):
     """One choice for the whole model, by the scores of all parameters added up."""
 
-    remembers: ClassVar = ("last_choice", "negative_steps", "J_bar")
+    remembers: ClassVar = ("negative_steps", "J_bar")
     per_parameter: ClassVar = False
 
-    def memory(self, P: int, K: int, first: Mapping[str, Any] | None) -> dict[str, Any]:
+    def memory(self, P: int, K: int, first: Mapping[str, Any] | None, rule: Rule | None) -> dict[str, Any]:
         if first is not None:  # a group that joins late takes over what the others have
-            return {key: copy.copy(first[key]) for key in self.remembers}
-        return {"last_choice": 0, "negative_steps": 0, "J_bar": [0.0] * K}
+            return {key: copy.deepcopy(first[key]) for key in self.keys(type(rule) if rule is not None else None)}
+        start = rule.start() if rule is not None else {"last_choice": 0}
+        return {**start, "negative_steps": 0, "J_bar": [0.0] * K}
 
-    def remember(self, groups: Groups, values: Sequence[Tensor]) -> None:
+    def remember(self, groups: Groups, new: Mapping[str, Tensor]) -> None:
         """Keep the same memory in every group."""
         for group in groups.values():
-            for key, value in zip(self.remembers, values, strict=True):
+            for key, value in new.items():
                 keep(group, key, value)
 
-    def choose(self, rule: Rule, groups: Groups, J: Sequence[Tensor], with_grad: Sequence[Tensor]) -> Chosen:
+    def choose(
+        self, rules: Mapping[int, Rule], groups: Groups, J: Sequence[Tensor], with_grad: Sequence[Tensor]
+    ) -> Chosen:
         total, any_grad = torch.cat(list(J)).sum(dim=0), torch.cat(list(with_grad)).any()
-        first = next(iter(groups.values()))
-        candidate, negative_steps, J_bar = (held(first, key, total.device) for key in self.remembers)
+        (g, first), *_ = groups.items()
+        kept = {key: held(first, key, total.device) for key in self.keys(type(rules[g]))}
         counts = total.isfinite().all() & any_grad
-        averaged = average(total, counts, J_bar, first["J_ema"])
-        threshold = first["hysteresis_threshold"]
-        new = choose(total, averaged, counts, candidate, negative_steps, threshold, rule.pick)
-        self.remember(groups, (new.candidate, new.negative_steps, averaged))
-        return Chosen(dict.fromkeys(groups, new.candidate), dict.fromkeys(groups, new.reset), total)
+        averaged = average(total, counts, kept["J_bar"], first["J_ema"])
+        number = constant((0,), torch.int64, total.device)[0]
+        new = choose(rules[g], total, averaged, counts, kept, number, first["hysteresis_threshold"])
+        self.remember(groups, {**new.kept, "J_bar": averaged})
+        return Chosen(dict.fromkeys(groups, applied(new.kept)), dict.fromkeys(groups, new.reset), total)
 
     def step_at_once(
-        self, groups: Groups, g: int, rows: Sequence[int], kernel: ChoosingKernel, work: Work, alone: bool
+        self, rule: Rule, groups: Groups, g: int, rows: Sequence[int], kernel: ChoosingKernel, work: Work, alone: bool
     ) -> Chosen | None:
         if not alone:
             return None
         group = groups[g]
-        candidate, negative_steps, J_bar = (held(group, key, CPU).clone() for key in self.remembers)
-        J, reset = kernel.step_for_all(
-            work, group["hysteresis_threshold"], group["J_ema"], candidate, negative_steps, J_bar
-        )
-        self.remember(groups, (candidate, negative_steps, J_bar))
+        kept = {key: held(group, key, CPU).clone() for key in self.keys(type(rule))}
+        J, reset = kernel.step_for_all(rule, work, group["hysteresis_threshold"], group["J_ema"], kept)
+        self.remember(groups, kept)
         return Chosen({}, dict.fromkeys(groups, reset), J)
 
 
 class OneForEach(Scope):
     """A choice for each parameter, by its own scores; a parameter without a gradient keeps its choice."""
 
-    remembers: ClassVar = ("last_choice", "negative_steps")
+    remembers: ClassVar = ("negative_steps",)
     per_parameter: ClassVar = True
 
-    def memory(self, P: int, K: int, first: Mapping[str, Any] | None) -> dict[str, Any]:
-        return {key: [0] * P for key in self.remembers}
+    def memory(self, P: int, K: int, first: Mapping[str, Any] | None, rule: Rule | None) -> dict[str, Any]:
+        start = rule.start() if rule is not None else {"last_choice": 0}
+        return {key: [copy.copy(value) for _ in range(P)] for key, value in {**start, "negative_steps": 0}.items()}
 
-    def choose(self, rule: Rule, groups: Groups, J: Sequence[Tensor], with_grad: Sequence[Tensor]) -> Chosen:
+    def choose(
+        self, rules: Mapping[int, Rule], groups: Groups, J: Sequence[Tensor], with_grad: Sequence[Tensor]
+    ) -> Chosen:
         choices, resets = {}, {}
         for (g, group), scores, has_grad in zip(groups.items(), J, with_grad, strict=True):
-            candidate, negative_steps = (held(group, key, scores.device) for key in self.remembers)
+            kept = {key: held(group, key, scores.device) for key in self.keys(type(rules[g]))}
             counts = scores.isfinite().all(dim=-1) & has_grad
-            threshold = group["hysteresis_threshold"]
-            new = choose(scores, scores, counts, candidate, negative_steps, threshold, rule.pick)
-            keep(group, "last_choice", new.candidate)
-            keep(group, "negative_steps", new.negative_steps)
-            choices[g], resets[g] = new.candidate, new.reset
+            numbers = constant(tuple(range(g << 20, (g << 20) + len(scores))), torch.int64, scores.device)
+            new = choose(rules[g], scores, scores, counts, kept, numbers, group["hysteresis_threshold"])
+            for key, value in new.kept.items():
+                keep(group, key, value)
+            choices[g], resets[g] = applied(new.kept), new.reset
         return Chosen(choices, resets)
 
     def step_at_once(
-        self, groups: Groups, g: int, rows: Sequence[int], kernel: ChoosingKernel, work: Work, alone: bool
+        self, rule: Rule, groups: Groups, g: int, rows: Sequence[int], kernel: ChoosingKernel, work: Work, alone: bool
     ) -> Chosen | None:
         group, at = groups[g], constant(tuple(rows), torch.int64, CPU)
-        choice, negative_steps = (held(group, key, CPU) for key in self.remembers)
-        mine, counts = choice[at], negative_steps[at]
-        due, sums = kernel.step(work, group["hysteresis_threshold"], mine, counts)
-        keep(group, "last_choice", choice.index_copy(0, at, mine))
-        keep(group, "negative_steps", negative_steps.index_copy(0, at, counts))
-        resets = torch.zeros(len(choice), dtype=torch.bool, device=CPU).index_copy_(0, at, due)
+        kept = {key: held(group, key, CPU) for key in self.keys(type(rule))}
+        mine = {key: value[at] for key, value in kept.items()}
+        due, sums = kernel.step(rule, work, group["hysteresis_threshold"], mine)
+        for key, value in kept.items():
+            keep(group, key, value.index_copy(0, at, mine[key]))
+        resets = torch.zeros(group["count"], dtype=torch.bool, device=CPU).index_copy_(0, at, due)
         return Chosen({}, {g: resets}, sums=sums)
 
 
-def started(group: Mapping[str, Any], K: int, first: Mapping[str, Any] | None) -> Group:
+SCOPES: dict[bool, Scope] = {False: OneForAll(), True: OneForEach()}
+"""The scope by whether each parameter has its own choice."""
+
+
+def scope_of(type_: str) -> Scope:
+    """Return the scope of a value of the option ``type``."""
+    return SCOPES[TYPES[type_].per_parameter]
+
+
+def rule_of(family: Family, group: Mapping[str, Any]) -> Rule | None:
+    """Return the rule that decides in ``group``; None if there is nothing to decide."""
+    rule = TYPES[group["type"]].rule
+    if rule is None:
+        return None
+    assert isinstance(family, Scored)  # options.validate has seen to that
+    return rule(group, family.decays(group))
+
+
+def started(family: Family, group: Mapping[str, Any], K: int, first: Mapping[str, Any] | None) -> Group:
     """Give ``group`` the memory of its scope; ``first`` is the optimizer's first group, None if ``group`` is that."""
     P = len(group["params"])
-    return Group({**group, "count": P, "K": K, **TYPES[group["type"]].scope.memory(P, K, first)})
+    memory = scope_of(group["type"]).memory(P, K, first, rule_of(family, group))
+    return Group({**group, "count": P, "K": K, **memory})
 
 
-class Type(NamedTuple):
-    """The meaning of a value of the option ``type``.
-
-    Attributes:
-        scope: what a choice is made for.
-        rule: the rule that it is made by; None where there is one candidate and no choice.
-    """
-
-    scope: Scope
-    rule: Rule | None
-
-
-TYPES = {
-    "default": Type(OneForAll(), None),
-    "switch": Type(OneForAll(), Best()),
-    "switch_parameter_wise": Type(OneForEach(), Best()),
-}
+def remember_constant(group: dict[str, Any], rule: Rule) -> None:
+    """Let ``group`` remember the constant weights of its mix, which are applied instead of being decided."""
+    assert rule.weights is not None
+    each = scope_of(group["type"]).per_parameter
+    now = group["last_weights"][:1] if each else [group["last_weights"]]
+    if now and now[0] != list(rule.weights):  # the option has been changed
+        for key, value in rule.start().items():
+            group[key] = [copy.copy(value) for _ in range(group["count"])] if each else value

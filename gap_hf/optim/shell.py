@@ -19,7 +19,8 @@ from .decision import Outcome
 from .family import TorchsDefault
 from .groups import Group
 from .kernels.deal import Dealer
-from .scope import TYPES, started
+from .rules import TYPES
+from .scope import started
 from .step import Step, refuse_capture
 from .takeover import refuse_takeovers
 from .watched import Watched
@@ -32,7 +33,8 @@ class GapOptimizer(Watched, Optimizer):
 
     After every ``step``, ``param_group['last_choice']`` is the index of the applied candidate: an ``int`` for
     ``type='switch'`` (the same in all groups) and ``'default'``, a list of ``int`` in the order of the group's
-    parameters for ``'switch_parameter_wise'``.
+    parameters for ``'switch_parameter_wise'``. A mix applies all candidates: the index is that of the largest weight,
+    and ``param_group['last_weights']`` has all K of them, or a list of K for each parameter.
     """
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
@@ -68,7 +70,7 @@ class GapOptimizer(Watched, Optimizer):
                 raise ValueError(
                     f"{type(self).__name__} takes real parameters; one of shape {tuple(p.shape)} is complex"
                 )
-        self.param_groups.append(started(group, K, first))
+        self.param_groups.append(started(self.family, group, K, first))
 
     # ------------------------------------------------------------------ the step
     @staticmethod
@@ -119,16 +121,16 @@ class GapOptimizer(Watched, Optimizer):
 
     def _take_step(self, layout: Layout) -> None:
         """Take in what this call of ``step`` was handed, and finish the step if it is complete."""
-        family, type_ = self.family, TYPES[self.type]
+        family = self.family
         for group in self.param_groups:
             options.check_candidates_kept(group, len(family.parse(group)), family.candidate_option)
-        torchs_own = type_.rule is None and isinstance(family, TorchsDefault)
+        torchs_own = TYPES[self.type].rule is None and isinstance(family, TorchsDefault)
         parts = layout.receive(self.param_groups, by_parameter=not torchs_own)
         for part in parts:
             layout.check_count(part.g, part.group["count"])
         if state.only_makes_state(layout, parts, self.state, family):
             return
-        self._step = self._step or Step(family, type_, layout, self.state, self._dealers)
+        self._step = self._step or Step(family, self.type, layout, self.state, self._dealers)
         self._step.observe(parts)
         if not layout.complete():
             return

@@ -22,17 +22,20 @@ from .family import Family, Scored, TorchsDefault
 from .kernels.deal import Dealer
 from .kernels.foreach import Loop
 from .kernels.kernel import ChoosingKernel, Kernel
-from .scope import Chosen, Type
+from .rules import TYPES
+from .rules.rule import Rule
+from .scope import Chosen, remember_constant, rule_of, scope_of
 from .uploads import constant
 from .work import Buffer, Work
 
 
 class Grouped(NamedTuple):
-    """A parameter group, and what its family makes of its options."""
+    """A parameter group, what its family makes of its options, and the rule that decides in it."""
 
     group: dict[str, Any]
     numbers: Any
     declared: Sequence[Buffer]
+    rule: Rule | None
 
 
 @dataclass(slots=True)
@@ -59,7 +62,7 @@ class Step:
 
     Args:
         family: the family that does the arithmetic.
-        type_: the scope and the rule of the choice.
+        type_: the option ``type``.
         layout: how the parameters lie over processes.
         states: the state of each parameter, as in ``optimizer.state``.
         dealers: what was found out about the tensors; kept from step to step.
@@ -68,12 +71,12 @@ class Step:
     def __init__(
         self,
         family: Family,
-        type_: Type,
+        type_: str,
         layout: Layout,
         states: MutableMapping[Tensor, Any],
         dealers: dict[tuple[int, int], Dealer],
     ) -> None:
-        self.family, self.scope, self.rule = family, type_.scope, type_.rule
+        self.family, self.scope, self.decides = family, scope_of(type_), TYPES[type_].rule is not None
         self.layout, self.states, self.dealers = layout, states, dealers
         self.groups: dict[int, Grouped] = {}
         self.observed: list[Observed] = []
@@ -90,7 +93,8 @@ class Step:
         for part in parts:
             if part.g not in self.groups:
                 group = part.group
-                self.groups[part.g] = Grouped(group, self.family.numbers(group), self.family.buffers(group))
+                family, rule = self.family, rule_of(self.family, group)
+                self.groups[part.g] = Grouped(group, family.numbers(group), family.buffers(group), rule)
             moving = part.with_grad()
             if moving is not part:
                 without = [i for i, key in enumerate(part.keys) if part.grads[i] is None and self.states.get(key)]
@@ -98,7 +102,7 @@ class Step:
             if not moving.rows:
                 continue
             work = self.work(moving)
-            if self.rule is None and isinstance(self.family, TorchsDefault):
+            if not self.decides and isinstance(self.family, TorchsDefault):
                 group = part.group
                 self.family.default_step(for_torchs_kernel(work) if group["fused"] else work, group)
             else:
@@ -106,12 +110,16 @@ class Step:
                 arrived += self.dealt(moving, work, dealer)
         for part, kernel, work in arrived:
             kernel.tick(work)
-            if not self.at_once(part, kernel, work, alone=len(arrived) == 1):
+            rule = self.groups[part.g].rule
+            if rule is not None and not rule.scored:
+                assert rule.weights is not None
+                kernel.step_constant(work, rule.weights)
+            elif not self.at_once(part, kernel, work, alone=len(arrived) == 1):
                 self.observed.append(Observed(part, kernel, work, kernel.observe(work, [])))
 
     def work(self, part: Part) -> Work:
         """Join fragments that all have a gradient with their buffers, which are made where there are none."""
-        group, numbers, declared = self.groups[part.g]
+        group, numbers, declared, rule = self.groups[part.g]
         states = [self.states[key] for key in part.keys]
         if not all(states):
             states = [state.make(self.states, self.family, group, key) for key in part.keys]
@@ -120,7 +128,8 @@ class Step:
             column = [s[buffer.name] for s in states]
             buffers.append(part.local(column) if buffer.shape is None else column)
         steps = [s["step"] for s in states] if declared else []
-        return Work(numbers, declared, part.values, part.gradients(), steps, buffers)
+        scored = rule is not None and rule.scored
+        return Work(numbers, declared, part.values, part.gradients(), steps, buffers, scored)
 
     def dealt(self, part: Part, work: Work, dealer: Dealer) -> list[tuple[Part, Kernel, Work]]:
         """Divide ``work`` into as few lists as kernels can take at once."""
@@ -141,10 +150,11 @@ class Step:
         """Try to do the whole step of ``work`` in one call, which works if no other rank takes part; return whether."""
         if self.family.rounds or self.layout.reduces:
             return False
-        if not isinstance(kernel, ChoosingKernel) or type(self.rule) is not kernel.rule:
+        rule = self.groups[part.g].rule
+        if rule is None or not isinstance(kernel, ChoosingKernel) or type(rule) not in kernel.rules:
             return False
         groups = {g: grouped.group for g, grouped in self.groups.items()}
-        chosen = self.scope.step_at_once(groups, part.g, part.rows, kernel, work, alone)
+        chosen = self.scope.step_at_once(rule, groups, part.g, part.rows, kernel, work, alone)
         if chosen is None:
             return False
         if chosen.sums is not None:
@@ -156,16 +166,21 @@ class Step:
     # ------------------------------------------------------------------ what is decided
     def finish(self) -> Outcome:
         """Add up what has been observed, choose, apply, and reset where hysteresis asks for it."""
-        groups = self.groups
+        groups = {}
+        for g, grouped in self.groups.items():
+            if grouped.rule is not None and not grouped.rule.scored:
+                remember_constant(grouped.group, grouped.rule)  # they have been applied
+            else:
+                groups[g] = grouped
         if self.scope.per_parameter and not self.layout.reduces:
             # the others have chosen, or have no gradient
             groups = {o.part.g: groups[o.part.g] for o in self.observed}
         if groups and not self.done:
             self.advance()
-            chosen = self.choose(groups) if self.rule is not None else only_candidate(groups)
+            chosen = self.choose(groups) if self.decides else only_candidate(groups)
             for o in self.observed:
-                o.kernel.apply(o.work, o.answers, *decided(o, chosen))
-            if self.rule is not None:
+                apply(o, chosen)
+            if self.decides:
                 self.note(chosen)
         return Outcome(tuple(self.resets), self.scores, tuple(self.sums))
 
@@ -191,7 +206,6 @@ class Step:
     def choose(self, groups: dict[int, Grouped]) -> Chosen:
         """Add up the last sums, score the candidates and choose."""
         family = self.family
-        assert self.rule is not None
         assert isinstance(family, Scored)  # options.validate has seen to that
         widths = [family.sums(grouped.numbers) for grouped in groups.values()]
         tables, with_grad = self.layout.reduce(*self.tables(groups, widths))
@@ -201,7 +215,8 @@ class Step:
             J.append(torch.where(has_grad.unsqueeze(1), family.scores(grouped.numbers, sums, numel), 0.0))
             if self.scope.per_parameter:
                 self.keep_sums(g, range(len(numel)), sums, has_grad)
-        return self.scope.choose(self.rule, {g: grouped.group for g, grouped in groups.items()}, J, with_grad)
+        rules = {g: grouped.rule for g, grouped in groups.items() if grouped.rule is not None}
+        return self.scope.choose(rules, {g: grouped.group for g, grouped in groups.items()}, J, with_grad)
 
     def copies(self, o: Observed) -> Tensor:
         """Return how many ranks hold each fragment, ``(N, 1)`` float64."""
@@ -258,21 +273,26 @@ def only_candidate(groups: Iterable[int]) -> Chosen:
     )
 
 
-def decided(o: Observed, chosen: Chosen) -> tuple[Any, Any]:
-    """Pick the choices and resets of ``o``'s fragments from the group's, in the form that ``o.kernel.apply`` takes."""
+def apply(o: Observed, chosen: Chosen) -> None:
+    """Have ``o``'s kernel apply what was chosen for its fragments, in the form that it takes."""
     N, choices, resets = len(o.part.rows), chosen.choices[o.part.g], chosen.resets[o.part.g]
+    mixes = choices.is_floating_point()
+    apply = o.kernel.mix if mixes else o.kernel.apply
+    alone = choices.ndim == mixes  # one for all, which is not a row of a table
     if not o.kernel.on_device:
         picked, due = choices.tolist(), resets.tolist()
-        if choices.ndim == 0:
-            return [picked] * N, [due] * N
-        return [picked[i] for i in o.part.rows], [due[i] for i in o.part.rows]
-    if choices.ndim == 0:
-        choices, resets = choices.expand(N), resets.expand(N)
+        if alone:
+            apply(o.work, o.answers, [picked] * N, [due] * N)
+        else:
+            apply(o.work, o.answers, [picked[i] for i in o.part.rows], [due[i] for i in o.part.rows])
+        return
+    if alone:
+        choices, resets = choices.expand(N, *choices.shape), resets.expand(N)
     else:
         rows = constant(o.part.rows, torch.int64, choices.device)
         choices, resets = choices.index_select(0, rows), resets.index_select(0, rows)
     device = o.work.values[0].device
-    return choices.to(device, non_blocking=True), resets.to(device, non_blocking=True)
+    apply(o.work, o.answers, choices.to(device, non_blocking=True), resets.to(device, non_blocking=True))
 
 
 def refuse_capture(device: torch.device, param_groups: list[dict[str, Any]]) -> None:

@@ -1,6 +1,8 @@
 """Small tables on the device, which are uploaded once: uploads from ordinary memory make the host wait for it."""
 
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +25,7 @@ def remembered(values: tuple[float, ...], dtype: torch.dtype, device: torch.devi
     return upload(values, dtype, device)
 
 
-def upload(values: tuple[float, ...] | list[int] | list[float], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Make a new 1-D tensor of ``values`` on ``device``; the host does not wait for the copy."""
+def upload(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Make a new tensor of ``values``, numbers or lists of them, on ``device``; the host does not wait for the copy."""
     there = torch.tensor(values, dtype=dtype, device="cpu", pin_memory=device.type == "cuda")
     return there.to(device, non_blocking=True)

@@ -43,6 +43,7 @@ class Work:
         steps: 0-dim, float64 but for torch's own kernels: the counts of steps, the current one included once
             ``Kernel.tick`` has been called.
         buffers: for each of ``declared`` its N tensors.
+        scored: whether the last round's sums are wanted, which scores are made of.
     """
 
     numbers: Any
@@ -51,6 +52,7 @@ class Work:
     grads: list[Tensor]
     steps: list[Tensor]
     buffers: list[list[Tensor]]
+    scored: bool = True
 
     def select(self, rows: Sequence[int]) -> "Work":
         """Return the work on the fragments ``rows``, in that order."""
@@ -59,5 +61,11 @@ class Work:
             return [tensors[i] for i in rows]
 
         return Work(
-            self.numbers, self.declared, of(self.values), of(self.grads), of(self.steps), [*map(of, self.buffers)]
+            self.numbers,
+            self.declared,
+            of(self.values),
+            of(self.grads),
+            of(self.steps),
+            [*map(of, self.buffers)],
+            self.scored,
         )

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..optim import GapOptimizer
 from ..optim.families import OPTIMIZERS
-from ..optim.families.adam import DEFAULT_CANDIDATES
+from ..optim.families.gap_adamw import DEFAULT_CANDIDATES
 from . import optim_args
 
 LLM_LORA: dict[str, Any] = {"betas": [beta1 for beta1, _ in DEFAULT_CANDIDATES], "type": "switch_parameter_wise"}

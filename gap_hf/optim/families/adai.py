@@ -9,7 +9,7 @@ from torch import Tensor
 from ...candidate import Candidate
 from ..arithmetic.operations import Operations
 from ..arithmetic.precision import cast, store
-from ..family import Choice, Family, Option, Round
+from ..family import Family, Option, Round
 from ..options import given, is_flag, is_number, number
 from ..shell import GapOptimizer
 from ..work import Buffer, Work
@@ -150,7 +150,7 @@ class AdaiFamily(Family):
         ops.addcmul_(exp_avg, weights, grads)
         return torch.zeros(len(work.values), 0, dtype=torch.float64, device=mean.device)
 
-    def apply(self, ops: Operations, work: Work, answers: list[Tensor], choice: Choice) -> None:
+    def apply(self, ops: Operations, work: Work, answers: list[Tensor], candidate: int) -> None:
         numbers: AdaiNumbers = work.numbers
         exp_avg, _, beta1_prod = work.buffers
         lr = float(numbers.lr)

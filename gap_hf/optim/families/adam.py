@@ -11,19 +11,24 @@ from torch.optim.adamw import adamw
 
 from ...candidate import Candidate
 from ..arithmetic.operations import Operations
-from ..arithmetic.precision import cast, store, update
-from ..family import Choice, Option, Scored, TorchsDefault, modulation, weighted
+from ..arithmetic.precision import cast, compute_dtype, store, update
+from ..family import Option, Scored, TorchsDefault, modulation
 from ..kernels.adam_cpu import AdamOnCPU
 from ..kernels.adam_cuda import AdamOnCUDA
 from ..options import given, is_flag, is_number, number
 from ..shell import GapOptimizer
 from ..uploads import constant
 from ..work import Buffer, Work
-from .common import filtered, pairs_of_text, salts
-
-Betas = tuple[float, float]
-DEFAULT_CANDIDATES: tuple[Betas, ...] = ((0.8, 0.999), (0.99, 0.999))
-"""The candidates of ``GapAdamW`` and of ``optim="gap_adamw"``."""
+from .common import (
+    Betas,
+    distinct_beta2,
+    filtered,
+    kept_moments,
+    pairs_of_text,
+    parse_betas,
+    places,
+    salts,
+)
 
 RESET_MODES = ("none", "same", "square")
 
@@ -34,6 +39,7 @@ class AdamNumbers(NamedTuple):
     Attributes:
         betas: the K candidates' beta1.
         betas2: the U different beta2.
+        first: K places among the buffers: each candidate's first moment; None where it is the gradient itself.
         second: K indices: the second moment that each candidate uses.
         gains: K factors of the scores.
         modulation: K factors on the learning rate.
@@ -49,6 +55,7 @@ class AdamNumbers(NamedTuple):
 
     betas: tuple[float, ...]
     betas2: tuple[float, ...]
+    first: tuple[int | None, ...]
     second: tuple[int, ...]
     gains: tuple[float, ...]
     modulation: tuple[float, ...]
@@ -85,12 +92,12 @@ class AdamFamily(Scored, TorchsDefault):
         {
             "betas": [(0.9, 0.99), (0.88, 0.99)], "lr": 0.1, "eps": 0.1, "weight_decay": 0.3, "lr_modulation": True,
             "decoupled_weight_decay": True, "soft_reset": 0.7, "second_order_momentum_reset_mode": "none",
-            "maximize": False, "state_dtype": None,
+            "maximize": False, "state_dtype": None, "type": "switch",
         },
-        {  # the last two tie
-            "betas": [(0.4, 0.99), (0.9, 0.95), (0.9, 0.95)], "lr": 0.1, "eps": 0.1, "weight_decay": 0.2,
+        {  # the first has no buffer, and the last two tie
+            "betas": [(0.0, 0.99), (0.9, 0.95), (0.9, 0.95)], "lr": 0.1, "eps": 0.1, "weight_decay": 0.2,
             "decoupled_weight_decay": False, "lr_modulation": True, "soft_reset": 0.7,
-            "second_order_momentum_reset_mode": "square", "maximize": True, "state_dtype": None,
+            "second_order_momentum_reset_mode": "square", "maximize": True, "state_dtype": None, "type": "switch",
         },
     )
     options: ClassVar = {
@@ -132,11 +139,13 @@ class AdamFamily(Scored, TorchsDefault):
     def ignored_training_arguments(self, options: Mapping[str, Any]) -> list[str]:
         return [] if options["type"] == "default" else ["adam_beta1"]
 
+    def decays(self, options: Mapping[str, Any]) -> tuple[float, ...]:
+        return tuple(beta1 for beta1, _ in self.parse(options))
+
     def buffers(self, options: Mapping[str, Any]) -> list[Buffer]:
         pairs = self.parse(options)
         soft, second = reset_factors(options)
-        first = [Buffer(f"exp_avg_{j}", soft_reset=soft) for j in range(len(pairs))]
-        return first + [
+        return [Buffer(f"exp_avg_{j}", soft_reset=soft) for j in kept_moments(self, options)] + [
             Buffer(f"exp_avg_sq_{u}", compact=False, soft_reset=second, nonnegative=True)
             for u in range(len(distinct_beta2(pairs)))
         ]
@@ -149,10 +158,12 @@ class AdamFamily(Scored, TorchsDefault):
         return AdamNumbers(
             betas=tuple(beta1 for beta1, _ in pairs),
             betas2=tuple(betas2),
+            first=places(len(pairs), kept_moments(self, options)),
             second=tuple(betas2.index(beta2) for _, beta2 in pairs),
             # sqrt(1 - b1^2) of the filter's norm, over the 1 - b1 that undoes the dampening of the moving average
             gains=tuple(math.sqrt(1 - beta1**2) / (1 - beta1) for beta1, _ in pairs),
-            modulation=modulation(options, [nu(beta1) for beta1, _ in pairs]),
+            # torch's bias-corrected moving average has unit gain for a constant gradient
+            modulation=modulation(options, [nu(beta1) for beta1, _ in pairs], [1.0] * len(pairs)),
             lr=number(options["lr"]),
             eps=float(options["eps"]),
             decay=decay if decoupled else 0.0,
@@ -166,16 +177,14 @@ class AdamFamily(Scored, TorchsDefault):
     # ------------------------------------------------------------------ a step
     def observe(self, ops: Operations, work: Work, answers: list[Tensor]) -> Tensor:
         numbers: AdamNumbers = work.numbers
-        K, grads = len(numbers.betas), filtered(ops, work)
-        steps = [step.item() for step in work.steps]
+        grads, steps = filtered(ops, work), [step.item() for step in work.steps]
+        moments = [second_moments(ops, work, grads, u) for u in range(len(numbers.betas2))]
+        if not work.scored:
+            for j in range(len(numbers.betas)):
+                first_moment(ops, work, grads, steps, j)
+            return torch.zeros(len(grads), 0, dtype=torch.float64, device=grads[0].device)
         weighted_grads, sums = [], []  # r g, and sum(r), of each second moment
-        for beta2, stored in zip(numbers.betas2, work.buffers[K:], strict=True):
-
-            def second_moment(v: list[Tensor], g: list[Tensor], beta2: float = beta2) -> None:
-                ops.mul_(v, beta2)
-                ops.addcmul_(v, g, g, value=1 - beta2)
-
-            v = update(ops, stored, grads, second_moment)
+        for beta2, v in zip(numbers.betas2, moments, strict=True):
             r = list(ops.div(v, [1 - beta2**t for t in steps]))
             ops.sqrt_(r)
             ops.add_(r, numbers.eps)
@@ -184,13 +193,8 @@ class AdamFamily(Scored, TorchsDefault):
             ops.mul_(r, cast(grads, r[0].dtype))
             weighted_grads.append(r)
         dots = []  # sum(g r m_j)
-        for j, beta1 in enumerate(numbers.betas):
-
-            def first_moment(m: list[Tensor], g: list[Tensor], beta1: float = beta1) -> None:
-                ops.lerp_(m, g, 1 - beta1)
-
-            m = update(ops, work.buffers[j], grads, first_moment, salts(numbers, steps, j))
-            products = ops.mul(weighted_grads[numbers.second[j]], m)
+        for j in range(len(numbers.betas)):
+            products = ops.mul(weighted_grads[numbers.second[j]], first_moment(ops, work, grads, steps, j))
             dots.append([t.sum(dtype=torch.float64) for t in products])
         return torch.stack([torch.stack(column) for column in dots + sums], dim=1)
 
@@ -206,22 +210,38 @@ class AdamFamily(Scored, TorchsDefault):
         # a parameter without elements scores 0, not 0 / 0
         return torch.where(numel.unsqueeze(1) > 0, gains * sums[:, :K] / W.sqrt(), 0.0)
 
-    def apply(self, ops: Operations, work: Work, answers: list[Tensor], choice: Choice) -> None:
+    def apply(self, ops: Operations, work: Work, answers: list[Tensor], candidate: int) -> None:
         numbers: AdamNumbers = work.numbers
-        K, lr = len(numbers.betas), float(numbers.lr)
+        beta1, lr = numbers.betas[candidate], float(numbers.lr)
         steps = [step.item() for step in work.steps]
-        dtype = torch.promote_types(work.values[0].dtype, work.buffers[K][0].dtype)
-        values = cast(work.values, dtype)
+        dtype, values = wide_values(work)
+        moment = cast(moment_of(ops, work, candidate), dtype)
         if numbers.decay:
             ops.mul_(values, 1 - lr * numbers.decay)
-        for j, weight in weighted(choice):
-            beta1, u = numbers.betas[j], numbers.second[j]
-            beta2 = numbers.betas2[u]
-            denom = list(ops.sqrt(cast(work.buffers[K + u], dtype)))
-            ops.div_(denom, [(1 - beta2**t) ** 0.5 for t in steps])
-            ops.add_(denom, numbers.eps)
-            step_sizes = [-lr * weight * numbers.modulation[j] / (1 - beta1**t) for t in steps]
-            ops.addcdiv_(values, cast(work.buffers[j], dtype), denom, step_sizes)
+        step_sizes = [-lr * numbers.modulation[candidate] / (1 - beta1**t) for t in steps]
+        ops.addcdiv_(values, moment, denominators(ops, work, steps, numbers.second[candidate], dtype), step_sizes)
+        store(ops, work.values, values)
+
+    def mix(self, ops: Operations, work: Work, answers: list[Tensor], weights: Sequence[Sequence[float]]) -> None:
+        numbers: AdamNumbers = work.numbers
+        lr, steps = float(numbers.lr), [step.item() for step in work.steps]
+        dtype, values = wide_values(work)
+        moments = [cast(moment_of(ops, work, j), dtype) for j in range(len(numbers.betas))]
+        if numbers.decay:
+            ops.mul_(values, 1 - lr * numbers.decay)
+        for u in range(len(numbers.betas2)):
+            total: list[Tensor] = []
+            for j, beta1 in enumerate(numbers.betas):
+                if numbers.second[j] != u:
+                    continue
+                rate = -lr * numbers.modulation[j]
+                sizes = [rate * of_each[j] / (1 - beta1**t) for of_each, t in zip(weights, steps, strict=True)]
+                if total:
+                    ops.add_(total, list(ops.mul(moments[j], sizes)))
+                else:
+                    total = list(ops.mul(moments[j], sizes))
+            ops.div_(total, denominators(ops, work, steps, u, dtype))
+            ops.add_(values, total)
         store(ops, work.values, values)
 
     def default_step(self, work: Work, group: Mapping[str, Any]) -> None:
@@ -249,6 +269,54 @@ class AdamFamily(Scored, TorchsDefault):
         )
 
 
+def second_moments(ops: Operations, work: Work, grads: list[Tensor], u: int) -> list[Tensor]:
+    """Update second moment ``u`` by the gradients, and return it in the precision of the scores."""
+    numbers: AdamNumbers = work.numbers
+    beta2 = numbers.betas2[u]
+
+    def operation(v: list[Tensor], g: list[Tensor]) -> None:
+        ops.mul_(v, beta2)
+        ops.addcmul_(v, g, g, value=1 - beta2)
+
+    return update(ops, work.buffers[u - len(numbers.betas2)], grads, operation)
+
+
+def first_moment(ops: Operations, work: Work, grads: list[Tensor], steps: list[float], j: int) -> list[Tensor]:
+    """Update the first moment of candidate ``j`` by the gradients, and return it in the precision of the scores."""
+    numbers: AdamNumbers = work.numbers
+    place = numbers.first[j]
+    if place is None:
+        return cast(grads, compute_dtype(grads[0].dtype))
+    return update(
+        ops,
+        work.buffers[place],
+        grads,
+        lambda m, g: ops.lerp_(m, g, 1 - numbers.betas[j]),
+        salts(numbers, steps, j),
+    )
+
+
+def moment_of(ops: Operations, work: Work, j: int) -> list[Tensor]:
+    """The first moment of candidate ``j``, as ``first_moment`` has left it."""
+    place = work.numbers.first[j]
+    return filtered(ops, work) if place is None else work.buffers[place]
+
+
+def wide_values(work: Work) -> tuple[torch.dtype, list[Tensor]]:
+    """The precision in which the values move, and the values in it."""
+    dtype = torch.promote_types(work.values[0].dtype, work.buffers[-1][0].dtype)
+    return dtype, cast(work.values, dtype)
+
+
+def denominators(ops: Operations, work: Work, steps: list[float], u: int, dtype: torch.dtype) -> list[Tensor]:
+    """The denominators of the step, with second moment ``u``."""
+    betas2 = work.numbers.betas2
+    found = list(ops.sqrt(cast(work.buffers[u - len(betas2)], dtype)))
+    ops.div_(found, [(1 - betas2[u] ** t) ** 0.5 for t in steps])
+    ops.add_(found, work.numbers.eps)
+    return found
+
+
 class Adam(GapOptimizer):
     r"""Adam that applies, at every step, the candidate \(\beta_1\) whose update is best aligned with the gradient.
 
@@ -268,7 +336,8 @@ class Adam(GapOptimizer):
         {options}
 
     State per parameter: ``step`` (0-dim), ``exp_avg_0`` ... ``exp_avg_{K-1}`` and ``exp_avg_sq_0`` ... (one per
-    distinct beta2), each of the parameter's shape and dtype.
+    distinct beta2), each of the parameter's shape and dtype. A candidate with beta1 = 0 has no ``exp_avg_j``, which
+    would be the gradient itself.
 
     Raises:
         ValueError: an option is out of range, or ``differentiable``.
@@ -285,11 +354,13 @@ class Adam(GapOptimizer):
         weight_decay: float = 0,
         decoupled_weight_decay: bool = False,
         type: str = "default",
-        lr_modulation: bool = False,
+        weights: Sequence[float] | str | None = None,
+        lr_modulation: bool | str = False,
         soft_reset: float = 0.9,
         hysteresis_threshold: int = 10,
         second_order_momentum_reset_mode: str = "none",
         J_ema: float = 0.0,
+        seed: int = 0,
         foreach: bool | None = None,
         fused: bool | None = None,
         capturable: bool = False,
@@ -298,80 +369,6 @@ class Adam(GapOptimizer):
         differentiable: bool = False,
     ) -> None:
         super().__init__(params, given(locals()))
-
-
-class GapAdamW(Adam):
-    """GAP for AdamW, the same as ``optim="gap_adamw"``: ``Adam`` with decoupled weight decay, and GAP by default.
-
-    The arguments are ``Adam``'s, with other defaults: decoupled weight decay, of 0.01 as in ``torch.optim.AdamW``; the
-    candidates ``(0.8, 0.999)`` and ``(0.99, 0.999)``; ``type='switch_parameter_wise'``.
-
-    Args:
-        params: parameters or group dicts, as for any ``torch.optim`` optimizer.
-        {options}
-
-    ``betas=None`` means these candidates or, with ``type='default'`` (plain AdamW), ``(0.9, 0.999)``.
-
-    Raises:
-        ValueError: an option is out of range, or ``differentiable``.
-    """
-
-    def __init__(
-        self,
-        params: Any,
-        lr: float = 1e-3,
-        betas: Betas | Sequence[Betas] | None = None,
-        eps: float = 1e-8,
-        weight_decay: float = 1e-2,
-        decoupled_weight_decay: bool = True,
-        type: str = "switch_parameter_wise",
-        lr_modulation: bool = False,
-        soft_reset: float = 0.9,
-        hysteresis_threshold: int = 10,
-        second_order_momentum_reset_mode: str = "none",
-        J_ema: float = 0.0,
-        foreach: bool | None = None,
-        fused: bool | None = None,
-        capturable: bool = False,
-        state_dtype: str | None = None,
-        maximize: bool = False,
-        differentiable: bool = False,
-    ) -> None:
-        if betas is None:
-            betas = (0.9, 0.999) if type == "default" else DEFAULT_CANDIDATES
-        super().__init__(params, **given(locals()))
-
-
-def parse_betas(betas: Any) -> list[Betas]:
-    """Turn one ``(beta1, beta2)`` or a sequence of them into a list of pairs of floats.
-
-    Raises:
-        ValueError: there are none, they are not pairs (two bare numbers in a list are refused, too, since they could
-            mean one pair or two candidates), or a value lies outside [0, 1).
-    """
-    pairs = list(betas) if isinstance(betas, (list, tuple)) else [betas]
-    if isinstance(betas, list) and pairs and all(map(is_number, pairs)):
-        candidates = ", ".join(f"({beta1!r}, 0.999)" for beta1 in pairs)
-        raise ValueError(
-            f"betas={betas!r} is ambiguous: give each candidate its beta2, betas=[{candidates}], or a single "
-            "(beta1, beta2) as a tuple"
-        )
-    if len(pairs) == 2 and all(map(is_number, pairs)):
-        pairs = [tuple(pairs)]
-    if not pairs or not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
-        raise ValueError(
-            f"betas={betas!r} is malformed; expected (beta1, beta2) or a list of such pairs, one per candidate, like "
-            "[(0.8, 0.999), (0.99, 0.999)]. A scheduler that cycles momentum rewrites betas: pass cycle_momentum=False."
-        )
-    for pair in pairs:
-        if not all(is_number(b) and 0 <= b < 1 for b in pair):
-            raise ValueError(f"betas={betas!r}: {tuple(pair)} is out of range; expected two numbers in [0, 1)")
-    return [(float(beta1), float(beta2)) for beta1, beta2 in pairs]
-
-
-def distinct_beta2(pairs: list[Betas]) -> list[float]:
-    """List the different beta2 in order of appearance: one second moment is kept for each."""
-    return list(dict.fromkeys(beta2 for _, beta2 in pairs))
 
 
 def reset_factors(options: Mapping[str, Any]) -> tuple[float, float]:

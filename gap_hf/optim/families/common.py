@@ -1,12 +1,17 @@
 """Functions that several families use in their formulas and options."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from ..arithmetic.operations import Operations
 from ..arithmetic.rounding import salt
+from ..family import Scored
+from ..options import is_number
 from ..work import Work
+
+Betas = tuple[float, float]
 
 
 def filtered(ops: Operations, work: Work) -> list[Tensor]:
@@ -40,3 +45,49 @@ def pairs_of_text(text: str) -> list[Any]:
             raise ValueError(part)
         values.append(tuple(numbers) if len(numbers) == 2 else numbers[0])
     return values
+
+
+def kept_moments(family: Scored, options: Mapping[str, Any]) -> list[int]:
+    """The candidates whose first moments are kept: where the decay rate is 0, the moment is the gradient itself.
+
+    torch's own functions want it kept even so.
+    """
+    decays = family.decays(options)
+    return [j for j, decay in enumerate(decays) if decay or options["type"] == "default"]
+
+
+def places(K: int, kept: Sequence[int]) -> tuple[int | None, ...]:
+    """The K candidates' places among the kept moments; None for those that are not kept."""
+    return tuple(kept.index(j) if j in kept else None for j in range(K))
+
+
+def parse_betas(betas: Any) -> list[Betas]:
+    """Turn one ``(beta1, beta2)`` or a sequence of them into a list of pairs of floats.
+
+    Raises:
+        ValueError: there are none, they are not pairs (two bare numbers in a list are refused, too, since they could
+            mean one pair or two candidates), or a value lies outside [0, 1).
+    """
+    pairs = list(betas) if isinstance(betas, (list, tuple)) else [betas]
+    if isinstance(betas, list) and pairs and all(map(is_number, pairs)):
+        candidates = ", ".join(f"({beta1!r}, 0.999)" for beta1 in pairs)
+        raise ValueError(
+            f"betas={betas!r} is ambiguous: give each candidate its beta2, betas=[{candidates}], or a single "
+            "(beta1, beta2) as a tuple"
+        )
+    if len(pairs) == 2 and all(map(is_number, pairs)):
+        pairs = [tuple(pairs)]
+    if not pairs or not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
+        raise ValueError(
+            f"betas={betas!r} is malformed; expected (beta1, beta2) or a list of such pairs, one per candidate, like "
+            "[(0.8, 0.999), (0.99, 0.999)]. A scheduler that cycles momentum rewrites betas: pass cycle_momentum=False."
+        )
+    for pair in pairs:
+        if not all(is_number(b) and 0 <= b < 1 for b in pair):
+            raise ValueError(f"betas={betas!r}: {tuple(pair)} is out of range; expected two numbers in [0, 1)")
+    return [(float(beta1), float(beta2)) for beta1, beta2 in pairs]
+
+
+def distinct_beta2(pairs: list[Betas]) -> list[float]:
+    """List the different beta2 in order of appearance: one second moment is kept for each."""
+    return list(dict.fromkeys(beta2 for _, beta2 in pairs))

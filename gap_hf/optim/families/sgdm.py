@@ -1,7 +1,7 @@
 """SGD with momentum: K momentum buffers."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -11,14 +11,21 @@ from torch.optim.sgd import sgd
 from ...candidate import Candidate
 from ..arithmetic.operations import Operations
 from ..arithmetic.precision import cast, compute_dtype, store, update
-from ..family import Choice, Option, Scored, TorchsDefault, modulation, weighted
+from ..family import Option, Scored, TorchsDefault, modulation
 from ..kernels.sgdm_cpu import SGDMOnCPU
 from ..kernels.sgdm_cuda import SGDMOnCUDA
 from ..options import given, is_flag, is_number, number
+from ..rules.mix import Mix
 from ..shell import GapOptimizer
 from ..uploads import constant
 from ..work import Buffer, Work
-from .common import filtered, numbers_of_text, salts
+from .common import filtered, kept_moments, numbers_of_text, places, salts
+
+MIX_CANDIDATES, MIX_WEIGHTS = (0.0, 0.9), (0.3, 0.7)
+"""The candidates of ``SGDM(type="mix")`` and of ``optim="gap_sgdm_mix"``, and their weights."""
+
+REFERENCE = 0.9
+"""The momentum whose gain for a constant gradient, 1 / (1 - momentum), all candidates are brought to."""
 
 
 class SGDMNumbers(NamedTuple):
@@ -26,6 +33,7 @@ class SGDMNumbers(NamedTuple):
 
     Attributes:
         momenta: the K candidates' momenta.
+        first: K places among the buffers; None where there is none, because it would be the gradient itself.
         gains: K factors of the scores.
         modulation: K factors on the learning rate.
         lr: learning rate; a tensor stays on its device.
@@ -38,6 +46,7 @@ class SGDMNumbers(NamedTuple):
     """
 
     momenta: tuple[float, ...]
+    first: tuple[int | None, ...]
     gains: tuple[float, ...]
     modulation: tuple[float, ...]
     lr: float | Tensor
@@ -106,20 +115,29 @@ class SGDMFamily(Scored, TorchsDefault):
                 f"dampening={dampening!r}"
             )
 
+    def decays(self, options: Mapping[str, Any]) -> tuple[float, ...]:
+        return tuple(self.parse(options))
+
     def buffers(self, options: Mapping[str, Any]) -> list[Buffer]:
-        momenta = self.parse(options)
-        if options["type"] == "default" and not any(momenta):
-            return []
         factor = float(options["soft_reset"])
-        return [Buffer(f"momentum_buffer_{j}", soft_reset=factor) for j in range(len(momenta))]
+        return [Buffer(f"momentum_buffer_{j}", soft_reset=factor) for j in self.kept(options)]
+
+    def kept(self, options: Mapping[str, Any]) -> list[int]:
+        """The candidates that have a buffer."""
+        momenta = self.parse(options)
+        if any(momenta):
+            return kept_moments(self, options)
+        # without momentum torch keeps none; a choice needs the count of steps, which goes with buffers
+        return [] if options["type"] == "default" else list(range(len(momenta)))
 
     def numbers(self, options: Mapping[str, Any]) -> SGDMNumbers:
         momenta = self.parse(options)
         norms = [one_over_norm(m) for m in momenta]
         return SGDMNumbers(
             momenta=tuple(momenta),
+            first=places(len(momenta), self.kept(options)),
             gains=tuple(norms),
-            modulation=modulation(options, norms),
+            modulation=modulation(options, norms, [(1 - m) / (1 - REFERENCE) for m in momenta]),
             lr=number(options["lr"]),
             l2=float(options["weight_decay"]),
             dampening=float(options["dampening"]),
@@ -147,8 +165,16 @@ class SGDMFamily(Scored, TorchsDefault):
                     ops.mul_([b[i] for i in later], momentum)
                     ops.add_([b[i] for i in later], [g[i] for i in later], alpha=1 - numbers.dampening)
 
-            products = ops.mul(wide, update(ops, work.buffers[j], grads, filtering, salts(numbers, steps, j)))
-            dots.append(torch.stack([t.sum(dtype=torch.float64) for t in products]))
+            place = numbers.first[j]
+            if place is None:
+                moment = undelayed(ops, work, wide)
+            else:
+                moment = update(ops, work.buffers[place], grads, filtering, salts(numbers, steps, j))
+            if work.scored:
+                products = ops.mul(wide, moment)
+                dots.append(torch.stack([t.sum(dtype=torch.float64) for t in products]))
+        if not work.scored:
+            return torch.zeros(len(grads), 0, dtype=torch.float64, device=grads[0].device)
         return torch.stack(dots, dim=1)
 
     def sums(self, numbers: SGDMNumbers) -> int:
@@ -157,15 +183,25 @@ class SGDMFamily(Scored, TorchsDefault):
     def scores(self, numbers: SGDMNumbers, sums: Tensor, numel: Tensor) -> Tensor:
         return constant(numbers.gains, sums.dtype, sums.device) * sums
 
-    def apply(self, ops: Operations, work: Work, answers: list[Tensor], choice: Choice) -> None:
+    def apply(self, ops: Operations, work: Work, answers: list[Tensor], candidate: int) -> None:
         numbers: SGDMNumbers = work.numbers
-        dtype = torch.promote_types(work.values[0].dtype, work.buffers[0][0].dtype)
-        values = cast(work.values, dtype)
-        for j, weight in weighted(choice):
-            updates = cast(work.buffers[j], dtype)
-            if numbers.nesterov:
-                updates = list(ops.add(cast(filtered(ops, work), dtype), updates, alpha=numbers.momenta[j]))
-            ops.add_(values, updates, alpha=-float(numbers.lr) * weight * numbers.modulation[j])
+        values = cast(work.values, moving_dtype(work))
+        rate = -float(numbers.lr) * numbers.modulation[candidate]
+        ops.add_(values, updates(ops, work, candidate), alpha=rate)
+        store(ops, work.values, values)
+
+    def mix(self, ops: Operations, work: Work, answers: list[Tensor], weights: Sequence[Sequence[float]]) -> None:
+        numbers: SGDMNumbers = work.numbers
+        total: list[Tensor] = []
+        for j in range(len(numbers.momenta)):
+            rate = -float(numbers.lr) * numbers.modulation[j]
+            part = list(ops.mul(updates(ops, work, j), [rate * of_each[j] for of_each in weights]))
+            if total:
+                ops.add_(total, part)
+            else:
+                total = part
+        values = cast(work.values, moving_dtype(work))
+        ops.add_(values, total)
         store(ops, work.values, values)
 
     def default_step(self, work: Work, group: Mapping[str, Any]) -> None:
@@ -198,6 +234,31 @@ class SGDMFamily(Scored, TorchsDefault):
             step += 1
 
 
+def moving_dtype(work: Work) -> torch.dtype:
+    """The precision in which the values move."""
+    return torch.promote_types(work.values[0].dtype, work.buffers[0][0].dtype)
+
+
+def updates(ops: Operations, work: Work, j: int) -> list[Tensor]:
+    """The update of candidate ``j``, in the precision in which the values move."""
+    numbers: SGDMNumbers = work.numbers
+    dtype, place = moving_dtype(work), numbers.first[j]
+    if place is None:
+        return undelayed(ops, work, cast(filtered(ops, work), dtype))
+    buffers = cast(work.buffers[place], dtype)
+    if not numbers.nesterov:
+        return buffers
+    return list(ops.add(cast(filtered(ops, work), dtype), buffers, alpha=numbers.momenta[j]))
+
+
+def undelayed(ops: Operations, work: Work, grads: list[Tensor]) -> list[Tensor]:
+    """What the buffer of a candidate without momentum would hold: the gradients, dampened after the first step."""
+    dampening = work.numbers.dampening
+    if not dampening:
+        return grads
+    return list(ops.mul(grads, [1.0 if step.item() == 1 else 1 - dampening for step in work.steps]))
+
+
 class SGDM(GapOptimizer):
     r"""SGD that applies, at every step, the candidate momentum whose buffer is best aligned with the gradient.
 
@@ -212,8 +273,11 @@ class SGDM(GapOptimizer):
         params: parameters or group dicts, as for any ``torch.optim`` optimizer.
         {options}
 
+    ``momentum=None`` means 0; with ``type='mix'`` or ``'mix_parameter_wise'`` it means the candidates of
+    ``optim="gap_sgdm_mix"`` and, with ``weights=None``, its weights.
+
     State per parameter: ``step`` (0-dim) and ``momentum_buffer_0`` ... ``momentum_buffer_{K-1}``, each of the
-    parameter's shape and dtype (none for ``type='default'`` without momentum).
+    parameter's shape and dtype. A candidate without momentum has no buffer: it would be the gradient itself.
 
     Raises:
         ValueError: an option is out of range.
@@ -225,15 +289,17 @@ class SGDM(GapOptimizer):
         self,
         params: Any,
         lr: float = 1e-3,
-        momentum: float | list[float] = 0,
+        momentum: float | list[float] | None = None,
         dampening: float = 0,
         weight_decay: float = 0,
         nesterov: bool = False,
         type: str = "default",
-        lr_modulation: bool = False,
+        weights: Sequence[float] | str | None = None,
+        lr_modulation: bool | str = False,
         soft_reset: float = 0.5,
         hysteresis_threshold: int = 5,
         J_ema: float = 0.0,
+        seed: int = 0,
         foreach: bool | None = None,
         fused: bool | None = None,
         capturable: bool = False,
@@ -241,6 +307,10 @@ class SGDM(GapOptimizer):
         maximize: bool = False,
         differentiable: bool = False,
     ) -> None:
+        if momentum is None and type in Mix.types:
+            momentum, weights = list(MIX_CANDIDATES), list(MIX_WEIGHTS) if weights is None else weights
+        elif momentum is None:
+            momentum = 0
         super().__init__(params, given(locals()))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..arithmetic.operations import Lists, Operations, Singly
 from ..arithmetic.precision import scale
-from ..family import Choice
+from ..family import Scored
 from ..work import Work
 from .kernel import Kernel
 
@@ -29,14 +29,33 @@ class Foreach(Kernel):
     def observe(self, work: Work, answers: list[Tensor]) -> Tensor:
         return self.family.observe(self.ops, work, answers)
 
-    def apply(self, work: Work, answers: list[Tensor], choices: Sequence[Choice], resets: Sequence[bool]) -> None:
+    def apply(self, work: Work, answers: list[Tensor], choices: Sequence[int], resets: Sequence[bool]) -> None:
         everything = range(len(work.values))
         for choice in sorted(set(choices)):
             mine = [i for i in everything if choices[i] == choice]
             some = work if len(mine) == len(everything) else work.select(mine)
             self.family.apply(self.ops, some, selected(answers, mine), choice)
-        if any(resets):
-            reset(self.ops, work.select([i for i in everything if resets[i]]))
+        self.reset(work, resets)
+
+    def mix(
+        self, work: Work, answers: list[Tensor], weights: Sequence[Sequence[float]], resets: Sequence[bool]
+    ) -> None:
+        assert isinstance(self.family, Scored)
+        self.family.mix(self.ops, work, answers, weights)
+        self.reset(work, resets)
+
+    def step_constant(self, work: Work, weights: tuple[float, ...]) -> None:
+        self.observe(work, [])
+        self.mix(work, [], [weights] * len(work.values), [False] * len(work.values))
+
+    def reset(self, work: Work, resets: Sequence[bool]) -> None:
+        """Scale all buffers of the fragments that are reset by their soft-reset factors."""
+        if not any(resets):
+            return
+        due = work.select([i for i in range(len(resets)) if resets[i]])
+        for buffer, tensors in zip(due.declared, due.buffers, strict=True):
+            if buffer.soft_reset != 1:
+                scale(self.ops, tensors, buffer.soft_reset)
 
 
 class Loop(Foreach):
@@ -49,18 +68,17 @@ class Loop(Foreach):
         each = ([i] for i in range(len(work.values)))
         return torch.cat([super(Loop, self).observe(work.select(row), selected(answers, row)) for row in each])
 
-    def apply(self, work: Work, answers: list[Tensor], choices: Sequence[Choice], resets: Sequence[bool]) -> None:
+    def apply(self, work: Work, answers: list[Tensor], choices: Sequence[int], resets: Sequence[bool]) -> None:
         for i, (choice, due) in enumerate(zip(choices, resets, strict=True)):
             super().apply(work.select([i]), selected(answers, [i]), [choice], [due])
+
+    def mix(
+        self, work: Work, answers: list[Tensor], weights: Sequence[Sequence[float]], resets: Sequence[bool]
+    ) -> None:
+        for i, (of_one, due) in enumerate(zip(weights, resets, strict=True)):
+            super().mix(work.select([i]), selected(answers, [i]), [of_one], [due])
 
 
 def selected(answers: list[Tensor], rows: list[int]) -> list[Tensor]:
     """Pick the answers for the fragments ``rows``; answers over the model, which are 1-D, are the same for all."""
     return [answer if answer.ndim == 1 else answer[rows] for answer in answers]
-
-
-def reset(ops: Operations, work: Work) -> None:
-    """Scale all buffers by their soft-reset factors."""
-    for buffer, tensors in zip(work.declared, work.buffers, strict=True):
-        if buffer.soft_reset != 1:
-            scale(ops, tensors, buffer.soft_reset)

@@ -2,7 +2,8 @@
 
 import ctypes
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from ..choice import TIE
 from ..family import Scored
-from ..rule import Best, Rule
+from ..rules.best import TIE, Best
+from ..rules.mix import Mix
+from ..rules.rule import Rule
 from ..work import Work
 from .build import Unavailable, load
 from .kernel import Addresses, ChoosingKernel
@@ -29,9 +31,10 @@ class Job(ctypes.Structure):
     """``struct job`` of ``c/job.h``."""
 
     _fields_: ClassVar = [
-        *[(name, ctypes.c_int64) for name in ("n", "K", "buffers", "threads")],
+        *[(name, ctypes.c_int64) for name in ("n", "K", "firsts", "seconds", "threads")],
         *[(name, ctypes.c_int64) for name in ("value_dtype", "first_dtype", "second_dtype", "stochastic")],
-        *[(name, ctypes.c_void_p) for name in ("table", "numel", "rate", "gain")],
+        *[(name, ctypes.c_void_p) for name in ("table", "first", "numel", "rate", "gain", "constant")],
+        ("mixes", ctypes.c_int64),
         *[(name, ctypes.c_double) for name in ("l2", "soft_reset")],
         *[(name, ctypes.c_int64) for name in ("maximize", "wave", "threshold")],
         *[(name, ctypes.c_double) for name in ("J_ema", "tie")],
@@ -48,7 +51,7 @@ class FusedCPU(ChoosingKernel):
 
     name: ClassVar[str] = "fused"
     by_address: ClassVar[bool] = True
-    rule: ClassVar[type[Rule]] = Best
+    rules: ClassVar[tuple[type[Rule], ...]] = (Best, Mix)
     prefix: ClassVar[str]
 
     def __init__(self, family: Scored) -> None:
@@ -102,28 +105,41 @@ class FusedCPU(ChoosingKernel):
         self.call("observe", work, address(sums))
         return sums
 
-    def apply(self, work: Work, answers: list[Tensor], choices: Sequence[Any], resets: Sequence[bool]) -> None:
-        if choices and isinstance(choices[0], tuple):
-            raise TypeError("the fused CPU kernel applies a candidate, not weights")
+    def apply(self, work: Work, answers: list[Tensor], choices: Sequence[int], resets: Sequence[bool]) -> None:
         chosen, due = np.array(choices, dtype=np.int64), np.array(resets, dtype=np.uint8)
-        self.call("apply", work, pointer(chosen), pointer(due))
+        self.call("apply", work, pointer(chosen), None, pointer(due))
         increment_version(work.values)
 
-    def step(self, work: Work, threshold: int, choices: Tensor, negative_steps: Tensor) -> tuple[Tensor, Tensor]:
+    def mix(
+        self, work: Work, answers: list[Tensor], weights: Sequence[Sequence[float]], resets: Sequence[bool]
+    ) -> None:
+        table, due = np.array(weights, dtype=np.float64), np.array(resets, dtype=np.uint8)
+        self.prepared(work).mixes = True
+        self.call("apply", work, None, pointer(table), pointer(due))
+        increment_version(work.values)
+
+    def step_constant(self, work: Work, weights: tuple[float, ...]) -> None:
+        with self.constant(work, weights):
+            self.call("step_constant", work)
+        increment_version(work.values)
+
+    def step(self, rule: Rule, work: Work, threshold: int, kept: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         self.prepared(work).threshold = threshold
         sums, resets = self.no_sums(work), torch.empty(len(work.values), dtype=torch.uint8, device=CPU)
-        self.call("step", work, *map(address, (sums, choices, negative_steps, resets)))
+        with self.constant(work, rule.weights):
+            self.call("step", work, address(sums), *memory(kept), address(resets))
         increment_version(work.values)
         return resets.bool(), sums
 
     def step_for_all(
-        self, work: Work, threshold: int, J_ema: float, choice: Tensor, negative_steps: Tensor, J_bar: Tensor
+        self, rule: Rule, work: Work, threshold: int, J_ema: float, kept: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
         job = self.prepared(work)
         job.threshold, job.J_ema = threshold, J_ema
         sums, reset = self.no_sums(work), torch.empty((), dtype=torch.uint8, device=CPU)
         J = torch.empty(job.K, dtype=torch.float64, device=CPU)
-        self.call("step_for_all", work, *map(address, (sums, J, J_bar, choice, negative_steps, reset)))
+        with self.constant(work, rule.weights):
+            self.call("step_for_all", work, *map(address, (sums, J, kept["J_bar"])), *memory(kept), address(reset))
         increment_version(work.values)
         return J, reset.bool()
 
@@ -138,22 +154,35 @@ class FusedCPU(ChoosingKernel):
             self.job, self.alive = self.describe(work)
         return self.job
 
+    @contextmanager
+    def constant(self, work: Work, weights: tuple[float, ...] | None) -> Iterator[None]:
+        """Tell the functions that are called meanwhile a mix's constant weights, if there is a mix."""
+        job = self.prepared(work)
+        table = np.array(weights or (), dtype=np.float64)
+        job.mixes, job.constant = weights is not None, table.ctypes.data
+        yield
+        job.constant = None
+
     def describe(self, work: Work) -> tuple[Job, list[Any]]:
         """Make the job, and return it with the objects that must live as long."""
         numbers, (table, _, numel) = work.numbers, self.known()
         lr, K = float(numbers.lr), len(numbers.gains)
         doubles = np.array([*(lr * factor for factor in numbers.modulation), *numbers.gains], dtype=np.float64)
+        first = np.array([-1 if place is None else place for place in numbers.first], dtype=np.int64)
+        firsts = int((first >= 0).sum())
         own, arrays = self.own(numbers)
         job = Job(
             n=len(work.values),
             K=K,
-            buffers=len(work.buffers),
+            firsts=firsts,
+            seconds=len(work.buffers) - firsts,
             threads=torch.get_num_threads(),
             value_dtype=DTYPES[work.values[0].dtype],
             first_dtype=DTYPES[work.buffers[0][0].dtype],
             second_dtype=DTYPES[work.buffers[-1][0].dtype],
             stochastic=numbers.stochastic,
             table=table.ctypes.data,
+            first=first.ctypes.data,
             numel=numel.ctypes.data,
             rate=doubles.ctypes.data,
             gain=doubles.ctypes.data + 8 * K,
@@ -164,7 +193,12 @@ class FusedCPU(ChoosingKernel):
             tie=TIE,
             own=ctypes.addressof(own),
         )
-        return job, [table, numel, doubles, own, *arrays]
+        return job, [table, first, numel, doubles, own, *arrays]
+
+
+def memory(kept: dict[str, Tensor]) -> list[ctypes.c_void_p | None]:
+    """The addresses of choices, weights (none, if a candidate is picked) and counts of negative steps."""
+    return [address(kept[key]) if key in kept else None for key in ("last_choice", "last_weights", "negative_steps")]
 
 
 def pointer(array: np.ndarray) -> ctypes.c_void_p:

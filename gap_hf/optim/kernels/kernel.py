@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..family import Family, Scored
-from ..rule import Rule
+from ..rules.rule import Rule
 from ..work import Work
 
 
@@ -65,16 +65,31 @@ class Kernel(ABC):
         Args:
             work: what ``observe`` was handed.
             answers: the sums of the rounds before the scores.
-            choices: N ``Choice``s in a list, or ``(N,)`` int64 where ``on_device``.
+            choices: the N candidates: a list of int, or ``(N,)`` int64 where ``on_device``.
             resets: N flags: a list of bool, or ``(N,)`` bool where ``on_device``.
         """
+
+    @abstractmethod
+    def mix(self, work: Work, answers: list[Tensor], weights: Any, resets: Any) -> None:
+        """Do what ``apply`` does, with a weighted sum of the candidates' updates.
+
+        Args:
+            work: what ``observe`` was handed.
+            answers: the sums of the rounds before the scores.
+            weights: for each of N fragments K weights: a list of lists, or ``(N, K)`` float64 where ``on_device``.
+            resets: see ``apply``.
+        """
+
+    @abstractmethod
+    def step_constant(self, work: Work, weights: tuple[float, ...]) -> None:
+        """Do all of a step that mixes with the same K weights for every fragment, and needs no scores."""
 
 
 class ChoosingKernel(Kernel):
     """A kernel that can also choose, in one call with the arithmetic: its second pass finds buffers in the cache."""
 
-    rule: ClassVar[type[Rule]]
-    """The rule that it chooses by."""
+    rules: ClassVar[tuple[type[Rule], ...]]
+    """The rules that it knows."""
 
     family: Scored
 
@@ -82,16 +97,16 @@ class ChoosingKernel(Kernel):
         super().__init__(family)
 
     @abstractmethod
-    def step(self, work: Work, threshold: int, choices: Tensor, negative_steps: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, rule: Rule, work: Work, threshold: int, kept: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Observe, choose for each fragment, and apply.
 
         Each fragment must be a whole parameter with a choice of its own.
 
         Args:
+            rule: the rule, one of ``rules``.
             work: the fragments.
             threshold: the hysteresis threshold.
-            choices: ``(N,)`` int64, the previous choices; replaced.
-            negative_steps: ``(N,)`` int64, the counts so far; replaced.
+            kept: what is remembered of the step before, N of each; replaced in place.
 
         Returns:
             A ``(N,)`` bool that says where a reset was due, and what ``observe`` returns.
@@ -99,17 +114,16 @@ class ChoosingKernel(Kernel):
 
     @abstractmethod
     def step_for_all(
-        self, work: Work, threshold: int, J_ema: float, choice: Tensor, negative_steps: Tensor, J_bar: Tensor
+        self, rule: Rule, work: Work, threshold: int, J_ema: float, kept: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Observe, make one choice for all, and apply, in one call; ``work`` must be all that takes part in the step.
 
         Args:
+            rule: the rule, one of ``rules``.
             work: the fragments, each a whole parameter.
             threshold: the hysteresis threshold.
             J_ema: the factor of the moving average.
-            choice: 0-dim int64, the previous choice; replaced.
-            negative_steps: 0-dim int64, the count so far; replaced.
-            J_bar: ``(K,)`` float64, the moving average so far; replaced.
+            kept: what is remembered of the step before, ``J_bar`` included; replaced in place.
 
         Returns:
             The scores J, ``(K,)`` float64, and a 0-dim bool that says whether a reset was due.

@@ -11,6 +11,7 @@ import math
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from torch import Tensor
 from ... import __version__
 from ..choice import Choice, average, choose
 from ..family import Family
+from ..rules.mix import BY_SCORE
+from ..rules.rule import Rule
 from ..work import Work
 from . import build, cache, fused_cuda
 from .foreach import Loop
@@ -124,17 +127,20 @@ def check(kernel: Kernel, device: torch.device, dtypes: tuple[torch.dtype, ...])
     """
     if not kernel.family.examples:
         raise Disagreement(f"the {kernel.family.name} family has no examples to compare them with")
-    for example in range(len(kernel.family.examples)):
+    for example, options in enumerate(kernel.family.examples):
         check_passes(kernel, start(kernel.family, example, device, dtypes), dtypes)
+        check_constant(kernel, start(kernel.family, example, device, dtypes), dtypes)
         if isinstance(kernel, ChoosingKernel):
-            check_step(kernel, start(kernel.family, example, CPU, dtypes), dtypes)
-            check_step_for_all(kernel, start(kernel.family, example, CPU, dtypes), dtypes)
+            for rule in kernel.rules:
+                made = rule({**options, "weights": BY_SCORE}, kernel.family.decays(options))
+                check_step(kernel, made, start(kernel.family, example, CPU, dtypes), dtypes)
+                check_step_for_all(kernel, made, start(kernel.family, example, CPU, dtypes), dtypes)
 
 
 def check_passes(kernel: Kernel, work: Work, dtypes: tuple[torch.dtype, ...]) -> None:
-    """Check each pass, with choices and resets of every kind."""
+    """Check each pass, with choices, weights and resets of every kind."""
     loop, device, N, K = Loop(kernel.family), work.values[0].device, len(SIZES), len(work.numbers.gains)
-    for t in range(2):
+    for t in range(3):
         twin = renewed(kernel, work, t)
         kernel.tick(work)
         loop.tick(twin)
@@ -145,55 +151,92 @@ def check_passes(kernel: Kernel, work: Work, dtypes: tuple[torch.dtype, ...]) ->
         for exact, stored in zip(chain(*twin.buffers), chain(*work.buffers), strict=True):
             exact.copy_(stored)
         choices, resets = [(i + t) % K for i in range(N)], [(i + 2 * t) % 3 == 2 for i in range(N)]
+        weights = [[(1.0 + (i + j) % K) / (K * (K + 1) / 2) for j in range(K)] for i in range(N)]
+        decided: list[Any] = weights if t == 2 else choices
+        here: list[Any] = [decided, resets]
         if kernel.on_device:
-            kernel.apply(work, [], torch.tensor(choices, device=device), torch.tensor(resets, device=device))
+            dtype = torch.float64 if t == 2 else torch.int64
+            here = [torch.tensor(decided, dtype=dtype, device=device), torch.tensor(resets, device=device)]
+        if t == 2:
+            kernel.mix(work, [], *here)
+            loop.mix(twin, [], weights, resets)
         else:
-            kernel.apply(work, [], choices, resets)
-        loop.apply(twin, [], choices, resets)
+            kernel.apply(work, [], *here)
+            loop.apply(twin, [], choices, resets)
         compare("a new value", work.values, twin.values)
         compare_buffers(work, twin)
 
 
-def check_step(kernel: ChoosingKernel, work: Work, dtypes: tuple[torch.dtype, ...]) -> None:
+def check_constant(kernel: Kernel, work: Work, dtypes: tuple[torch.dtype, ...]) -> None:
+    """Check the whole step with constant weights."""
+    loop, K = Loop(kernel.family), len(work.numbers.gains)
+    weights = tuple((j + 1) / (K * (K + 1) / 2) for j in range(K))
+    for t in range(2):
+        work.scored = False
+        twin = renewed(kernel, work, t)
+        kernel.tick(work)
+        loop.tick(twin)
+        kernel.step_constant(work, weights)
+        loop.step_constant(twin, weights)
+        compare_buffers(work, twin)
+        compare("a new value", work.values, twin.values, 4 * coarseness(dtypes))
+
+
+def check_step(kernel: ChoosingKernel, rule: Rule, work: Work, dtypes: tuple[torch.dtype, ...]) -> None:
     """Check the whole step in one call, with a choice for each fragment."""
-    loop, extra = Loop(kernel.family), 4 * coarseness(dtypes)
-    choice, negative_steps = (torch.zeros(len(SIZES), dtype=torch.int64, device=CPU) for _ in range(2))
+    loop, extra, N = Loop(kernel.family), 4 * coarseness(dtypes), len(SIZES)
+    kept = {key: torch.stack([value] * N) for key, value in begun(rule).items()}
+    number = torch.arange(N, device=CPU)
     for t in range(len(MEANS)):
         twin = renewed(kernel, work, t)
         kernel.tick(work)
         loop.tick(twin)
-        new, counted = choice.clone(), negative_steps.clone()
-        reset, sums = kernel.step(work, THRESHOLD, new, counted)
+        new = {key: value.clone() for key, value in kept.items()}
+        reset, sums = kernel.step(rule, work, THRESHOLD, new)
         compare("a sum", per_element(sums), per_element(loop.observe(twin, [])), extra)
         J = kernel.family.scores(work.numbers, sums, numel())
-        expected = choose(J, J, J.isfinite().all(dim=1), choice, negative_steps, THRESHOLD)
-        compare_choices(Choice(new, counted, reset), expected)
-        loop.apply(twin, [], new.tolist(), reset.tolist())
+        compare_choices(Choice(new, reset), choose(rule, J, J, J.isfinite().all(dim=1), kept, number, THRESHOLD))
+        apply(loop, twin, new, reset)
         compare("a new value", work.values, twin.values, extra)
         compare_buffers(work, twin, extra)
-        choice, negative_steps = new, counted
+        kept = new
 
 
-def check_step_for_all(kernel: ChoosingKernel, work: Work, dtypes: tuple[torch.dtype, ...]) -> None:
+def check_step_for_all(kernel: ChoosingKernel, rule: Rule, work: Work, dtypes: tuple[torch.dtype, ...]) -> None:
     """Check the whole step in one call, with one choice for all."""
     loop, extra, N = Loop(kernel.family), 4 * coarseness(dtypes), len(SIZES)
-    choice, negative_steps = (torch.zeros((), dtype=torch.int64, device=CPU) for _ in range(2))
-    J_bar = torch.zeros(len(work.numbers.gains), dtype=torch.float64, device=CPU)
+    kept = begun(rule) | {"J_bar": torch.zeros(len(work.numbers.gains), dtype=torch.float64, device=CPU)}
+    number = torch.zeros((), dtype=torch.int64, device=CPU)
     for t in range(len(MEANS)):
         twin = renewed(kernel, work, t)
         kernel.tick(work)
         loop.tick(twin)
-        new, counted, averaged = choice.clone(), negative_steps.clone(), J_bar.clone()
-        J, reset = kernel.step_for_all(work, THRESHOLD, J_EMA, new, counted, averaged)
+        new = {key: value.clone() for key, value in kept.items()}
+        J, reset = kernel.step_for_all(rule, work, THRESHOLD, J_EMA, new)
         loops = kernel.family.scores(work.numbers, loop.observe(twin, []), numel()).sum(dim=0)
         compare("a score", [J / sum(SIZES)], [loops / sum(SIZES)], extra)
-        finite = J.isfinite().all()
-        compare("the average of a score", [averaged], [average(J, finite, J_bar, J_EMA)])
-        compare_choices(Choice(new, counted, reset), choose(J, averaged, finite, choice, negative_steps, THRESHOLD))
-        loop.apply(twin, [], [int(new)] * N, [bool(reset)] * N)
+        finite, J_bar = J.isfinite().all(), new["J_bar"]
+        compare("the average of a score", [J_bar], [average(J, finite, kept["J_bar"], J_EMA)])
+        compare_choices(Choice(new, reset), choose(rule, J, J_bar, finite, kept, number, THRESHOLD))
+        apply(loop, twin, {key: torch.stack([value] * N) for key, value in new.items()}, torch.stack([reset] * N))
         compare("a new value", work.values, twin.values, extra)
         compare_buffers(work, twin, extra)
-        choice, negative_steps, J_bar = new, counted, averaged
+        kept = new
+
+
+def begun(rule: Rule) -> dict[str, Tensor]:
+    """What one choice remembers before the first step."""
+    start = {**rule.start(), "negative_steps": 0}
+    wide = {int: torch.int64, list: torch.float64}
+    return {key: torch.tensor(value, dtype=wide[type(value)], device=CPU) for key, value in start.items()}
+
+
+def apply(loop: Loop, twin: Work, kept: dict[str, Tensor], reset: Tensor) -> None:
+    """Have the loop apply what was decided for each fragment."""
+    if "last_weights" in kept:
+        loop.mix(twin, [], kept["last_weights"].tolist(), reset.tolist())
+    else:
+        loop.apply(twin, [], kept["last_choice"].tolist(), reset.tolist())
 
 
 # ---------------------------------------------------------------- works
@@ -252,6 +295,7 @@ def renewed(kernel: Kernel, work: Work, t: int) -> Work:
         copies(work.grads),
         copies(work.steps, None),
         [copies(column, None if as_is else torch.float32) for column, as_is in zip(work.buffers, rounded, strict=True)],
+        work.scored,
     )
 
 
@@ -309,7 +353,10 @@ def compare_buffers(work: Work, twin: Work, extra: float = 0.0) -> None:
 
 
 def compare_choices(actual: Choice, expected: Choice) -> None:
-    """Raise Disagreement if choices differ."""
-    for name, mine, right in zip(Choice._fields, actual, expected, strict=True):
-        if not torch.equal(mine, right):
+    """Raise Disagreement if choices differ, or weights by more than rounding."""
+    for name, right in {**expected.kept, "a reset": expected.reset}.items():
+        mine = actual.kept.get(name, actual.reset)
+        if name == "last_weights":
+            compare("a weight", [mine], [right])
+        elif not torch.equal(mine, right):
             raise Disagreement(f"{name} is {mine.tolist()}, not {right.tolist()}")

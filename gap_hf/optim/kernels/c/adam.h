@@ -12,25 +12,37 @@ struct adam_numbers {
   double second_reset;
 };
 
-/* What a thread works out once per fragment: for the first pass 1 - beta2^t of each second moment, for the second one
-   lr / (1 - beta1^t) and sqrt(1 - beta2^t) of the candidate. */
-#define ADAM_U(job) ((job)->buffers - (job)->K)
+/* What a thread works out once per fragment: for the first pass 1 - beta2^t of each second moment; for the second one
+   lr / (1 - beta1^t) and sqrt(1 - beta2^t) of the candidate, or of all candidates (times their weights) and of all second
+   moments; a step with constant weights needs all of these. */
+static int64_t adam_sums(const struct job *job) { return job->K + job->seconds; }
 
-static int64_t adam_sums(const struct job *job) { return job->buffers; }
+static int64_t adam_known(const struct job *job) { return job->K + 2 * job->seconds; }
 
-static int64_t adam_known(const struct job *job) { return ADAM_U(job) > 2 ? ADAM_U(job) : 2; }
+static double adam_correction(const struct job *job, int64_t i, int64_t u) {
+  const struct adam_numbers *own = job->own;
+  return 1 - pow(own->beta2[u], step_of(job, i));
+}
+
+static float adam_rate(const struct job *job, int64_t i, int64_t j, double weight) {
+  const struct adam_numbers *own = job->own;
+  float rate = job->rate[j] * weight;
+  return rate / (1 - pow(own->beta1[j], step_of(job, i)));
+}
 
 static void adam_before_observe(const struct job *job, int64_t i, float *known) {
-  const struct adam_numbers *own = job->own;
-  for (int64_t u = 0; u < ADAM_U(job); u++) known[u] = 1 - pow(own->beta2[u], step_of(job, i));
+  for (int64_t u = 0; u < job->seconds; u++) known[u] = adam_correction(job, i, u);
 }
 
 static void adam_before_apply(const struct job *job, int64_t i, int64_t j, float *known) {
   const struct adam_numbers *own = job->own;
-  float rate = job->rate[j];
-  rate /= 1 - pow(own->beta1[j], step_of(job, i));
-  known[0] = rate;
-  known[1] = sqrt(1 - pow(own->beta2[own->second[j]], step_of(job, i)));
+  known[0] = adam_rate(job, i, j, 1);
+  known[1] = sqrt(adam_correction(job, i, own->second[j]));
+}
+
+static void adam_before_mix(const struct job *job, int64_t i, const double *weights, float *known) {
+  for (int64_t j = 0; j < job->K; j++) known[j] = adam_rate(job, i, j, weights[j]);
+  for (int64_t u = 0; u < job->seconds; u++) known[job->K + u] = sqrt(adam_correction(job, i, u));
 }
 
 /* x <- x + weight * (y - x), in the form that torch.lerp takes. */
@@ -41,29 +53,52 @@ static void lerp(float *restrict x, const float *restrict y, int64_t n, float we
     for (int64_t i = 0; i < n; i++) x[i] = y[i] - (y[i] - x[i]) * (1 - weight);
 }
 
+/* Updates second moment u by n gradients from at, and returns it as it is stored. */
+static const float *adam_second(const struct job *job, int64_t i, int64_t u, int64_t at, int64_t n, const float *g,
+                                float *scratch) {
+  const struct adam_numbers *own = job->own;
+  void *stored = second_of(job, i, u) + at * size_of(job->second_dtype);
+  float *restrict v = load(stored, job->second_dtype, n, scratch);
+  float beta2 = own->beta2[u], rest = 1 - own->beta2[u];
+  for (int64_t k = 0; k < n; k++) v[k] = v[k] * beta2 + rest * g[k] * g[k];
+  store(stored, job->second_dtype, n, v);
+  return v;
+}
+
+/* The same for the first moment of candidate j. */
+static const float *adam_first(const struct job *job, int64_t i, int64_t j, int64_t at, int64_t n, const float *g,
+                               float *scratch) {
+  const struct adam_numbers *own = job->own;
+  if (!is_kept(job, j)) return g;
+  void *stored = first_of(job, i, j) + at * size_of(job->first_dtype);
+  float *m = load(stored, job->first_dtype, n, scratch);
+  lerp(m, g, n, 1 - own->beta1[j]);
+  store_first(job, stored, g, m, n, j, step_of(job, i));
+  return m;
+}
+
+static void adam_fetch_next(const struct job *job, int64_t i, int64_t next, int64_t end) {
+  int64_t ahead = end - next < TILE ? end - next : TILE; /* none, if negative */
+  fetch_ahead(grad_of(job, i) + next * size_of(job->value_dtype), ahead, job->value_dtype);
+  for (int64_t u = 0; u < job->seconds; u++)
+    fetch_ahead(second_of(job, i, u) + next * size_of(job->second_dtype), ahead, job->second_dtype);
+}
+
 /* Updates the moments of elements [begin, end) of fragment i; sums: K of g r m_j, then U of r. */
 static void adam_observe(const struct job *job, int64_t i, int64_t begin, int64_t end, const float *correction,
                          double *sums) {
   const struct adam_numbers *own = job->own;
   float of_grad[TILE], of_value[TILE], of_first[TILE], of_second[TILE];
-  char *value = value_of(job, i), *grad = grad_of(job, i);
-  double t = step_of(job, i);
-  int64_t U = ADAM_U(job), wide = size_of(job->value_dtype);
+  int64_t U = job->seconds, wide = size_of(job->value_dtype);
   float weighted[U][TILE];
-  memset(sums, 0, job->buffers * sizeof(double));
+  memset(sums, 0, adam_sums(job) * sizeof(double));
   for (int64_t at = begin; at < end; at += TILE) {
     int64_t n = end - at < TILE ? end - at : TILE;
-    for (int64_t j = 0; j < job->K; j++)
-      fetch_ahead(first_of(job, i, j) + at * size_of(job->first_dtype), n, job->first_dtype);
-    const float *g = filtered(job, value + at * wide, grad + at * wide, n, of_grad, of_value);
+    fetch_firsts_ahead(job, i, at, n);
+    const float *g = filtered(job, value_of(job, i) + at * wide, grad_of(job, i) + at * wide, n, of_grad, of_value);
     for (int64_t u = 0; u < U; u++) {
-      void *stored = second_of(job, i, u) + at * size_of(job->second_dtype);
-      float *v = load(stored, job->second_dtype, n, of_second);
-      float beta2 = own->beta2[u], rest = 1 - own->beta2[u];
-      for (int64_t k = 0; k < n; k++) v[k] = v[k] * beta2 + rest * g[k] * g[k];
-      store(stored, job->second_dtype, n, v);
-      float eps = own->eps, *restrict w = weighted[u];
-      float total = 0;
+      const float *v = adam_second(job, i, u, at, n, g, of_second);
+      float eps = own->eps, total = 0, *restrict w = weighted[u];
 #pragma omp simd reduction(+ : total)
       for (int64_t k = 0; k < n; k++) {
         float r = 1.0f / (sqrtf(v[k] / correction[u]) + eps);
@@ -72,40 +107,100 @@ static void adam_observe(const struct job *job, int64_t i, int64_t begin, int64_
       }
       sums[job->K + u] += total;
     }
-    int64_t next = at + TILE, ahead = end - next < TILE ? end - next : TILE; /* none, if negative */
-    fetch_ahead(grad + next * wide, ahead, job->value_dtype);
-    for (int64_t u = 0; u < U; u++)
-      fetch_ahead(second_of(job, i, u) + next * size_of(job->second_dtype), ahead, job->second_dtype);
-    for (int64_t j = 0; j < job->K; j++) {
-      void *stored = first_of(job, i, j) + at * size_of(job->first_dtype);
-      float *m = load(stored, job->first_dtype, n, of_first);
-      lerp(m, g, n, 1 - own->beta1[j]);
-      store_first(job, stored, g, m, n, j, t);
-      sums[j] += dot(weighted[own->second[j]], m, n);
-    }
+    adam_fetch_next(job, i, at + TILE, end);
+    for (int64_t j = 0; j < job->K; j++)
+      sums[j] += dot(weighted[own->second[j]], adam_first(job, i, j, at, n, g, of_first), n);
   }
+}
+
+/* Scales the buffers of n elements from at, where a reset is due. */
+static void adam_reset(const struct job *job, int64_t i, int64_t at, int64_t n, float *scratch) {
+  const struct adam_numbers *own = job->own;
+  scale_firsts(job, i, at, n, scratch);
+  for (int64_t u = 0; u < job->seconds && own->second_reset != 1; u++)
+    scale(second_of(job, i, u) + at * size_of(job->second_dtype), job->second_dtype, n, own->second_reset, scratch);
 }
 
 /* Steps elements [begin, end) of fragment i by candidate j; then scales the buffers, if a reset is due. */
 static void adam_apply(const struct job *job, int64_t i, int64_t begin, int64_t end, int64_t j, const float *known,
                        int reset) {
   const struct adam_numbers *own = job->own;
-  float of_value[APPLY_TILE], of_first[APPLY_TILE], of_second[APPLY_TILE];
-  char *value = value_of(job, i), *first = first_of(job, i, j), *second = second_of(job, i, own->second[j]);
+  float of_value[APPLY_TILE], of_first[APPLY_TILE], of_second[APPLY_TILE], more[APPLY_TILE];
+  char *value = value_of(job, i), *grad = grad_of(job, i), *second = second_of(job, i, own->second[j]);
   float keep = own->keep, eps = own->eps, rate = known[0], root = known[1];
+  int64_t wide = size_of(job->value_dtype);
   for (int64_t at = begin; at < end; at += APPLY_TILE) {
     int64_t n = end - at < APPLY_TILE ? end - at : APPLY_TILE;
-    void *stored = value + at * size_of(job->value_dtype);
+    void *stored = value + at * wide;
+    const float *restrict m =
+        is_kept(job, j) ? load(first_of(job, i, j) + at * size_of(job->first_dtype), job->first_dtype, n, of_first)
+                        : filtered(job, stored, grad + at * wide, n, of_first, more);
     float *restrict p = load(stored, job->value_dtype, n, of_value);
-    const float *restrict m = load(first + at * size_of(job->first_dtype), job->first_dtype, n, of_first);
     const float *restrict v = load(second + at * size_of(job->second_dtype), job->second_dtype, n, of_second);
     for (int64_t k = 0; k < n; k++) p[k] = p[k] * keep - rate * (m[k] / (sqrtf(v[k]) / root + eps));
     store(stored, job->value_dtype, n, p);
-    if (!reset) continue;
-    for (int64_t c = 0; c < job->K; c++)
-      scale(first_of(job, i, c) + at * size_of(job->first_dtype), job->first_dtype, n, job->soft_reset, of_first);
-    for (int64_t u = 0; u < ADAM_U(job) && own->second_reset != 1; u++)
-      scale(second_of(job, i, u) + at * size_of(job->second_dtype), job->second_dtype, n, own->second_reset, of_second);
+    if (reset) adam_reset(job, i, at, n, of_first);
+  }
+}
+
+/* total[k] += rate * m[k]. */
+static void add_scaled(float *restrict total, const float *restrict m, int64_t n, float rate) {
+  for (int64_t k = 0; k < n; k++) total[k] += rate * m[k];
+}
+
+/* p <- p * keep - total / (sqrt(v) / root + eps). */
+static void adam_move(float *restrict p, const float *restrict total, const float *restrict v, int64_t n, float keep,
+                      float root, float eps) {
+  for (int64_t k = 0; k < n; k++) p[k] = p[k] * keep - total[k] / (sqrtf(v[k]) / root + eps);
+}
+
+/* Steps elements [begin, end) of fragment i by the weighted sum of all candidates; then scales the buffers, if a reset is
+   due. */
+static void adam_mix(const struct job *job, int64_t i, int64_t begin, int64_t end, const float *known, int reset) {
+  const struct adam_numbers *own = job->own;
+  float of_value[TILE], of_grad[TILE], of_first[TILE], of_second[TILE], more[TILE], total[TILE];
+  int64_t wide = size_of(job->value_dtype);
+  for (int64_t at = begin; at < end; at += TILE) {
+    int64_t n = end - at < TILE ? end - at : TILE;
+    void *stored = value_of(job, i) + at * wide;
+    const float *g = NULL;
+    for (int64_t j = 0; j < job->K && !g; j++)
+      if (!is_kept(job, j)) g = filtered(job, stored, grad_of(job, i) + at * wide, n, of_grad, more);
+    float *p = load(stored, job->value_dtype, n, of_value), keep = own->keep;
+    for (int64_t u = 0; u < job->seconds; u++, keep = 1) {
+      memset(total, 0, n * sizeof(float));
+      for (int64_t j = 0; j < job->K; j++) {
+        if (own->second[j] != u) continue;
+        void *m = is_kept(job, j) ? first_of(job, i, j) + at * size_of(job->first_dtype) : NULL;
+        add_scaled(total, m ? load(m, job->first_dtype, n, of_first) : g, n, known[j]);
+      }
+      void *v = second_of(job, i, u) + at * size_of(job->second_dtype);
+      adam_move(p, total, load(v, job->second_dtype, n, of_second), n, keep, known[job->K + u], own->eps);
+    }
+    store(stored, job->value_dtype, n, p);
+    if (reset) adam_reset(job, i, at, n, of_first);
+  }
+}
+
+/* Updates the moments of elements [begin, end) of fragment i, and steps by the weighted sum of all candidates. */
+static void adam_step_constant(const struct job *job, int64_t i, int64_t begin, int64_t end, const float *known) {
+  const struct adam_numbers *own = job->own;
+  float of_value[TILE], of_grad[TILE], of_first[TILE], of_second[TILE], more[TILE], total[TILE];
+  int64_t wide = size_of(job->value_dtype);
+  for (int64_t at = begin; at < end; at += TILE) {
+    int64_t n = end - at < TILE ? end - at : TILE;
+    fetch_firsts_ahead(job, i, at, n);
+    void *stored = value_of(job, i) + at * wide;
+    const float *g = filtered(job, stored, grad_of(job, i) + at * wide, n, of_grad, more);
+    float *p = load(stored, job->value_dtype, n, of_value), keep = own->keep;
+    for (int64_t u = 0; u < job->seconds; u++, keep = 1) {
+      memset(total, 0, n * sizeof(float));
+      for (int64_t j = 0; j < job->K; j++)
+        if (own->second[j] == u) add_scaled(total, adam_first(job, i, j, at, n, g, of_first), n, known[j]);
+      adam_move(p, total, adam_second(job, i, u, at, n, g, of_second), n, keep, known[job->K + u], own->eps);
+    }
+    store(stored, job->value_dtype, n, p);
+    adam_fetch_next(job, i, at + TILE, end);
   }
 }
 

@@ -15,13 +15,16 @@
 
 /* Mirrored by Job in fused_cpu.py. */
 struct job {
-  int64_t n, K, buffers, threads;
-  int64_t value_dtype, first_dtype, second_dtype; /* of the values and gradients, the K first moments, the other buffers */
+  int64_t n, K, firsts, seconds, threads; /* K candidates, of which some have a first moment; the other buffers */
+  int64_t value_dtype, first_dtype, second_dtype; /* of the values and gradients, the first moments, the other buffers */
   int64_t stochastic;      /* round first moments to bfloat16 stochastically */
-  char *const *table;      /* columns of n addresses: value, step, K first moments, the other buffers, grad */
+  char *const *table;      /* columns of n addresses: value, step, first moments, the other buffers, grad */
+  const int64_t *first;    /* K: a candidate's place among the first moments, -1 where it is the gradient itself */
   const int64_t *numel;    /* n */
   const double *rate;      /* K: learning rate, with lr_modulation's gain */
   const double *gain;      /* K: factor of the score */
+  const double *constant;  /* K: weights of a mix, where scores say nothing or are not asked */
+  int64_t mixes;           /* whether the choice is one of weights */
   double l2, soft_reset;   /* l2: the decay where it is not decoupled */
   int64_t maximize;        /* take the gradient with the other sign */
   int64_t wave, threshold; /* step: elements that fit the cache; hysteresis */
@@ -31,11 +34,16 @@ struct job {
 
 static char *value_of(const struct job *job, int64_t i) { return job->table[i]; }
 static double step_of(const struct job *job, int64_t i) { return *(double *)job->table[job->n + i]; }
-static char *first_of(const struct job *job, int64_t i, int64_t j) { return job->table[(2 + j) * job->n + i]; }
-static char *second_of(const struct job *job, int64_t i, int64_t u) {
-  return job->table[(2 + job->K + u) * job->n + i];
+static int is_kept(const struct job *job, int64_t j) { return job->first[j] >= 0; }
+static char *first_of(const struct job *job, int64_t i, int64_t j) {
+  return job->table[(2 + job->first[j]) * job->n + i];
 }
-static char *grad_of(const struct job *job, int64_t i) { return job->table[(2 + job->buffers) * job->n + i]; }
+static char *second_of(const struct job *job, int64_t i, int64_t u) {
+  return job->table[(2 + job->firsts + u) * job->n + i];
+}
+static char *grad_of(const struct job *job, int64_t i) {
+  return job->table[(2 + job->firsts + job->seconds) * job->n + i];
+}
 
 /* The gradient that enters the filter. */
 static const float *filtered(const struct job *job, void *value, void *grad, int64_t n, float *scratch, float *more) {
@@ -63,6 +71,18 @@ static void store_first(const struct job *job, void *stored, const float *g, flo
     x[i] = to_bfloat16_stochastic(m[i], g[i], x[i], salt);
     m[i] = from_bits((uint32_t)x[i] << 16);
   }
+}
+
+/* Scales the first moments of n elements from at. */
+static void scale_firsts(const struct job *job, int64_t i, int64_t at, int64_t n, float *scratch) {
+  for (int64_t c = 0; c < job->K; c++)
+    if (is_kept(job, c))
+      scale(first_of(job, i, c) + at * size_of(job->first_dtype), job->first_dtype, n, job->soft_reset, scratch);
+}
+
+static void fetch_firsts_ahead(const struct job *job, int64_t i, int64_t at, int64_t n) {
+  for (int64_t j = 0; j < job->K; j++)
+    if (is_kept(job, j)) fetch_ahead(first_of(job, i, j) + at * size_of(job->first_dtype), n, job->first_dtype);
 }
 
 #endif

@@ -1,6 +1,7 @@
 /* The passes over all fragments of a family: included once for each, with FAMILY(name) and EXPORTED(name) defined.
 
-   What is exported returns 0, or 1 where there was no memory: then nothing has changed. */
+   What is exported returns 0, or 1 where there was no memory: then nothing has changed. What is applied is a choice per
+   fragment or, of a mix, K weights per fragment. */
 
 /* This thread's share of the blocks of fragments [from, to). The second pass takes them in reverse, beginning with those
    that the first one touched last. */
@@ -17,14 +18,20 @@ static void FAMILY(observe_share)(const struct job *job, const struct blocks *bl
 }
 
 static void FAMILY(apply_share)(const struct job *job, const struct blocks *blocks, int64_t from, int64_t to,
-                                int64_t thread, int64_t threads, const int64_t *choice, const uint8_t *reset) {
+                                int64_t thread, int64_t threads, const int64_t *choice, const double *weights,
+                                const uint8_t *reset) {
   int64_t low = blocks->first[from], count = blocks->first[to] - low, last = -1, i, begin, end;
   float known[FAMILY(known)(job)];
   for (int64_t b = low + count * (thread + 1) / threads - 1; b >= low + count * thread / threads; b--) {
     place(job, blocks, b, &i, &begin, &end);
-    if (i != last) FAMILY(before_apply)(job, i, choice[i], known);
+    if (job->mixes) {
+      if (i != last) FAMILY(before_mix)(job, i, weights + i * job->K, known);
+      FAMILY(mix)(job, i, begin, end, known, reset[i]);
+    } else {
+      if (i != last) FAMILY(before_apply)(job, i, choice[i], known);
+      FAMILY(apply)(job, i, begin, end, choice[i], known, reset[i]);
+    }
     last = i;
-    FAMILY(apply)(job, i, begin, end, choice[i], known, reset[i]);
   }
 }
 
@@ -40,19 +47,40 @@ int EXPORTED(observe)(const struct job *job, double *sums) {
   return 0;
 }
 
-/* The second pass; choice and reset: n each. */
-int EXPORTED(apply)(const struct job *job, const int64_t *choice, const uint8_t *reset) {
+/* The second pass; choice or weights, and reset, of each fragment. */
+int EXPORTED(apply)(const struct job *job, const int64_t *choice, const double *weights, const uint8_t *reset) {
   struct blocks blocks;
   if (!cut(job, 0, &blocks)) return 1;
 #pragma omp parallel num_threads(job->threads)
-  FAMILY(apply_share)(job, &blocks, 0, job->n, THIS_THREAD, choice, reset);
+  FAMILY(apply_share)(job, &blocks, 0, job->n, THIS_THREAD, choice, weights, reset);
   free_blocks(&blocks);
   return 0;
 }
 
-/* Both passes with a choice per fragment between them, wave by wave. sums: n rows; choice, negative (in and out) and
-   reset: n each. */
-int EXPORTED(step)(const struct job *job, double *sums, int64_t *choice, int64_t *negative, uint8_t *reset) {
+/* All of a step with constant weights, in one pass. */
+int EXPORTED(step_constant)(const struct job *job) {
+  struct blocks blocks;
+  if (!cut(job, 0, &blocks)) return 1;
+#pragma omp parallel num_threads(job->threads)
+  {
+    int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads(), last = -1, i, begin, end;
+    int64_t count = blocks.first[job->n];
+    float known[FAMILY(known)(job)];
+    for (int64_t b = count * thread / threads; b < count * (thread + 1) / threads; b++) {
+      place(job, &blocks, b, &i, &begin, &end);
+      if (i != last) FAMILY(before_mix)(job, i, job->constant, known);
+      last = i;
+      FAMILY(step_constant)(job, i, begin, end, known);
+    }
+  }
+  free_blocks(&blocks);
+  return 0;
+}
+
+/* Both passes with a choice per fragment between them, wave by wave. sums: n rows; choice, weights, negative (in and
+   out) and reset: of each fragment. */
+int EXPORTED(step)(const struct job *job, double *sums, int64_t *choice, double *weights, int64_t *negative,
+                   uint8_t *reset) {
   int64_t S = FAMILY(sums)(job);
   struct blocks blocks;
   if (!cut(job, S, &blocks)) return 1;
@@ -67,24 +95,26 @@ int EXPORTED(step)(const struct job *job, double *sums, int64_t *choice, int64_t
       double J[job->K];
       add_up(&blocks, S, i, sums + i * S);
       FAMILY(score)(job, sums + i * S, job->numel[i], J);
-      reset[i] = choose_for_one(job, J, choice + i, negative + i);
+      reset[i] = choose_for_one(job, J, choice + i, weights + i * job->K, negative + i);
     }
-    FAMILY(apply_share)(job, &blocks, from, to, THIS_THREAD, choice, reset);
+    FAMILY(apply_share)(job, &blocks, from, to, THIS_THREAD, choice, weights, reset);
   }
   free_blocks(&blocks);
   return 0;
 }
 
-/* Both passes with one choice for all between them. sums: n rows; J: K; J_bar (K), choice and negative in and out;
-   reset out. */
+/* Both passes with one choice for all between them. sums: n rows; J: K; J_bar (K), choice, weights (K) and negative in
+   and out; reset out. */
 int EXPORTED(step_for_all)(const struct job *job, double *sums, double *J, double *J_bar, int64_t *choice,
-                           int64_t *negative, uint8_t *reset) {
+                           double *weights, int64_t *negative, uint8_t *reset) {
   int64_t S = FAMILY(sums)(job), *choices = malloc((job->n + 1) * sizeof(int64_t));
   uint8_t *resets = malloc(job->n + 1);
+  double *of_each = malloc((job->n * job->K + 1) * sizeof(double));
   struct blocks blocks;
-  if (!choices || !resets || !cut(job, S, &blocks)) {
+  if (!choices || !resets || !of_each || !cut(job, S, &blocks)) {
     free(choices);
     free(resets);
+    free(of_each);
     return 1;
   }
 #pragma omp parallel num_threads(job->threads)
@@ -100,13 +130,17 @@ int EXPORTED(step_for_all)(const struct job *job, double *sums, double *J, doubl
         FAMILY(score)(job, sums + i * S, job->numel[i], one);
         for (int64_t j = 0; j < job->K; j++) J[j] += one[j];
       }
-      *reset = choose_for_all(job, J, J_bar, choice, negative);
-      for (int64_t i = 0; i < job->n; i++) choices[i] = *choice, resets[i] = *reset;
+      *reset = choose_for_all(job, J, J_bar, choice, weights, negative);
+      for (int64_t i = 0; i < job->n; i++) {
+        choices[i] = *choice, resets[i] = *reset;
+        for (int64_t j = 0; j < job->K && job->mixes; j++) of_each[i * job->K + j] = weights[j];
+      }
     }
-    FAMILY(apply_share)(job, &blocks, 0, job->n, THIS_THREAD, choices, resets);
+    FAMILY(apply_share)(job, &blocks, 0, job->n, THIS_THREAD, choices, of_each, resets);
   }
   free(choices);
   free(resets);
+  free(of_each);
   free_blocks(&blocks);
   return 0;
 }

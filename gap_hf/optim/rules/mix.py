@@ -1,0 +1,68 @@
+"""The mix: all candidates at once, each with a weight, and each at the same gain for a constant gradient."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..uploads import constant
+from .best import best_candidate
+from .rule import Rule
+
+BY_SCORE = "score"
+"""The value of the option ``weights`` that has them follow the scores."""
+
+
+class Mix(Rule):
+    """Apply a weighted sum of all candidates' updates.
+
+    The weights are constant, or at each step proportional to the scores, where negative scores count as 0. If no score
+    is positive, all candidates point against the gradient, and the constant weights are used.
+    """
+
+    types: ClassVar = {"mix": False, "mix_parameter_wise": True}
+    mixes = True
+    remembers: ClassVar = ("last_weights",)
+
+    def __init__(self, options: Mapping[str, Any], decays: Sequence[float]) -> None:
+        given = options["weights"]
+        self.scored = given == BY_SCORE
+        self.weights = by_memory(decays) if given is None or self.scored else shares(given)
+
+    @staticmethod
+    def check(options: Mapping[str, Any], K: int) -> None:
+        given = options["weights"]
+        if given is not None and given != BY_SCORE and len(given) != K:
+            raise ValueError(f"weights={given!r} lists {len(given)} weights for {K} candidates; give one for each")
+        if options["lr_modulation"] not in (False, "dc"):
+            raise ValueError(
+                f"lr_modulation={options['lr_modulation']!r} is for types that pick one candidate; a mix takes all of "
+                "them at equal gain (lr_modulation='dc'). Leave it out"
+            )
+
+    def start(self) -> dict[str, Any]:
+        assert self.weights is not None
+        largest = best_candidate(torch.tensor(self.weights, dtype=torch.float64, device="cpu"))
+        return {"last_choice": int(largest), "last_weights": list(self.weights)}
+
+    def judge(self, scores: Tensor, kept: Mapping[str, Tensor], number: Tensor) -> dict[str, Tensor]:
+        assert self.weights is not None
+        fallback = constant(self.weights, torch.float64, scores.device)
+        positive = scores.clamp(min=0)
+        largest = positive.amax(dim=-1, keepdim=True)
+        relative = positive / largest  # so that adding them up can't overflow
+        weights = torch.where(largest > 0, relative / relative.sum(dim=-1, keepdim=True), fallback)
+        return {"last_choice": best_candidate(weights), "last_weights": weights}
+
+
+def by_memory(decays: Sequence[float]) -> tuple[float, ...]:
+    """Weights proportional to sqrt(1 - decay^2), one over the norm of each candidate's filter: short memories lead."""
+    return shares([math.sqrt(1 - decay**2) for decay in decays])
+
+
+def shares(weights: Sequence[float]) -> tuple[float, ...]:
+    """``weights`` divided by their sum."""
+    total = math.fsum(weights)
+    return tuple(weight / total for weight in weights)
