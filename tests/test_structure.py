@@ -23,10 +23,10 @@ FLOORS = [
 
 OPTIM = [
     ["arithmetic", "uploads", "reference"],
-    ["work"],
-    ["family"],
-    ["options", "choice", "takeover"],
-    ["groups", "rule"],
+    ["work", "rules"],
+    ["family", "choice"],
+    ["options", "takeover"],
+    ["groups"],
     ["kernels"],
     ["state", "default", "decision", "scope"],
     ["loading", "step", "watched"],

@@ -281,14 +281,23 @@ def validate_together(
                 )
 
 
-def warn_of_single_candidates(name: str, family: Family, groups: Sequence[Mapping[str, Any]]) -> None:
-    """Warn if the optimizer ``name`` has a type that chooses, and no group has anything to choose from."""
+def warn_of_idle_options(name: str, family: Family, groups: Sequence[Mapping[str, Any]]) -> None:
+    """Warn if the optimizer ``name`` has a type that decides something, and there is nothing to decide."""
     first = groups[0]
-    if first["type"] != "default" and all(group["K"] == 1 for group in groups):
+    rule, per_parameter = TYPES[first["type"]]
+    if rule is None:
+        return
+    if all(group["K"] == 1 for group in groups):
         logger.warning(
             "%s has type=%r, but %s=%r is a single candidate: there is nothing to choose. Give a list of them, or "
             "type='default'",
             name, first["type"], family.candidate_option, first[family.candidate_option],
+        )  # fmt: skip
+    elif rule.mixes and per_parameter and all(group["weights"] != BY_SCORE for group in groups):
+        logger.warning(
+            "%s has type=%r with constant weights, which are the same for every parameter: type='mix' does that, too. "
+            "For weights of each parameter's own, give weights='score'",
+            name, first["type"],
         )  # fmt: skip
 
 

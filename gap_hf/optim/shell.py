@@ -40,7 +40,7 @@ class GapOptimizer(Watched, Optimizer):
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         self._forget()
         super().__init__(params, defaults)
-        options.warn_of_single_candidates(type(self).__name__, self.family, self.param_groups)
+        options.warn_of_idle_options(type(self).__name__, self.family, self.param_groups)
         prepare(type(self))
         refuse_takeovers(GapOptimizer)
 

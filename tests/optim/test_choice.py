@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import gap_hf
-from gap_hf.optim.choice import best_candidate, choose
+from gap_hf.optim.choice import choose
+from gap_hf.optim.rules.best import Best, best_candidate
 
 NAN, INF = float("nan"), float("inf")
 
@@ -50,10 +51,10 @@ def test_best_candidate(scores, expected):
 def test_negative_steps_are_counted_and_restart():
     J = torch.tensor([[-1.0, -5.0], [1.0, -1.0], [-1.0, -2.0], [NAN, -1.0], [-1.0, -2.0]], dtype=torch.float64)
     counts = J.isfinite().all(dim=-1) & torch.tensor([True, True, True, True, False])
-    previous, negative_steps = torch.tensor([1, 1, 0, 1, 1]), torch.tensor([2, 2, 0, 2, 2])
-    new = choose(J, J, counts, previous, negative_steps, threshold=3)
-    assert new.candidate.tolist() == [0, 0, 0, 1, 1]
-    assert new.negative_steps.tolist() == [0, 0, 1, 2, 2]
+    kept = {"last_choice": torch.tensor([1, 1, 0, 1, 1]), "negative_steps": torch.tensor([2, 2, 0, 2, 2])}
+    new = choose(Best({}, ()), J, J, counts, kept, torch.arange(5), threshold=3)
+    assert new.kept["last_choice"].tolist() == [0, 0, 0, 1, 1]
+    assert new.kept["negative_steps"].tolist() == [0, 0, 1, 2, 2]
     assert new.reset.tolist() == [True, False, False, False, False]
 
 

@@ -9,9 +9,11 @@ import subprocess
 import pytest
 import torch
 
-from gap_hf.optim.choice import TIE, average, choose
+from gap_hf.optim.choice import average, choose
 from gap_hf.optim.kernels import build
 from gap_hf.optim.kernels.fused_cpu import Job
+from gap_hf.optim.rules.best import TIE, Best
+from gap_hf.optim.rules.mix import Mix
 
 from .twins import KERNELS
 
@@ -28,13 +30,14 @@ def library(tmp_path_factory):
         f"int {name}({', '.join(f'{kind} {word}' for kind, word in arguments)}) {{ return {call}; }}"
         for name, call, arguments in [
             (
-                "one", "choose_for_one(job, J, choice, negative)",
-                [("const struct job *", "job"), ("double *", "J"), ("int64_t *", "choice"), ("int64_t *", "negative")],
+                "one", "choose_for_one(job, J, choice, weights, negative)",
+                [("const struct job *", "job"), ("double *", "J"), ("int64_t *", "choice"), ("double *", "weights"),
+                 ("int64_t *", "negative")],
             ),
             (
-                "all", "choose_for_all(job, J, J_bar, choice, negative)",
+                "all", "choose_for_all(job, J, J_bar, choice, weights, negative)",
                 [("const struct job *", "job"), ("double *", "J"), ("double *", "J_bar"), ("int64_t *", "choice"),
-                 ("int64_t *", "negative")],
+                 ("double *", "weights"), ("int64_t *", "negative")],
             ),
         ]
     )  # fmt: skip
@@ -62,25 +65,41 @@ def pointer(tensor):
     return ctypes.c_void_p(tensor.data_ptr())
 
 
+def same(mine: dict, reset: int, expected) -> bool:
+    """Whether everything is the same, and weights up to the rounding of their sum."""
+    for key, right in expected.kept.items():
+        if key != "last_weights" and not torch.equal(mine[key], right):
+            return False
+        if key == "last_weights" and not torch.allclose(mine[key], right, rtol=1e-15, atol=1e-15):
+            return False
+    return bool(reset) == bool(expected.reset)
+
+
 @pytest.mark.parametrize("J_ema", [0.0, 0.9])
-def test_both_choose_alike(library, J_ema):
-    found = 0
+@pytest.mark.parametrize("kind", [Best, Mix])
+def test_both_choose_alike(library, kind, J_ema):
+    found, number = 0, torch.tensor(0)
     for J in (torch.tensor(values, dtype=torch.float64) for values in scores()):
-        K = len(J)
-        job = Job(K=K, threshold=2, J_ema=J_ema, tie=TIE)
+        K, decays = len(J), [0.5, 0.9, 0.99][: len(J)]
+        rule = kind({"weights": "score"}, decays)
+        constant = torch.tensor(rule.weights or [0.0] * K, dtype=torch.float64)
+        job = Job(K=K, threshold=2, J_ema=J_ema, tie=TIE, mixes=kind is Mix, constant=constant.data_ptr())
         for before, count in ((0, 0), (K - 1, 1)):
-            candidate, negative = torch.tensor(before), torch.tensor(count)
+            kept = {"last_choice": torch.tensor(before), "negative_steps": torch.tensor(count)}
+            if kind is Mix:
+                kept["last_weights"] = torch.linspace(0.1, 0.2, K, dtype=torch.float64)
             counts = J.isfinite().all()
-            expected = choose(J, J, counts, candidate, negative, 2)
-            mine, counted = candidate.clone(), negative.clone()
-            reset = library.one(ctypes.byref(job), pointer(J), pointer(mine), pointer(counted))
-            assert (mine, counted, bool(reset)) == (expected.candidate, expected.negative_steps, expected.reset), J
+            mine = {key: value.clone() for key, value in kept.items()}
+            weights = mine.get("last_weights", constant)
+            place = [pointer(mine["last_choice"]), pointer(weights), pointer(mine["negative_steps"])]
+            reset = library.one(ctypes.byref(job), pointer(J), *place)
+            assert same(mine, reset, choose(rule, J, J, counts, kept, number, 2)), J
             J_bar = torch.linspace(-1, 1, K, dtype=torch.float64)
-            averaged = average(J, counts, J_bar, J_ema)
-            expected = choose(J, averaged, counts, candidate, negative, 2)
-            mine, counted, bar = candidate.clone(), negative.clone(), J_bar.clone()
-            reset = library.all(ctypes.byref(job), pointer(J), pointer(bar), pointer(mine), pointer(counted))
-            assert (mine, counted, bool(reset)) == (expected.candidate, expected.negative_steps, expected.reset), J
+            averaged, bar = average(J, counts, J_bar, J_ema), J_bar.clone()
+            for key, value in kept.items():
+                mine[key].copy_(value)
+            reset = library.all(ctypes.byref(job), pointer(J), pointer(bar), *place)
+            assert same(mine, reset, choose(rule, J, averaged, counts, kept, number, 2)), J
             assert torch.equal(bar, averaged), J
             found += 1
     assert found > 2000

@@ -20,7 +20,7 @@ def test_betas(betas):
         gap_hf.Adam(params(), betas=betas, type="switch")
 
 
-@pytest.mark.parametrize("momentum", [1.0, -0.1, [0.9, 1.0], [], [0.9, (0.5, 0.9)], "0.9", None])
+@pytest.mark.parametrize("momentum", [1.0, -0.1, [0.9, 1.0], [], [0.9, (0.5, 0.9)], "0.9", [None]])
 def test_momentum(momentum):
     with pytest.raises(ValueError, match="momentum="):
         gap_hf.SGDM(params(), momentum=momentum, type="switch")

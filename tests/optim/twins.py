@@ -70,6 +70,10 @@ class Twins:
             optimizer.step()
         chosen = [group["last_choice"] for group in self.gap.param_groups]
         for other, mirrors in zip(self.others, copies, strict=True):
+            for mine, theirs in zip(self.gap.param_groups, other.param_groups, strict=True):
+                if "last_weights" in mine:  # sums are taken in another order
+                    weights = torch.tensor([mine["last_weights"], theirs["last_weights"]])
+                    torch.testing.assert_close(weights[0], weights[1], rtol=1e-4, atol=1e-5)
             assert chosen == [group["last_choice"] for group in other.param_groups], f"step {len(self.history)}"
             for p, q in zip(self.params, mirrors, strict=True):
                 rtol, atol = (1e-5, 1e-6) if p.dtype == torch.float32 else (2e-2, 2e-2)

@@ -33,7 +33,7 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     **{
         f"gap_{family}_{name}": (c_int, (c_void_p,) * count)
         for family in ("adam", "sgdm")
-        for name, count in {"observe": 2, "apply": 3, "step": 5, "step_for_all": 7}.items()
+        for name, count in {"observe": 2, "apply": 4, "step_constant": 1, "step": 6, "step_for_all": 8}.items()
     },
 }
 """The functions that the library must have: by name, the type of the result and those of the arguments."""

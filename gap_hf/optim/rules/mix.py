@@ -44,8 +44,11 @@ class Mix(Rule):
 
     def start(self) -> dict[str, Any]:
         assert self.weights is not None
-        largest = best_candidate(torch.tensor(self.weights, dtype=torch.float64, device="cpu"))
-        return {"last_choice": int(largest), "last_weights": list(self.weights)}
+        return {"last_choice": self.leading(), "last_weights": list(self.weights)}
+
+    def leading(self) -> int:
+        """The candidate with the largest constant weight."""
+        return int(best_candidate(torch.tensor(self.weights, dtype=torch.float64, device="cpu")))
 
     def judge(self, scores: Tensor, kept: Mapping[str, Tensor], number: Tensor) -> dict[str, Tensor]:
         assert self.weights is not None
@@ -54,7 +57,9 @@ class Mix(Rule):
         largest = positive.amax(dim=-1, keepdim=True)
         relative = positive / largest  # so that adding them up can't overflow
         weights = torch.where(largest > 0, relative / relative.sum(dim=-1, keepdim=True), fallback)
-        return {"last_choice": best_candidate(weights), "last_weights": weights}
+        # by the scores, whose order is that of the weights: dividing may round two of them together, or apart
+        choice = torch.where(largest.squeeze(-1) > 0, best_candidate(scores), self.leading())
+        return {"last_choice": choice, "last_weights": weights}
 
 
 def by_memory(decays: Sequence[float]) -> tuple[float, ...]:

@@ -45,7 +45,7 @@ static int choose(const struct job *job, const double *J, const double *averaged
   double applied = 0;
   if (job->mixes) {
     weigh(job, averaged, weights);
-    *choice = best(job, weights);
+    *choice = best(job, largest_of(averaged, job->K) > 0 ? averaged : weights);
     for (int64_t j = 0; j < job->K; j++) applied += weights[j] * J[j];
   } else {
     *choice = best(job, averaged);
