@@ -11,7 +11,7 @@ import numpy as np
 
 from ..candidate import Candidate
 from .digits import read_digits, read_margins
-from .format import FILENAME, HEADER, Header, entry, read_header, whole
+from .format import FILENAME, HEADER, TYPES, Header, HeaderGroup, entry, read_header, read_weights, whole
 from .margin import margin
 
 logger = logging.getLogger(__name__)
@@ -19,13 +19,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Choices:
-    """A choices file in memory, with T steps and P parameters (P = 1, "all parameters", for ``type='switch'``).
+    """A choices file in memory, with T steps and P parameters (P = 1, "all parameters", where one choice is for all).
 
     Attributes:
-        type: ``'switch'`` or ``'switch_parameter_wise'``.
+        type: the optimizer's ``type``.
         candidate: what the candidates' values are: ``'beta1'`` or ``'momentum'``.
         steps: ``(T,)`` int, ascending.
-        choices: ``(T, P)`` int, the index of the applied candidate.
+        choices: ``(T, P)`` int, the index of the applied candidate; of a mix, the one with the largest weight.
         parameters: the P parameters' names.
         candidates: for each parameter its K candidates.
         resets: the (step, parameter) pair of every soft reset.
@@ -33,6 +33,8 @@ class Choices:
             gradient), below 0 where a moving average chose another candidate than the step's best; NaN where the
             margin is not known.
         damaged: the numbers of the lines that could not be read, and why; the steps of these lines are missing.
+        weights: ``(T, P, K)`` float32, the candidates' weights in a mix, 0 for candidates that a parameter does not
+            have; None for types that pick one.
     """
 
     type: str
@@ -44,6 +46,12 @@ class Choices:
     resets: list[tuple[int, int]]
     margins: np.ndarray
     damaged: dict[int, str] = field(default_factory=dict)
+    weights: np.ndarray | None = None
+
+    @property
+    def per_parameter(self) -> bool:
+        """Whether every parameter has its own choice."""
+        return TYPES[self.type]
 
     @property
     def labels(self) -> list[list[str]]:
@@ -83,17 +91,18 @@ def read_choices(path: str | Path) -> Choices:
     if damaged:
         logger.warning("%s: lines that can't be read are left out (%s)", path, listed(damaged))
     steps = sorted(rows)
-    switch, groups = header.type == "switch", header.groups
+    together, groups = not header.per_parameter, header.groups
     return Choices(
         type=header.type,
         candidate=header.candidate,
         steps=np.array(steps),
         choices=np.stack([rows[step].choices for step in steps]),
-        parameters=["all parameters"] if switch else [name for group in groups for name in group.parameters],
-        candidates=[groups[0].candidates] if switch else [g.candidates for g in groups for _ in g.parameters],
+        parameters=["all parameters"] if together else [name for group in groups for name in group.parameters],
+        candidates=[groups[0].candidates] if together else [g.candidates for g in groups for _ in g.parameters],
         resets=[(step, parameter) for step in steps for parameter in rows[step].resets],
         margins=np.stack([rows[step].margins for step in steps]),
         damaged=damaged,
+        weights=np.stack([rows[step].weights for step in steps]) if header.mixes else None,
     )
 
 
@@ -105,11 +114,12 @@ def listed(damaged: dict[int, str], most: int = 3) -> str:
 
 
 class Row(NamedTuple):
-    """One step: each parameter's choice and margin, and the indices of the parameters that were reset."""
+    """One step: each parameter's choice, margin and weights (none, if one is picked), and which ones were reset."""
 
     choices: np.ndarray
     margins: np.ndarray
     resets: list[int]
+    weights: np.ndarray
 
 
 class Lines:
@@ -186,24 +196,55 @@ def decode_row(header: Header, line: dict[str, Any]) -> Row:
     Raises:
         ValueError: the line does not fit the header.
     """
-    switch = header.type == "switch"
-    groups = header.groups[:1] if switch else header.groups
-    sizes = [1 if switch else len(group.parameters) for group in groups]
-    choices = [read_digits(text) for text in texts(line, "choice", sizes, switch)]
+    together = not header.per_parameter
+    groups = header.groups[:1] if together else header.groups
+    sizes = [1 if together else len(group.parameters) for group in groups]
+    choices = [read_digits(text) for text in texts(line, "choice", sizes, together)]
     for group, numbers in zip(groups, choices, strict=True):
         if numbers.max(initial=0) >= len(group.candidates):
             raise ValueError(f"it chooses candidate {numbers.max()} of {len(group.candidates)}")
-    if switch:
+    if header.mixes:
+        margins = [np.full(size, math.nan) for size in sizes]  # nothing wins
+    elif together:
         margins = [scored_margin(line, len(groups[0].candidates), int(choices[0][0]))]
     elif "margin" in line:
         margins = [read_margins(text) for text in texts(line, "margin", sizes)]
     else:
         margins = [np.full(size, math.nan) for size in sizes]
-    pairs = [] if not line.get("reset") else [[0, 0]] if switch else entry(line, "reset", list)
+    pairs = [] if not line.get("reset") else [[0, 0]] if together else entry(line, "reset", list)
     for g, i in pairs:
         if not (type(g) is type(i) is int and 0 <= g < len(sizes) and 0 <= i < sizes[g]):
             raise ValueError("it resets a parameter that the header does not have")
-    return Row(np.concatenate(choices), np.concatenate(margins), [sum(sizes[:g]) + i for g, i in pairs])
+    weights = weights_of(header, groups, sizes, line) if header.mixes else np.empty(0, np.float32)
+    return Row(np.concatenate(choices), np.concatenate(margins), [sum(sizes[:g]) + i for g, i in pairs], weights)
+
+
+def weights_of(header: Header, groups: list[HeaderGroup], sizes: list[int], line: dict[str, Any]) -> np.ndarray:
+    """Return the weights of a mix in one step, ``(P, K)`` float32, from its line or else from the header.
+
+    Raises:
+        ValueError: neither has weights that fit.
+    """
+    K = max(len(group.candidates) for group in groups)
+    table = np.zeros((sum(sizes), K), np.float32)
+    found = entry(line, "weights", list) if "weights" in line else None
+    if found is not None and header.per_parameter and len(found) != len(groups):
+        raise ValueError(f"its 'weights' are of {len(found)} groups, the header has {len(groups)}")
+    begin = 0
+    for g, (group, size) in enumerate(zip(groups, sizes, strict=True)):
+        mine, k = table[begin : begin + size], len(group.candidates)
+        begin += size
+        if found is None and group.weights is None:
+            raise ValueError("it has no 'weights', and neither has the header")
+        if found is None:
+            mine[:, :k] = group.weights
+        elif not header.per_parameter:
+            mine[:, :k] = read_weights(found, k)
+        else:
+            columns = texts({"weights": found[g]}, "weights", [size] * k)
+            mine[:, :k] = np.stack([read_margins(text) for text in columns], axis=1)
+            mine /= np.maximum(mine.sum(axis=1, keepdims=True), 1e-6)  # each was rounded by itself
+    return table
 
 
 def texts(line: dict[str, Any], key: str, sizes: list[int], alone: bool = False) -> list[str]:

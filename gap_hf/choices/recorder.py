@@ -1,7 +1,6 @@
 """``Recorder`` counts a gap optimizer's choices for logs and writes the choices file, in Trainer or in any loop."""
 
 import logging
-from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +13,11 @@ from torch import nn
 from ..candidate import Candidate
 from ..optim.decision import Decision
 from ..optim.find import find_gap_optimizer
+from ..optim.rules import TYPES
+from ..optim.rules.best import Best
+from ..optim.rules.mix import BY_SCORE
 from .digits import MOST_CANDIDATES
+from .dominance import Dominance
 from .format import FILENAME, Header, HeaderGroup
 from .margin import margin
 from .naming import parameter_names
@@ -24,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 WAITING = 100
 """Steps whose choices may wait on an accelerator to be brought to the host."""
+
+PAIRS = 8
+"""How many times between two logs the gradients of successive steps are compared."""
 
 
 class Recorder:
@@ -80,6 +86,10 @@ class Recorder:
         # Trainer may make a group without parameters, which DeepSpeed drops: all layouts show the others only
         self.kept = [g for g, group in enumerate(found.param_groups) if group["count"]]
         self.counts = [group["count"] for group in self.groups()]
+        rule, self.per_parameter = TYPES[found.type]
+        self.mixes, self.picks_best = rule is not None and rule.mixes, rule is Best
+        # a mix by constant weights has the same at every step
+        self.constant = [self.first_weights(group) for group in self.groups()] if self.mixes else []
         self.candidates = [found.candidate_list(group) for group in self.groups()]
         self.names: list[list[str]] = []
         self.writer: ChoiceWriter | None = None
@@ -88,6 +98,8 @@ class Recorder:
         # a run's first step has none before it
         self.previous = self.choices(found.decision()) if start else None
         self.warned = self.closed = False
+        speaks = self.picks_best and (record or is_first_process())
+        self.dominance = Dominance(self.candidates, self.counts, found.candidate_name, speaks)
         self.clear()
         most = max(map(len, self.candidates), default=0)
         if record and most > MOST_CANDIDATES:
@@ -115,8 +127,16 @@ class Recorder:
         """The choices of the groups that have parameters: one each for ``'switch'``, else one per parameter."""
         return [decision.choices[g].cpu().numpy() for g in self.kept]
 
+    def first_weights(self, group: dict[str, Any]) -> np.ndarray | None:
+        """The constant weights of a mix, one row of them; None if they follow the scores."""
+        if group["weights"] == BY_SCORE:
+            return None
+        return np.array(group["last_weights"][0] if self.per_parameter else group["last_weights"])
+
     def clear(self) -> None:
         """Start counting anew."""
+        self.weighed = [np.zeros(len(candidates)) for candidates in self.candidates]
+        self.optimizer.gradient_correlation.measure(PAIRS)
         self.chosen = [np.zeros(len(candidates), dtype=np.int64) for candidates in self.candidates]
         self.changed = [0 for _ in self.kept]
         self.resets = [0 for _ in self.kept]
@@ -149,21 +169,36 @@ class Recorder:
 
     def count(self, step: int, decision: Decision) -> None:
         """Add one step's choices to the counts, and write them."""
-        choices = self.choices(decision)
-        switch = self.optimizer.type == "switch"
+        choices, weights = self.choices(decision), self.weights(decision)
+        together = not self.per_parameter
         for g, (before, after) in enumerate(zip(self.previous or choices, choices, strict=True)):
-            times = self.counts[g] if switch else 1
+            times = self.counts[g] if together else 1
             self.chosen[g] += times * np.bincount(after.reshape(-1), minlength=len(self.candidates[g]))
             self.changed[g] += times * int((after != before).sum())
+            if weights:
+                self.weighed[g] += times * weights[g].reshape(-1, len(self.candidates[g])).sum(axis=0)
         # groups counted among those that have parameters
         resets = [(self.kept.index(g), i) for g, i in decision.reset_parameters()]
         reset = [g for g, _ in resets]
-        for g in set(reset) if switch else reset:
+        for g in set(reset) if together else reset:
             self.resets[g] += 1
         self.count_what_did_not_count(step, decision)
         self.previous = choices
+        self.dominance.count(step, choices)
         if self.record:
             self.write(step, decision, choices, resets)
+
+    def weights(self, decision: Decision) -> list[np.ndarray]:
+        """The weights of the groups that have parameters, if there is a mix: ``(K,)`` or ``(P, K)``."""
+        if not self.mixes:
+            return []
+        if not decision.weights:
+            return [
+                np.tile(row, (count, 1)) if self.per_parameter else row
+                for row, count in zip(self.constant, self.counts, strict=True)
+                if row is not None
+            ]
+        return [decision.weights[g].cpu().numpy() for g in self.kept]
 
     def count_what_did_not_count(self, step: int, decision: Decision) -> None:
         """Count the scores that were not finite, and warn the first time there are any."""
@@ -175,7 +210,7 @@ class Recorder:
         if self.warned or not (self.record or is_first_process()):
             return
         self.warned = True
-        whose = "the gradients" if self.optimizer.type == "switch" else f"{sum(here)} of {sum(self.counts)} gradients"
+        whose = f"{sum(here)} of {sum(self.counts)} gradients" if self.per_parameter else "the gradients"
         logger.warning(
             "step %d: %s held NaN or infinity, or overflowed in the score. Such a step is not counted: the choice "
             "before it stands. gap/not_counted in the logs counts them; this warning is given once. Trainer shows "
@@ -186,23 +221,24 @@ class Recorder:
 
     def write(self, step: int, decision: Decision, choices: list[np.ndarray], resets: list[tuple[int, int]]) -> None:
         """Write one step to the file."""
-        switch = self.optimizer.type == "switch"
-        scores = decision.scores.tolist() if switch and decision.scores is not None else None
-        marks = bool(resets) if switch else [list(pair) for pair in resets]
+        scores = decision.scores.tolist() if decision.scores is not None else None
+        marks = [list(pair) for pair in resets] if self.per_parameter else bool(resets)
         margins = None
-        if not switch and len(self.candidates[0]) > 1:
+        if self.per_parameter and not self.mixes and len(self.candidates[0]) > 1:
             found = decision.scores_by_parameter()
             margins = [margin(found[g].numpy(), chosen) for g, chosen in zip(self.kept, choices, strict=True)]
         try:
             if self.writer is None:
                 self.writer = ChoiceWriter(self.path, self.header())
-            self.writer.write(step, choices, marks, scores, margins)
+            weights = self.weights(decision) if decision.weights else None
+            self.writer.write(step, choices, marks, scores, margins, weights)
         except OSError as error:
             self.give_up(f"step {step}", error)
 
     def header(self) -> Header:
         """The header that begins this run's lines."""
-        groups = [HeaderGroup(*both) for both in zip(self.candidates, self.names, strict=True)]
+        constant = [None if row is None else row.tolist() for row in self.constant] or [None] * len(self.kept)
+        groups = [HeaderGroup(*all_of) for all_of in zip(self.candidates, self.names, constant, strict=True)]
         return Header(self.start, self.optimizer.type, self.optimizer.candidate_name, groups)
 
     def give_up(self, when: str, error: OSError) -> None:
@@ -243,6 +279,9 @@ class Recorder:
         if self.per_group and len(groups) > 1:
             for g in groups:
                 values |= self.describe(f"gap/group{g}/", [g])
+        correlation = self.optimizer.gradient_correlation.result()
+        if values and correlation is not None:
+            values["gap/correlation"] = round(correlation, 6)
         if self.skipped:
             values["gap/skipped"] = self.skipped
         self.clear()
@@ -250,22 +289,25 @@ class Recorder:
 
     def describe(self, prefix: str, groups: list[int]) -> dict[str, float]:
         """Return the logged values of some groups; there is no mean if a candidate has no value."""
-        chosen: Counter[Candidate] = Counter()
+        applied: dict[Candidate, float] = {}
         for g in groups:
-            for candidate, times in zip(self.candidates[g], self.chosen[g].tolist(), strict=True):
-                chosen[candidate] += times
-        total = chosen.total()
-        weighted = [candidate.value * times for candidate, times in chosen.items() if candidate.value is not None]
-        mean = round(sum(weighted) / total, 6) if len(weighted) == len(chosen) else None
-        shares: Counter[str] = Counter()
-        for candidate, times in chosen.items():
-            shares[f"{prefix}share_{candidate.label.replace('/', '_')}"] += times
-        # 'switch' resets all groups at once, and its one score counts or does not count for all
-        together = max if self.optimizer.type == "switch" else sum
+            of_group = self.weighed[g] if self.mixes else self.chosen[g]
+            for candidate, amount in zip(self.candidates[g], of_group.tolist(), strict=True):
+                applied[candidate] = applied.get(candidate, 0) + amount
+        total = sum(int(self.chosen[g].sum()) for g in groups)
+        weighted = [candidate.value * amount for candidate, amount in applied.items() if candidate.value is not None]
+        mean = round(sum(weighted) / total, 6) if len(weighted) == len(applied) else None
+        shares: dict[str, float] = {}
+        for candidate, amount in applied.items():
+            key = f"{prefix}{'weight' if self.mixes else 'share'}_{candidate.label.replace('/', '_')}"
+            shares[key] = shares.get(key, 0) + amount
+        # one choice for all resets all groups at once, and its one score counts or does not count for all
+        together = sum if self.per_parameter else max
         not_counted = together(self.not_counted[g] for g in groups)
         return {
             **({prefix + self.optimizer.candidate_name: mean} if mean is not None else {}),
-            **{key: round(times / total, 6) for key, times in shares.items()},
+            **{key: round(amount / total, 6) for key, amount in shares.items()},
+            prefix + "dominance": round(max(shares.values()) / total, 6),
             prefix + "changed": round(sum(self.changed[g] for g in groups) / total, 6),
             prefix + "resets": together(self.resets[g] for g in groups),
             **({prefix + "not_counted": not_counted} if not_counted else {}),

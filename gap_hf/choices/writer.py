@@ -69,8 +69,12 @@ class ChoiceWriter:
         resets: Any,
         scores: list[float] | None,
         margins: Sequence[ArrayLike] | None = None,
+        weights: Sequence[np.ndarray] | None = None,
     ) -> None:
-        """Add one step. ``last_choice`` and ``margins`` hold the choices and margins of each group."""
+        """Add one step.
+
+        ``last_choice``, ``margins`` and ``weights`` hold the choices, margins and weights of each group.
+        """
         texts = [digits(choices) for choices in last_choice]
         # of one choice for all every group holds the same
         line: dict[str, Any] = {"step": step, "choice": texts[0] if np.ndim(last_choice[0]) == 0 else texts}
@@ -78,6 +82,10 @@ class ChoiceWriter:
             line["J"] = [float(f"{score:.6g}") if math.isfinite(score) else None for score in scores]
         if margins is not None:
             line["margin"] = [margin_digits(group) for group in margins]
+        if weights is not None and weights[0].ndim == 1:
+            line["weights"] = [float(f"{weight:.4g}") for weight in weights[0]]
+        elif weights is not None:
+            line["weights"] = [[margin_digits(column) for column in group.T] for group in weights]
         if resets:
             line["reset"] = resets
         self._write(line)

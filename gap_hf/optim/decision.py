@@ -69,6 +69,8 @@ class Decision(NamedTuple):
         resets: see ``Outcome``.
         scores: see ``Outcome``.
         sums: see ``Outcome``.
+        weights: for each group the weights that a mix gave its candidates by their scores, ``(P, K)`` float64 where
+            each parameter has its own, else ``(K,)``; empty for types that pick and for constant weights.
     """
 
     choices: list[Tensor]
@@ -76,6 +78,7 @@ class Decision(NamedTuple):
     resets: tuple[tuple[int, Tensor], ...]
     scores: Tensor | None
     sums: tuple[Sums, ...]
+    weights: list[Tensor]
 
     def last_choice(self) -> list[Any]:
         """Return each group's choices, in the form of ``param_group['last_choice']``."""

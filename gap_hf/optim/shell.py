@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from ..sharding import before_state_dict, find_layout, prepare
 from ..sharding.layout import Layout
 from . import loading, options, state
+from .correlation import GradientCorrelation
 from .decision import Outcome
 from .family import TorchsDefault
 from .groups import Group
@@ -39,6 +40,7 @@ class GapOptimizer(Watched, Optimizer):
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         self._forget()
+        self.gradient_correlation = GradientCorrelation()
         super().__init__(params, defaults)
         options.warn_of_idle_options(type(self).__name__, self.family, self.param_groups)
         prepare(type(self))
@@ -128,6 +130,7 @@ class GapOptimizer(Watched, Optimizer):
         parts = layout.receive(self.param_groups, by_parameter=not torchs_own)
         for part in parts:
             layout.check_count(part.g, part.group["count"])
+        self.gradient_correlation.look(parts)
         if state.only_makes_state(layout, parts, self.state, family):
             return
         self._step = self._step or Step(family, self.type, layout, self.state, self._dealers)
@@ -136,6 +139,7 @@ class GapOptimizer(Watched, Optimizer):
             return
         self._outcome, self._step = self._step.finish(), None
         layout.publish()
+        self.gradient_correlation.end_step()
         self.steps_taken += 1
 
     # ------------------------------------------------------------------ how the parameters lie
@@ -175,6 +179,7 @@ class GapOptimizer(Watched, Optimizer):
         if any("K" not in group for group in self.param_groups):
             loading.upgrade(self.family, self.defaults, self.param_groups, self.state)
         self._forget()
+        self.gradient_correlation = GradientCorrelation()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what ``state_dict`` returned, after the hooks, as ``torch.optim.Optimizer.load_state_dict`` does.

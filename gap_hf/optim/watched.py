@@ -13,6 +13,7 @@ from .decision import Decision, Outcome
 from .family import Family
 from .groups import held
 from .options import Declared, declared, described
+from .rules.mix import BY_SCORE
 
 
 class Watched:
@@ -63,7 +64,7 @@ class Watched:
 
     @property
     def last_scores(self) -> Tensor | None:
-        """The raw scores J of the last ``'switch'`` step, ``(K,)`` float64; ``None`` for the other types."""
+        """The raw scores J of the last step with one choice for all, ``(K,)`` float64; ``None`` without any."""
         return self._outcome.scores
 
     @property
@@ -75,7 +76,9 @@ class Watched:
         """Return what the last step decided, without waiting for the device."""
         device = self._layout.device if self._layout is not None else torch.device("cpu")
         choices = [held(group, "last_choice", device) for group in self.param_groups]
-        decision = Decision(choices, [group["K"] for group in self.param_groups], *self._outcome)
+        by_score = [group for group in self.param_groups if group.get("weights") == BY_SCORE]
+        weights = [held(group, "last_weights", device) for group in by_score]
+        decision = Decision(choices, [group["K"] for group in self.param_groups], *self._outcome, weights)
         if any(group.get("capturable") for group in self.param_groups):  # replayed graphs write into its tensors
             decision = copy.deepcopy(decision)
         return decision
