@@ -4,13 +4,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..optim import GapOptimizer
-from ..optim.families import OPTIMIZERS
-from ..optim.families.gap_adamw import DEFAULT_CANDIDATES
+from ..optim.families import OPTIMIZERS, sgdm
+from ..optim.families.gap_adamw import DEFAULT_CANDIDATES, MIX_CANDIDATES, MIX_WEIGHTS
 from . import optim_args
 
 LLM_LORA: dict[str, Any] = {"betas": [beta1 for beta1, _ in DEFAULT_CANDIDATES], "type": "switch_parameter_wise"}
 VISION_LORA: dict[str, Any] = {"betas": [0.5, 0.99], "type": "switch_parameter_wise"}
 SMALL_BATCH: dict[str, Any] = {"betas": [0.5, 0.9, 0.99], "type": "switch", "J_ema": 0.9}
+ADAMW_MIX: dict[str, Any] = {
+    "betas": [beta1 for beta1, _ in MIX_CANDIDATES],
+    "weights": list(MIX_WEIGHTS),
+    "type": "mix",
+}
+SGDM_MIX: dict[str, Any] = {"momentum": list(sgdm.MIX_CANDIDATES), "weights": list(sgdm.MIX_WEIGHTS), "type": "mix"}
 SGD_BASELINE: dict[str, Any] = {"momentum": [0.5, 0.9, 0.99], "type": "switch"}
 
 
@@ -43,6 +49,8 @@ PRESETS: dict[str, Preset] = {
     "gap_adamw": Preset("GapAdamW", LLM_LORA, "AdamW, with the LLM LoRA candidates"),
     "gap_adam": Preset("Adam", LLM_LORA, "Adam (L2 decay), with the LLM LoRA candidates"),
     "gap_sgdm": Preset("SGDM", SGD_BASELINE, "SGD with momentum"),
+    "gap_adamw_mix": Preset("GapAdamW", ADAMW_MIX, "AdamW that mixes the gradient into its momentum: nothing to sweep"),
+    "gap_sgdm_mix": Preset("SGDM", SGDM_MIX, "the same for SGD, at the learning rate of momentum 0.9"),
     "adai": Preset("Adai", {}, "Adai: an inertia for each element, at a learning rate of SGD"),
     "adaiw": Preset("Adai", {"decoupled_weight_decay": True}, "Adai with decoupled weight decay"),
     "gap_adamw_llm_lora": Preset(
@@ -80,6 +88,8 @@ def options_of(
     preset = PRESETS[name]
     given = optim_args.parse(preset.optimizer, optim_args.split(text))
     options = preset.options | given
+    if {preset.optimizer.family.candidate_option, "type"} & given.keys() and "weights" not in given:
+        options.pop("weights", None)  # the preset's belong to its own candidates
     adam = {"beta1": beta1, "beta2": beta2, "epsilon": eps}
     preset.optimizer.family.from_training_arguments(options, given, adam)
     return options

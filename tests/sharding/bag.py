@@ -68,6 +68,31 @@ CASES: dict[str, Case] = {
         gap_hf.GapAdamW,
         {**WISE, "betas": [(0.8, 0.999), (0.99, 0.999)], "state_dtype": "bfloat16"},
     ),
+    # the gradient itself is one of the candidates, and has no buffer
+    "adamw-mix": Case(gap_hf.GapAdamW, ReferenceAdam, {"type": "mix", "betas": [(0.0, 0.99), (0.9, 0.99)]}),
+    "adamw-mix-score": Case(
+        gap_hf.GapAdamW,
+        ReferenceAdam,
+        {**SWITCH, "type": "mix", "weights": "score", "betas": [(0.0, 0.99), (0.9, 0.99), (0.99, 0.999)], "J_ema": 0.5},
+    ),
+    "sgdm-mix-wise": Case(
+        gap_hf.SGDM,
+        ReferenceSGDM,
+        {**WISE, "type": "mix_parameter_wise", "weights": "score", "momentum": [0.0, 0.9, 0.99], "dampening": 0.1},
+    ),
+    "adamw-random": Case(
+        gap_hf.GapAdamW,
+        ReferenceAdam,
+        {**SWITCH, "type": "random", "betas": [(0.5, 0.99), (0.9, 0.99), (0.99, 0.99)], "seed": 5},
+    ),
+    "sgdm-random-wise": Case(
+        gap_hf.SGDM,
+        ReferenceSGDM,
+        {**WISE, "type": "random_parameter_wise", "momentum": [0.5, 0.9], "lr_modulation": "dc"},
+    ),
+    "adamw-first": Case(
+        gap_hf.GapAdamW, ReferenceAdam, {**SWITCH, "type": "first", "betas": [(0.9, 0.99), (0.5, 0.99)]}
+    ),
     "adai": Case(gap_hf.Adai, ReferenceAdai, {}),
     "adamw-default": Case(gap_hf.GapAdamW, torch.optim.AdamW, {"type": "default", "betas": (0.9, 0.99)}),
 }
@@ -162,3 +187,12 @@ class Oracle:
 
     def choices(self) -> list[Any]:
         return [group.get("last_choice", 0) for group in self.optimizer.param_groups]
+
+    def weights_are_off_by(self, groups: list[dict[str, Any]]) -> float:
+        """How far the weights of a mix in ``groups`` are from the twin's; 0 if nothing is mixed."""
+        off = 0.0
+        for mine, group in zip(groups, self.optimizer.param_groups, strict=True):
+            if "last_weights" in mine and mine["count"]:
+                both = torch.tensor(mine["last_weights"]), torch.tensor(group["last_weights"])
+                off = max(off, float((both[0] - both[1]).abs().max()))
+        return off

@@ -26,7 +26,7 @@ STEPS = 50
 ALL_CASES = {"single", "ddp", "fsdp1", "fsdp2", "tensor-parallel", "zero0", "zero1", "zero2", "zero3"}
 """The layouts that are tried with every case; their variants make do with some."""
 
-SOME = ("adamw-switch", "adam-wise-two-beta2")
+SOME = ("adamw-switch", "adam-wise-two-beta2", "adamw-mix", "sgdm-mix-wise")
 
 INFINITE = 21
 """The step that gets an infinite gradient where the backend skips such steps; one in which none is missing."""
@@ -39,7 +39,7 @@ def compare(wrapped: Wrapped, case: Case, blocks: list[list[Tensor]], steps: int
     names = [f"blocks.{b}.weights.{i}" for b, block in enumerate(blocks) for i in range(len(block))]
     gathers = any(case is CASES[name] for name in ("adam-wise-two-beta2", "sgdm-wise", "adamw-bf16-state"))
     oracle = Oracle(case, start, and_alone=gathers)
-    wrong, seen, resets = [], set(), 0
+    wrong, seen, resets, weights_off = [], set(), 0, 0.0
     last: list[Any] = [None] * len(start)
     for t, row in enumerate(gradients(start, steps)):
         grads = [None if g is None else g.to(wrapped.dtype) for g in row]
@@ -52,6 +52,7 @@ def compare(wrapped: Wrapped, case: Case, blocks: list[list[Tensor]], steps: int
         mine = [group["last_choice"] for group in wrapped.optimizer.param_groups]
         if mine != oracle.choices():
             wrong.append([t, mine, oracle.choices()])
+        weights_off = max(weights_off, oracle.weights_are_off_by(wrapped.optimizer.param_groups))
         seen |= {c for group in mine for c in (group if isinstance(group, list) else [group])}
         resets += bool(wrapped.optimizer.last_resets)
     with torch.no_grad():
@@ -62,6 +63,7 @@ def compare(wrapped: Wrapped, case: Case, blocks: list[list[Tensor]], steps: int
         "wrong": wrong[:3],
         "chosen": sorted(seen),
         "resets": resets,
+        "weights_off": weights_off,
         "missed_steps": missed,
         "state_distance": compare_state(wrapped, oracle, names) if gathers else 0.0,
         "counts": count(wrapped, grads),
