@@ -23,6 +23,14 @@ NUMBERS: dict[str, Any] = {"lr": 1e-4, "weight_decay": 1e-2}
 TYPES = {"switch": "switch", "each": "switch_parameter_wise"}
 """The short names in contenders' names, and the ``type`` that each stands for."""
 
+MIXES: dict[str, dict[str, Any]] = {
+    "mix": {"type": "mix"},
+    "mix-score": {"type": "mix", "weights": "score"},
+    "mix-each": {"type": "mix_parameter_wise", "weights": "score"},
+    "qhm": {"type": "mix", "betas": [(0.0, 0.999), (0.9, 0.999)], "weights": [0.3, 0.7]},
+}
+"""The ends of the names of contenders that mix, with the fused kernel; the last one's candidates are its own."""
+
 GAP_FLAGS: dict[str, dict[str, Any]] = {
     "loop": {"foreach": False, "fused": False},
     "foreach": {"foreach": True},
@@ -92,19 +100,20 @@ def from_torch() -> list[Contender]:
 
 
 def gaps() -> list[Contender]:
-    """The literal GAP and gap_hf's optimizers, each in both types."""
+    """The literal GAP and gap_hf's optimizers, each in both types, and the mixes."""
 
     def literal(type: str) -> Callable[[list[Tensor], int], Optimizer]:
         return lambda params, K: LiteralGap(params, betas=candidates(K), type=type, **NUMBERS)
 
-    def ours(type: str, flags: dict[str, Any]) -> Callable[[list[Tensor], int], Optimizer]:
-        return lambda params, K: GapAdamW(params, betas=candidates(K), type=type, **NUMBERS, **flags)
+    def ours(options: dict[str, Any]) -> Callable[[list[Tensor], int], Optimizer]:
+        return lambda params, K: GapAdamW(params, **NUMBERS, **{"betas": candidates(K), **options})
 
     found = [Contender(f"literal-{short}", literal(type)) for short, type in TYPES.items()]
     for way, flags in GAP_FLAGS.items():
         package = "torchao" if way == "8bit" else "torch"
-        found += [Contender(f"gap-{way}-{short}", ours(type, flags), package) for short, type in TYPES.items()]
-    return found
+        for short, type in TYPES.items():
+            found.append(Contender(f"gap-{way}-{short}", ours({"type": type, **flags}), package))
+    return found + [Contender(f"gap-{short}", ours({**options, "fused": True})) for short, options in MIXES.items()]
 
 
 def peers() -> list[Contender]:
