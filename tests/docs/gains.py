@@ -27,7 +27,7 @@ def steps(momentum: float, lr_modulation: bool | str) -> list[float]:
 
 def draw() -> Figure:
     figure = Figure(figsize=(8, 3), layout="constrained")
-    titles = {False: "the buffers as they are", "dc": "at equal gain (lr_modulation='dc', and in every mix)"}
+    titles = {False: "the buffers as they are", "dc": "at equal gain (lr_modulation='dc')"}
     for axes, (lr_modulation, title) in zip(figure.subplots(1, 2, sharey=True), titles.items(), strict=True):
         for momentum, color in MOMENTA.items():
             axes.plot(range(1, STEPS + 1), steps(momentum, lr_modulation), color=color, label=f"momentum {momentum:g}")
