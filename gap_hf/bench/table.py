@@ -146,7 +146,7 @@ def legend(device: str) -> str:
         **(on_gpu if device == "cuda" else on_cpu),
         "scratch": "MB of tensors that a step makes and frees, at the peak",
         "-switch, -each": f"type='{TYPES['switch']}' and type='{TYPES['each']}'",
-        "gap-mix, -score, -each": "type='mix' with constant weights and with weights='score', and one set per parameter",
+        "gap-mix, -score, -each": "type='mix', constant weights, by score, and by score for each parameter",
         "gap-qhm": "type='mix' of the gradient and beta1 = 0.9, as optim='gap_adamw_mix'",
     }
     return "\n".join(f"{name}: {meaning}" for name, meaning in meanings.items())

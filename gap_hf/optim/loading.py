@@ -130,7 +130,8 @@ def groups_of(name: str, family: Family, mine: list[dict[str, Any]], state_dict:
         if not isinstance(group, Mapping) or not isinstance(group.get("params"), (list, tuple)):
             raise ValueError(f"group {g} of the loaded state is damaged: it lists no parameters")
         found = dict(group)
-        if not group["params"] and found.get("type") in TYPES and scope_of(found["type"]).per_parameter:
+        type_ = found.get("type")
+        if not group["params"] and isinstance(type_, str) and type_ in TYPES and scope_of(found["type"]).per_parameter:
             # torch's loading of full state dicts under FSDP2 loses these lists, as they are empty
             # (distributed/checkpoint/state_dict.py flattens and rebuilds the groups)
             found = {key: [] for key in scope_of(found["type"]).keys(TYPES[found["type"]].rule)} | found

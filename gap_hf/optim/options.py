@@ -4,7 +4,6 @@ import inspect
 import logging
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from math import inf, isfinite
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from torch import Tensor
 from .arithmetic import eight_bit
 from .family import Family, Option, Scored
 from .rules import TYPES
-from .rules.mix import BY_SCORE
+from .rules.mix import BY_SCORE, WEIGHTS, are_weights
 
 logger = logging.getLogger(__name__)
 
@@ -61,13 +60,6 @@ def is_learning_rate(lr: Any) -> bool:
     return plain and lr.numel() == 1 and float(lr) >= 0
 
 
-def is_weights(value: Any) -> bool:
-    """Whether ``value`` is a list of finite numbers >= 0, not all of them 0."""
-    if not isinstance(value, (list, tuple)) or not all(is_number(w) and isfinite(w) and w >= 0 for w in value):
-        return False
-    return 0 < sum(map(float, value)) < inf
-
-
 def weights_of_text(text: str) -> Any:
     """Read ``'0.3:0.7'`` from ``optim_args`` as ``[0.3, 0.7]``, and ``'score'`` as it is. Raises ValueError."""
     return text if text == BY_SCORE else [float(number) for number in text.split(":")]
@@ -106,8 +98,8 @@ OPTIONS: dict[str, Option] = {
     "weights": Option(
         "of a mix: one number for each candidate, which stay as they are, or ``'score'``, which makes them follow the "
         "scores at each step. None weighs each candidate by sqrt(1 - decay^2), decay being its beta1 or momentum.",
-        lambda x: x is None or x == BY_SCORE or is_weights(x),
-        f"a list of numbers >= 0, not all 0, or {BY_SCORE!r}",
+        lambda x: x is None or are_weights(x) or (isinstance(x, str) and x == BY_SCORE),
+        WEIGHTS,
         example="weights=0.3:0.7 or weights=score", read=weights_of_text, resumed="run, same type", shared=True,
     ),
     "lr_modulation": Option(
@@ -207,7 +199,7 @@ def validate(family: Family, options: Mapping[str, Declared], group: Mapping[str
         ImportError: ``state_dtype`` is ``'8bit'`` and torchao is not installed.
     """
     K = len(family.parse(group))
-    if group["type"] not in TYPES:
+    if not isinstance(group["type"], str) or group["type"] not in TYPES:
         raise ValueError(f"type={group['type']!r} is unknown; expected one of {', '.join(map(repr, TYPES))}")
     if group["type"] != "default" and not isinstance(family, Scored):
         raise ValueError(f"type={group['type']!r}: {family.name} does not choose, and takes type='default' only")

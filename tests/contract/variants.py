@@ -17,7 +17,9 @@ KERNELS = {
     "foreach": {"foreach": True},
     "loop": {"foreach": False, "fused": False},
 }
-TYPES = ("default", "switch", "switch_parameter_wise")
+TYPES = ("default", "switch", "switch_parameter_wise", "mix")
+CHOOSE = ("switch", "switch_parameter_wise", "mix")
+"""The types that take several candidates."""
 CONTROL = "torch"
 """The name of torch's own classes' row; the others are named by their type."""
 
@@ -55,8 +57,8 @@ class Variant:
 
     @property
     def several(self) -> bool:
-        """Whether it chooses among several candidates."""
-        return self.row in ("switch", "switch_parameter_wise")
+        """Whether it has several candidates."""
+        return self.row in CHOOSE
 
     def partner(self) -> "Variant | None":
         """Return the variant with the same results: torch's own for ``'default'``, our loop for our other kernels."""
@@ -74,11 +76,15 @@ def variants() -> list[Variant]:
         for ours, torchs in TORCHS.items():
             cls, family = (torchs if row == CONTROL else ours), ("sgd" if ours is gap_hf.SGDM else "adam")
             options: dict[str, Any] = {} if row == CONTROL else {"type": row}
-            if row in ("switch", "switch_parameter_wise"):
+            if row in CHOOSE:
                 options |= SGD_CANDIDATES if family == "sgd" else ADAM_CANDIDATES
+            if row == "mix" and family == "sgd":  # the others' weights are constant
+                options["weights"] = "score"
             elif family == "sgd":
                 options |= {"momentum": 0.9}
             for kernel, flags in KERNELS.items():
+                if row == "mix" and (kernel not in ("fused", "loop") or ours is gap_hf.Adam):  # no need of all
+                    continue
                 name = f"{cls.__name__}-{row}-{kernel}"
                 found.append(Variant(name, cls, row, family, kernel, {**options, **flags}))
     return found

@@ -33,26 +33,49 @@ HEADERS = [
         candidate="momentum",
         groups=[HeaderGroup([Candidate(f"{m}", m, "sgdm") for m in (0.5, 0.9, 0.99)], ["weight", "bias"])],
     ),
+    Header(
+        start=0,
+        type="mix",
+        candidate="beta1",
+        groups=[HeaderGroup(adams("0", "0.9"), ["weight"], [0.3, 0.7]), HeaderGroup(adams("0", "0.9"), ["bias"])],
+    ),
+    Header(
+        start=0,
+        type="mix_parameter_wise",
+        candidate="beta1",
+        groups=[HeaderGroup(adams("0", "0.9"), ["weight", "bias"]), HeaderGroup(adams("0.5", "0.9", "0.99"), ["x"])],
+    ),
 ]
+
+
+def rng_weights(rng: random.Random, rows: int, K: int) -> np.ndarray:
+    """Weights that add up to 1, row by row."""
+    table = np.array([[rng.random() + 1e-3 for _ in range(K)] for _ in range(rows)])
+    return table / table.sum(axis=1, keepdims=True)
 
 
 def write(header: Header, path: Path, start: int, end: int, rng: random.Random) -> list[list[int]]:
     """Steps ``start + 1`` to ``end`` of a run; returns what they chose."""
     sizes = [len(group.parameters) for group in header.groups]
     counts = [len(group.candidates) for group in header.groups]
-    switch, chosen = header.type == "switch", []
+    chosen: list[list[int]] = []
     writer = ChoiceWriter(path, header._replace(start=start))
     for step in range(start + 1, end + 1):
-        if switch:
+        weights = None
+        if header.mixes and not header.per_parameter:
+            weights = [rng_weights(rng, 1, counts[0])[0]]
+        elif header.mixes:
+            weights = [rng_weights(rng, size, K) for size, K in zip(sizes, counts, strict=True)]
+        if not header.per_parameter:
             scores = [rng.choice([rng.uniform(-1, 1), float("nan")]) for _ in range(counts[0])]
             choices: list[Any] = [rng.randrange(counts[0])]
-            writer.write(step, choices, rng.random() < 0.3, scores)
+            writer.write(step, choices, rng.random() < 0.3, scores, None, weights)
             chosen.append(choices)
         else:
             choices = [[rng.randrange(K) for _ in range(size)] for size, K in zip(sizes, counts, strict=True)]
             margins = [[rng.choice([rng.random(), float("nan")]) for _ in range(size)] for size in sizes]
             resets = [[g, rng.randrange(size)] for g, size in enumerate(sizes) if rng.random() < 0.3]
-            writer.write(step, choices, resets, None, margins)
+            writer.write(step, choices, resets, None, None if header.mixes else margins, weights)
             chosen.append([choice for group in choices for choice in group])
     writer.close()
     return chosen

@@ -26,6 +26,10 @@ TEXTS = [
     "state_dtype=8bit",
     "decoupled_weight_decay=false,maximize=true,fused=true",
     "momentum=0.5:0.9:0.99,nesterov=true",
+    "type=mix,weights=0.3:0.7,betas=0:0.9",
+    "type=mix_parameter_wise,weights=score",
+    "type=random,seed=7,lr_modulation=power",
+    "momentum=0.5:0.9,type=switch,lr_modulation=dc",
     "momentum=0.9,type=default,dampening=0.1",
 ]
 
@@ -42,6 +46,7 @@ CALLS: list[tuple[type, dict[str, Any]]] = [
     (gap_hf.GapAdamW, {"betas": [(0.8, 0.99), (0.9, 0.999)], "state_dtype": "float32"}),
     (gap_hf.Adam, {"lr": torch.tensor(1e-3), "betas": (0.9, 0.999), "type": "default", "foreach": False}),
     (gap_hf.SGDM, {"momentum": [0.5, 0.9], "type": "switch_parameter_wise", "nesterov": True, "dampening": 0.0}),
+    (gap_hf.SGDM, {"momentum": [0.0, 0.9], "type": "mix", "weights": [0.3, 0.7], "seed": 0, "lr_modulation": "dc"}),
     (gap_hf.SGDM, {"momentum": 0.9, "type": "default", "weight_decay": 0.1, "maximize": True, "fused": None}),
 ]  # fmt: skip
 

@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 
 import gap_hf
+from gap_hf.optim.rules import TYPES
 
 from ..sharding import layouts, zero
 from ..sharding.bag import CASES, Case, Oracle, tensors
@@ -29,7 +30,15 @@ from .launch import Notes, follow, launched
 from .progress import Part, parser
 
 ALL = {**layouts.LAYOUTS, **zero.LAYOUTS}
-TRIED = ("adamw-switch", "adamw-wise", "adam-wise-two-beta2", "sgdm-switch", "sgdm-wise", "adamw-default")
+TRIED = (
+    "adamw-switch",
+    "adamw-wise",
+    "adam-wise-two-beta2",
+    "sgdm-switch",
+    "sgdm-wise",
+    "sgdm-mix-wise",
+    "adamw-default",
+)
 HUNG = timedelta(seconds=60)
 START = 240.0
 """Seconds for one layout and case, all episodes."""
@@ -125,12 +134,16 @@ class Run:
         )
 
     def total(self, not_counted: list[int]) -> int:
-        """Of ``'switch'`` every group says the same."""
-        return max(not_counted, default=0) if self.case.options["type"] == "switch" else sum(not_counted)
+        """Of one choice for all every group says the same."""
+        return sum(not_counted) if self.per_parameter() else max(not_counted, default=0)
+
+    def per_parameter(self) -> bool:
+        """Whether each parameter has its own choice."""
+        return TYPES[self.case.options["type"]].per_parameter
 
     def expected(self) -> int:
         """How many of the twin's last scores do not count."""
-        if self.case.options["type"] == "switch":
+        if not self.per_parameter():
             return int(not all(math.isfinite(sum(column)) for column in zip(*self.scores, strict=True)))
         return sum(not all(map(math.isfinite, J)) for J in self.scores)
 

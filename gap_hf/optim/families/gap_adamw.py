@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..options import given
-from ..rules.mix import Mix
+from ..rules.mix import is_mix
 from .adam import Adam
 from .common import Betas
 
@@ -58,7 +58,7 @@ class GapAdamW(Adam):
         maximize: bool = False,
         differentiable: bool = False,
     ) -> None:
-        if betas is None and type in Mix.types:
+        if betas is None and is_mix(type):
             betas, weights = MIX_CANDIDATES, list(MIX_WEIGHTS) if weights is None else weights
         elif betas is None:
             betas = (0.9, 0.999) if type == "default" else DEFAULT_CANDIDATES

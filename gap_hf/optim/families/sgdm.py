@@ -15,7 +15,7 @@ from ..family import Option, Scored, TorchsDefault, modulation
 from ..kernels.sgdm_cpu import SGDMOnCPU
 from ..kernels.sgdm_cuda import SGDMOnCUDA
 from ..options import given, is_flag, is_number, number
-from ..rules.mix import Mix
+from ..rules.mix import is_mix
 from ..shell import GapOptimizer
 from ..uploads import constant
 from ..work import Buffer, Work
@@ -307,7 +307,7 @@ class SGDM(GapOptimizer):
         maximize: bool = False,
         differentiable: bool = False,
     ) -> None:
-        if momentum is None and type in Mix.types:
+        if momentum is None and is_mix(type):
             momentum, weights = list(MIX_CANDIDATES), list(MIX_WEIGHTS) if weights is None else weights
         elif momentum is None:
             momentum = 0

@@ -14,6 +14,9 @@ from .rule import Rule
 BY_SCORE = "score"
 """The value of the option ``weights`` that has them follow the scores."""
 
+WEIGHTS = f"a list of numbers >= 0, not all 0, or {BY_SCORE!r}"
+"""What the option ``weights`` is expected to be, if it is given."""
+
 
 class Mix(Rule):
     """Apply a weighted sum of all candidates' updates.
@@ -28,14 +31,23 @@ class Mix(Rule):
 
     def __init__(self, options: Mapping[str, Any], decays: Sequence[float]) -> None:
         given = options["weights"]
-        self.scored = given == BY_SCORE
+        self.scored = isinstance(given, str)
+        self.check_weights(given, len(decays))  # something may have rewritten them
         self.weights = by_memory(decays) if given is None or self.scored else shares(given)
 
     @staticmethod
-    def check(options: Mapping[str, Any], K: int) -> None:
-        given = options["weights"]
-        if given is not None and given != BY_SCORE and len(given) != K:
+    def check_weights(given: Any, K: int) -> None:
+        """Raise ValueError unless ``given`` are weights for K candidates."""
+        if given is None or (isinstance(given, str) and given == BY_SCORE):
+            return
+        if not are_weights(given):
+            raise ValueError(f"weights={given!r} is out of range; expected {WEIGHTS}")
+        if len(given) != K:
             raise ValueError(f"weights={given!r} lists {len(given)} weights for {K} candidates; give one for each")
+
+    @staticmethod
+    def check(options: Mapping[str, Any], K: int) -> None:
+        Mix.check_weights(options["weights"], K)
         if options["lr_modulation"] not in (False, "dc"):
             raise ValueError(
                 f"lr_modulation={options['lr_modulation']!r} is for types that pick one candidate; a mix takes all of "
@@ -60,6 +72,19 @@ class Mix(Rule):
         # by the scores, whose order is that of the weights: dividing may round two of them together, or apart
         choice = torch.where(largest.squeeze(-1) > 0, best_candidate(scores), self.leading())
         return {"last_choice": choice, "last_weights": weights}
+
+
+def is_mix(type_: Any) -> bool:
+    """Whether ``type_`` is a value of the option ``type`` that stands for a mix."""
+    return isinstance(type_, str) and type_ in Mix.types
+
+
+def are_weights(value: Any) -> bool:
+    """Whether ``value`` is a list of finite numbers >= 0, not all of them 0."""
+    if not isinstance(value, (list, tuple)):
+        return False
+    numbers = all(isinstance(w, (int, float)) and not isinstance(w, bool) and 0 <= w <= 1e300 for w in value)
+    return numbers and sum(map(float, value)) > 0
 
 
 def by_memory(decays: Sequence[float]) -> tuple[float, ...]:
