@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
-from .variants import CONTROL, TYPES, Variant
+from .variants import CHOOSE, CONTROL, TYPES, Variant
 
-SEVERAL = ("switch", "switch_parameter_wise")
+SEVERAL = CHOOSE
 TORCH = (CONTROL,)
 
 
