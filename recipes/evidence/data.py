@@ -130,7 +130,9 @@ def docstring_features() -> tuple[Labelled, Tensor, Tensor]:
 def _encode(weights: Path, directory: Path) -> None:
     """Write what comes out of the last layer but one."""
     from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     directory.mkdir()
     tokenizer, model = AutoTokenizer.from_pretrained(weights.parent), AutoModel.from_pretrained(weights.parent).eval()
     both = topics()
@@ -152,6 +154,8 @@ def _encode(weights: Path, directory: Path) -> None:
 def last_layer() -> dict[str, Tensor]:
     """MiniLM's last layer, frozen, by the names that transformers gives its weights."""
     from transformers import AutoModel
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     layer = AutoModel.from_pretrained(minilm()).encoder.layer[-1]
     return {name: weight.detach().float() for name, weight in layer.named_parameters()}
