@@ -11,9 +11,10 @@ LRS = [0.003, 0.03, 0.01]
 STEPS = 60
 
 
-def small_model(size=4):
+def small_model(size=4, dtype=torch.float32):
     rows = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
     labels = (rows[:, 0] * rows[:, 1] > 0).long()
+    rows = rows.to(dtype)
     return Mlp(Labelled(rows, labels, rows, labels), size, (6, 8, 2))
 
 
@@ -23,16 +24,16 @@ class Stream:
     Every run's twin is an optimizer on tensors of its own, so what its choices depend on is the gradients alone.
     """
 
-    def __init__(self, contender, family, make, decay=0.01, size=4):
-        self.model = small_model(size)
+    def __init__(self, contender, family, make, decay=0.01, size=4, lrs=LRS, dtype=torch.float32):
+        self.model = small_model(size, dtype)
         self.layout = Layout(self.model.shapes)
         starts = [
             torch.cat([w.flatten() for w in self.model.start(torch.Generator().manual_seed(seed))]) for seed in SEEDS
         ]
-        start = torch.stack(starts)
+        start = torch.stack(starts).to(dtype)
         drawn = [self.model.draw(torch.Generator().manual_seed(seed), STEPS) for seed in SEEDS]
         self.drawn = torch.stack(drawn)
-        setting = Setting(self.layout, start, torch.tensor(LRS)[:, None], SEEDS, STEPS, decay)
+        setting = Setting(self.layout, start, torch.tensor(lrs, dtype=dtype)[:, None], SEEDS, STEPS, decay)
         self.batched = (
             CONTENDERS[contender].build(family, setting) if isinstance(contender, str) else contender(setting)
         )
@@ -40,7 +41,7 @@ class Stream:
         self.copies = [
             [w.clone().requires_grad_() for w in weights] for weights in zip(*self.layout.cut(start), strict=True)
         ]
-        self.twins = [make(copies, lr) for copies, lr in zip(self.copies, LRS, strict=True)]
+        self.twins = [make(copies, lr) for copies, lr in zip(self.copies, lrs, strict=True)]
 
     def steps(self):
         """Step everything; yield the number of the step."""
