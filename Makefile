@@ -48,20 +48,21 @@ torture-%: $(VENV)/.dev
 bench-recipe: $(VENV)/.recipes
 	TOKENIZERS_PARALLELISM=false $(BIN)/python tests/scripts/recipe_speed.py
 
-# The studies behind the advice (recipes/evidence): what is in docs/evidence/results is not run again, so stop it at will.
-# make evidence-quick EVIDENCE="--results runs/evidence" runs the subset from scratch, ARGS="--seeds 0-19" adds seeds.
-EVIDENCE ?=
+# The studies behind the advice (recipes/evidence). What is in the results is not run again, so stop it at will and go on.
+# From scratch, or with fresh seeds: make evidence evidence-report RESULTS=runs/fresh ARGS="--seeds 100-107"
+RESULTS ?= docs/evidence/results
 STUDIES := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false PYTHONPATH=recipes $(BIN)/python -W ignore -m
 
 evidence: $(VENV)/.dev
-	$(STUDIES) evidence.run $(EVIDENCE) $(ARGS)
-
-evidence-quick: $(VENV)/.dev
-	$(STUDIES) evidence.run --quick $(EVIDENCE) $(ARGS)
+	$(STUDIES) evidence.run --results $(RESULTS) $(ARGS)
 
 evidence-report: $(VENV)/.dev
-	$(STUDIES) evidence.analyse $(EVIDENCE)
-	$(STUDIES) evidence.plot $(EVIDENCE)
+	$(STUDIES) evidence.analyse --results $(RESULTS)
+	$(STUDIES) evidence.plot --results $(RESULTS)
+
+evidence-quick: $(VENV)/.dev  ## ten minutes, from scratch
+	$(STUDIES) evidence.run --quick --results runs/evidence $(ARGS)
+	$(STUDIES) evidence.analyse --results runs/evidence
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict

@@ -132,13 +132,14 @@ def main() -> None:
     """Draw them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS, help="the directory of the files")
-    parser.add_argument("--out", type=Path, default=RESULTS.parent, help="where the figures go")
+    parser.add_argument("--out", type=Path, help="where the figures go; beside the results")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
+    out = args.out or args.results.parent
+    out.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
         for name, figure in figures(args.results).items():
-            figure.savefig(args.out / f"{name}.svg", metadata={"Date": None})
-            print(args.out / f"{name}.svg")
+            figure.savefig(out / f"{name}.svg", metadata={"Date": None})
+            print(out / f"{name}.svg")
 
 
 if __name__ == "__main__":
