@@ -54,40 +54,54 @@ def batches(seeds: list[int], lrs: list[float], together: int) -> Iterator[tuple
         yield seeds[k : k + some], lrs
 
 
+class Meter:
+    """Shows how far it is: a bar on a terminal, else a line for each job that had something to run.
+
+    Jobs are weighed by the seconds that a study's runs take.
+    """
+
+    def __init__(self, left: dict[Job, float]) -> None:
+        self.left, self.runs, self.worked, self.begun = dict(left), 0, 0.0, time.monotonic()
+        console = Console()
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(elapsed_when_finished=True))
+        self.progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self.bar = self.progress.add_task("evidence", total=sum(left.values()))
+
+    def ran(self, job: Job, runs: int) -> None:
+        """Count a batch."""
+        cost = STUDIES[job.study].cost * runs
+        self.runs, self.worked, self.left[job] = self.runs + runs, self.worked + cost, max(0.0, self.left[job] - cost)
+        total = self.worked + sum(self.left.values())
+        description = f"{job.study}: {job.contender}"
+        self.progress.update(self.bar, completed=self.worked, total=total, description=description)
+
+    def finished(self, job: Job) -> None:
+        """Say so, where there is no bar."""
+        self.left[job] = 0.0
+        if self.progress.disable:
+            passed = time.monotonic() - self.begun
+            rest = passed * sum(self.left.values()) / self.worked
+            print(f"{passed:6.0f} s, {rest:6.0f} s left, {self.runs} runs: {job.study}, {job.contender}", flush=True)
+
+
 def run(studies: Sequence[str], contenders: Sequence[str], seeds: Sequence[int], results: Path = RESULTS) -> int:
     """Run what is missing; return how many runs that were."""
-    todo, console, total = jobs(studies, contenders), Console(), 0
-    cost = lambda job, runs: STUDIES[job.study].cost * runs
-    left = {job: cost(job, expected(job, seeds, results)) for job in todo}
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(elapsed_when_finished=True))
-    begun, worked = time.monotonic(), 0.0
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("evidence", total=sum(left.values()))
+    todo = jobs(studies, contenders)
+    meter = Meter({job: expected(job, seeds, results) * STUDIES[job.study].cost for job in todo})
+    with meter.progress:
         for job in todo:
+            before = meter.runs
             while rectangles := missing(job.study, job.contender, read(job.study, results), seeds):
-                for some, lrs in (
-                    piece for rectangle in rectangles for piece in batches(*rectangle, STUDIES[job.study].together)
-                ):
-                    rows = train(job.study, job.contender, some, lrs)
-                    add(job.study, rows, results)
-                    total += len(rows)
-                    worked += cost(job, len(rows))
-                    left[job] = max(0.0, left[job] - cost(job, len(rows)))
-                    progress.update(
-                        bar,
-                        completed=worked,
-                        total=worked + sum(left.values()),
-                        description=f"{job.study}: {job.contender}",
-                    )
+                for rectangle in rectangles:
+                    for some, lrs in batches(*rectangle, STUDIES[job.study].together):
+                        rows = train(job.study, job.contender, some, lrs)
+                        add(job.study, rows, results)
+                        meter.ran(job, len(rows))
             if job.contender in correlations.CONTENDERS:
                 correlations.measure(job.study, job.contender, seeds, results)
-            left[job] = 0.0
-            if not console.is_terminal:
-                passed = time.monotonic() - begun
-                rest = passed * sum(left.values()) / worked if worked else 0.0
-                line = f"{passed:6.0f} s, {rest:6.0f} s left, {total} runs: {job.study}, {job.contender}"
-                print(line, flush=True)
-    return total
+            if meter.runs > before:
+                meter.finished(job)
+    return meter.runs
 
 
 def expected(job: Job, seeds: Sequence[int], results: Path) -> float:
