@@ -62,7 +62,7 @@ def intervals(all_: dict[str, Results], compare: Callable[[Results, str], Interv
     axes.set_yticks(range(len(all_)), labels)
     axes.invert_yaxis()
     axes.set_xlabel("held-out loss, lower is better; paired 95 % intervals")
-    axes.set_title(title, fontsize=10)
+    figure.suptitle(title, fontsize=10)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return figure
 
@@ -81,7 +81,7 @@ def panels(all_: dict[str, Results], draw: Callable[[Axes, Results], None], x: s
     figure.supxlabel(x, fontsize=9)
     figure.supylabel(y, fontsize=9)
     handles, labels = grid.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False)
     return figure
 
 
@@ -95,7 +95,8 @@ def draw_rates(axes: Axes, results: Results) -> None:
         if name != REFERENCE:
             draw_curve(axes, results, name, colour, marker, label)
     axes.set_xscale("log", base=2)
-    axes.set_ylim(lowest - 0.05 * abs(start - lowest), lowest + 0.5 * abs(start - lowest))
+    far = 1.0 if lowest < 0 else 0.5  # logarithms have no long tail
+    axes.set_ylim(lowest - 0.05 * abs(start - lowest), lowest + far * abs(start - lowest))
 
 
 def draw_curve(axes: Axes, results: Results, name: str, colour: str, marker: str, label: str) -> None:
