@@ -29,7 +29,7 @@ from .train import train
 QUICK = {
     "studies": "mlp_b32 mlp_b256 cnn lm_300 lora autoencoder quadratic",
     "contenders": "fixed_* qhm mix_.5_.9_.99 pw_.5_.99 switch_.5_.9_.99",
-    "seeds": "0-2",
+    "seeds": "0-3",
 }
 
 
