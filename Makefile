@@ -8,7 +8,7 @@ RUN    ?= runs/quickstart
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test check lint types docs test-4.57 torture bench-recipe clean
+.PHONY: demo test check lint types docs test-4.57 torture bench-recipe evidence evidence-quick evidence-report clean
 
 demo: $(VENV)/.recipes
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/accelerate launch --config_file recipes/configs/ddp_cpu.yaml \
@@ -47,6 +47,22 @@ torture-%: $(VENV)/.dev
 # GAP beside torch's AdamW in the quickstart, step by step; some ten minutes on a machine with nothing else to do.
 bench-recipe: $(VENV)/.recipes
 	TOKENIZERS_PARALLELISM=false $(BIN)/python tests/scripts/recipe_speed.py
+
+# The studies behind the advice (recipes/evidence). What is in the results is not run again, so stop it at will and go on.
+# From scratch, or with fresh seeds: make evidence evidence-report RESULTS=runs/fresh ARGS="--seeds 100-107"
+RESULTS ?= docs/evidence/results
+STUDIES := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false PYTHONPATH=recipes $(BIN)/python -W ignore -m
+
+evidence: $(VENV)/.dev
+	$(STUDIES) evidence.run --results $(RESULTS) $(ARGS)
+
+evidence-report: $(VENV)/.dev
+	$(STUDIES) evidence.analyse --results $(RESULTS)
+	$(STUDIES) evidence.plot --results $(RESULTS)
+
+evidence-quick: $(VENV)/.dev  ## ten minutes, from scratch
+	$(STUDIES) evidence.run --quick --results runs/evidence $(ARGS)
+	$(STUDIES) evidence.analyse --results runs/evidence
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict

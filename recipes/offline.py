@@ -54,19 +54,25 @@ def packaged(package: str, file: str, sha256: str, also: str | None = None) -> P
     return path
 
 
+def cache_directory() -> Path:
+    """`$GAP_HF_CACHE` or `~/.cache/gap_hf`."""
+    cache = Path(os.environ.get("GAP_HF_CACHE") or "~/.cache/gap_hf").expanduser()
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)  # the optimizer keeps compiled code there
+    return cache
+
+
 def converted(name: str, source: Callable[[], Path], convert: Callable[[Path, Path], None]) -> Path:
     """The directory `name` in `$GAP_HF_CACHE` (or `~/.cache/gap_hf`), written once by `convert(source(), directory)`.
 
     It is written under another name and renamed when complete, so that neither a killed run nor two runs at once leave
     half a model.
     """
-    cache = Path(os.environ.get("GAP_HF_CACHE") or "~/.cache/gap_hf").expanduser()
+    cache = cache_directory()
     directory = cache / name
     if directory.is_dir():
         return directory
     path = source()
     print(f"Converting {path.name} to {directory} (once, under a minute) ...", flush=True)
-    cache.mkdir(mode=0o700, parents=True, exist_ok=True)  # the optimizer keeps compiled code there
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=cache) as scratch:
         unfinished = Path(scratch) / "model"
         convert(path, unfinished)
