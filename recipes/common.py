@@ -19,6 +19,8 @@ from gap_hf.report.write import plot_run
 
 Row = dict[str, Any]
 PRESETS = [name for name, preset in gap_hf.trainer.presets.PRESETS.items() if preset.recommended]
+MIXES = ["gap_adamw_mix", "gap_sgdm_mix"]
+"""They take the learning rate and the decay that the recipe has without them."""
 
 
 def option(default: Any, text: str) -> Any:
@@ -32,7 +34,9 @@ class RecipeArguments:
 
     data: str | None = option(None, "hub dataset or file; default: what offline.py finds on this machine")
     preset: str | None = option(
-        None, f"a recommended optimizer, learning rate and decay; flags for these win. One of {', '.join(PRESETS)}"
+        None,
+        f"a recommended optimizer, learning rate and decay; flags for these win. One of {', '.join(PRESETS)}; or a mix, "
+        f"with the recipe's own learning rate and decay: {', '.join(MIXES)}",
     )
     eval_rows: int = option(48, "rows to evaluate on (of --data: some drawn at random, the same each time)")
     expect_world_size: int | None = option(None, "stop unless so many processes train together")
@@ -66,10 +70,14 @@ def parse(
     # several processes do not hear it from accelerate that there is no accelerator
     parser.set_defaults(use_cpu=not torch.accelerator.is_available())
     asked_for = parser.parse_known_args(command_line)[0].preset
-    try:
-        preset = gap_hf.recommended(asked_for or defaults["preset"])
-    except ValueError as error:
-        raise SystemExit(f"--preset {error}") from None
+    own = gap_hf.recommended(defaults["preset"])
+    if asked_for in MIXES:
+        preset = {**own, **{key: value for key, value in defaults.items() if key in own}, "optim": asked_for}
+    else:
+        try:
+            preset = gap_hf.recommended(asked_for) if asked_for else own
+        except ValueError as error:
+            raise SystemExit(f"--preset {error}") from None
     # the recipe knows better than the preset that it names itself, the user's knows better than the recipe
     parser.set_defaults(**{**defaults, **preset, "preset": asked_for} if asked_for else {**preset, **defaults})
     script, args, unknown = parser.parse_args_into_dataclasses(command_line, return_remaining_strings=True)

@@ -1,0 +1,179 @@
+"""The same question on real pretrained models, through the recipes and Trainer: run what is missing.
+
+    PYTHONPATH=recipes python -m evidence.real                                  # everything: a night and more
+    PYTHONPATH=recipes python -m evidence.real --studies real_text --seeds 0-4
+
+Each run is a process of a recipe, as a user would start it. The files are those of the small studies, and are resumed
+in the same way: a killed run loses only what was under way. Seed by seed, all contenders at all learning rates are run,
+so that what there is can be compared at any time.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from math import inf
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from .run import numbers
+from .table import RESULTS, Row, add, read, written
+
+RECIPES = Path(__file__).parents[1]
+
+
+class RealStudy(NamedTuple):
+    """A recipe and its flags.
+
+    Attributes:
+        title: for tables.
+        script: the recipe.
+        flags: its flags; what they leave out is the recipe's own.
+        lrs: the learning rates, as powers of 2.
+        pick: the candidates that the paper's authors recommend for the task, which are chosen among for each parameter.
+    """
+
+    title: str
+    script: str
+    flags: str
+    lrs: tuple[int, ...]
+    pick: tuple[float, float]
+
+
+REAL_STUDIES = {
+    "real_text": RealStudy(
+        "LoRA on MiniLM, text classes", "classify_text.py", "--max_length 32 --max_steps 60 --eval_rows 400",
+        (-9, -8, -7, -6), (0.8, 0.99),
+    ),
+    "real_vision": RealStudy(
+        "LoRA on DINOv2-small, digits", "vision_lora.py",
+        "--max_steps 40 --per_device_train_batch_size 16 --eval_rows 300", (-11, -10, -9, -8), (0.5, 0.99),
+    ),
+    "real_lm": RealStudy(
+        "LoRA on SmolLM2-135M", "quickstart.py",
+        "--max_steps 30 --per_device_train_batch_size 4 --eval_rows 48 --max_length 80", (-11, -10, -9, -8),
+        (0.8, 0.99),
+    ),
+}  # fmt: skip
+
+
+class Way(NamedTuple):
+    """A contender: the flags of the optimizer, and its candidates."""
+
+    optim: str
+    optim_args: str
+    candidates: tuple[float, ...]
+
+
+def ways(study: RealStudy) -> dict[str, Way]:
+    """The contenders, under the names that they have in the small studies."""
+    fixed = {
+        f"fixed_{beta:g}": Way("gap_adamw", f"type=default,betas={beta:g}", (beta,)) for beta in (0.9, 0.5, 0.8, 0)
+    }
+    short, long = study.pick
+    three = "betas=0.5:0.9:0.99"
+    picked = f"pw_{written_beta(short)}_{written_beta(long)}"
+    return {
+        "fixed_0.9": fixed.pop("fixed_0.9"),
+        "qhm": Way("gap_adamw_mix", "", (0.0, 0.9)),
+        picked: Way("gap_adamw", f"betas={short:g}:{long:g}", study.pick),
+        "mix_.5_.9_.99": Way("gap_adamw_mix", three, (0.5, 0.9, 0.99)),
+        **fixed,
+        "mix_score_pw_.5_.9_.99": Way(
+            "gap_adamw", f"{three},type=mix_parameter_wise,weights=score", (0.5, 0.9, 0.99)
+        ),
+    }  # fmt: skip
+
+
+def written_beta(beta: float) -> str:
+    """A beta1 as in contenders' names: .5."""
+    return f"{beta:g}".removeprefix("0")
+
+
+class Job(NamedTuple):
+    """A run."""
+
+    study: str
+    contender: str
+    seed: int
+    k: int
+
+
+def jobs(studies: Sequence[str], seeds: Sequence[int], results: Path) -> Iterator[Job]:
+    """All runs that there are no rows of."""
+    for seed in seeds:
+        for study in studies:
+            known = read(study, results)
+            for contender in ways(REAL_STUDIES[study]):
+                for k in REAL_STUDIES[study].lrs:
+                    if (contender, seed, written(2.0**k)) not in known:
+                        yield Job(study, contender, seed, k)
+
+
+def run(job: Job) -> Row:
+    """Start the recipe, and read what it left.
+
+    Raises:
+        SystemExit: it failed; its last lines say why.
+    """
+    study = REAL_STUDIES[job.study]
+    way = ways(study)[job.contender]
+    with tempfile.TemporaryDirectory(prefix="gap_hf-evidence-") as scratch:
+        flags = [*study.flags.split(), "--optim", way.optim, "--weight_decay", "0", "--learning_rate", str(2.0**job.k)]
+        flags += ["--optim_args", way.optim_args] if way.optim_args else []
+        flags += ["--seed", str(job.seed), "--output_dir", scratch, "--save_strategy", "no", "--disable_tqdm", "true"]
+        command = [sys.executable, "-W", "ignore", str(RECIPES / study.script), *flags]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=3600)
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+        log = json.loads((Path(scratch) / "trainer_state.json").read_text())["log_history"]
+    return row_of(job, way, log)
+
+
+def row_of(job: Job, way: Way, log: list[dict[str, Any]]) -> Row:
+    """Make the row from Trainer's log."""
+    evaluations = [entry["eval_loss"] for entry in log if "eval_loss" in entry]
+    losses = [entry["loss"] for entry in log if "loss" in entry]
+    applied = [
+        [next((v for key, v in entry.items() if key in keys(beta)), 0.0) for beta in way.candidates]
+        for entry in log
+        if any(key.startswith(("gap/share_", "gap/weight_")) for key in entry)
+    ]
+    means = [fmean(column) for column in zip(*applied, strict=True)] if applied else [1.0] * len(way.candidates)
+    loss, start = evaluations[-1], evaluations[0]
+    loss = loss if loss == loss else inf
+    return Row(
+        job.study, job.contender, job.seed, 2.0**job.k, loss, fmean(losses[-2:]), start, not loss < start, means, means
+    )  # fmt: skip
+
+
+def keys(beta: float) -> tuple[str, str]:
+    """The names under which a candidate's share or weight is logged."""
+    return f"gap/share_{beta:g}", f"gap/weight_{beta:g}"
+
+
+def main() -> None:
+    """Read the command line and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--studies", nargs="+", default=list(REAL_STUDIES), choices=list(REAL_STUDIES))
+    parser.add_argument("--seeds", type=numbers, default=list(range(5)), help="like 0-4")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the directory of the files")
+    args = parser.parse_args()
+    todo = list(jobs(args.studies, args.seeds, args.results))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn()) as progress:
+        bar = progress.add_task("", total=len(todo))
+        for job in todo:
+            progress.update(bar, description=f"{job.study}, {job.contender}, seed {job.seed}, 2^{job.k}")
+            add(job.study, [run(job)], args.results)
+            progress.advance(bar)
+    print(f"{len(todo)} runs were missing; the results are in {args.results}")
+
+
+if __name__ == "__main__":
+    main()
