@@ -35,7 +35,7 @@ class RecipeArguments:
     data: str | None = option(None, "hub dataset or file; default: what offline.py finds on this machine")
     preset: str | None = option(
         None,
-        f"a recommended optimizer, learning rate and decay; flags for these win. One of {', '.join(PRESETS)}; or a mix, "
+        f"a recommended optimizer, learning rate and decay; flags for these win: {', '.join(PRESETS)}; or a mix, "
         f"with the recipe's own learning rate and decay: {', '.join(MIXES)}",
     )
     eval_rows: int = option(48, "rows to evaluate on (of --data: some drawn at random, the same each time)")
