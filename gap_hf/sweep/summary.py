@@ -1,74 +1,96 @@
-"""The table of a sweep: a row per optimizer."""
+"""The table of a sweep: a row per contender, at its own best learning rate."""
 
-import json
+import math
 import statistics
 from collections.abc import Sequence
 
 from ..report.compare import LAST, without_empty_columns
-from ..report.run import Run
-from .members import DONE, Member
+from ..report.paired import Difference
+from .contenders import Contender, Role
+from .outcome import Outcome, by_seed
 
-Measured = tuple[float | None, float | None, float | None, float | None]
 
+def table(outcome: Outcome) -> tuple[list[str], list[list[str]]]:
+    """Return the titles of the columns and the rows of text, one per contender, with means over the seeds.
 
-def table(members: Sequence[Member], runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
-    """Return the titles of the columns and the rows of text, one per optimizer, with means over the seeds.
-
-    The best fixed value is marked.
-
-    Args:
-        members: the runs that ``plan`` returned.
-        runs: what each of them left.
+    Columns without an entry are left out.
     """
-    head = ["", f"loss, last {LAST} logs", "evaluation loss", "against GAP", "mean applied", "seconds"]
-    figures: dict[str, list[Measured]] = {}
-    for member, run in zip(members, runs, strict=True):
-        figures.setdefault(member.name, []).append(measure(member, run))
-    names = list(figures)
-    key = 1 if all(one[1] is not None for group in figures.values() for one in group) else 0
-    means = {name: mean([one[key] for one in group]) for name, group in figures.items()}
-    fixed = [name for name in names[1:] if means[name] is not None]
-    best = min(fixed, key=lambda name: means[name] or 0.0, default=None)
-    rows = []
-    for name in names:
-        group = figures[name]
-        mine, gap = means[name], means[names[0]]
-        rows.append(
-            [
-                name + (" (best fixed)" if name == best else ""),
-                spread([one[0] for one in group]),
-                spread([one[1] for one in group]),
-                f"{mine - gap:+.4f}" if name != names[0] and mine is not None and gap is not None else "",
-                spread([one[2] for one in group], 3),
-                f"{mean([one[3] for one in group]) or 0:.0f}",
-            ]
-        )
-    return without_empty_columns(head, rows)
+    interval = " ± 95 %" if len(outcome.seeds) > 1 else ""
+    usual = outcome.usual()
+    against = f"against {usual.name} at its lr{interval}" if usual is not None else ""
+    head = [
+        "",
+        "best lr",
+        f"loss, last {LAST} logs",
+        "evaluation loss",
+        f"regret{interval}",
+        against,
+        "mean applied",
+        "seconds",
+    ]
+    return without_empty_columns(head, [row(outcome, contender) for contender in outcome.contenders])
 
 
-def measure(member: Member, run: Run) -> Measured:
-    """Return a run's loss at the end, its last evaluation loss, its mean applied candidate and its seconds."""
-    losses = run.curve("loss")[1][-LAST:]
-    values = run.curve(f"gap/{member.candidate}")[1]
-    seconds = json.loads((member.directory / DONE).read_text(encoding="utf-8"))["seconds"]
-    return (
-        statistics.fmean(losses) if losses else None,
-        run.last("eval_loss"),
-        statistics.fmean(values) if values else None,
-        seconds,
-    )
+def row(outcome: Outcome, contender: Contender) -> list[str]:
+    """Make one row of ``table``."""
+    lr = outcome.best_lr(contender)
+    group = outcome.measured[contender, lr]
+    several = len(outcome.lrs) > 1
+    return [
+        named(outcome, contender),
+        rate(outcome, contender) if several else "",
+        spread(by_seed(group, "training")),
+        spread(by_seed(group, "evaluation")),
+        text(outcome.regret(contender)),
+        transferred(outcome, contender) if several else "",
+        spread(by_seed(group, "applied"), 3),
+        f"{statistics.fmean(by_seed(group, 'seconds') or [0.0]):.0f}",
+    ]
 
 
-def mean(values: Sequence[float | None]) -> float | None:
-    """The mean of ``values``; None if one of them is missing."""
-    kept = [value for value in values if value is not None]
-    return statistics.fmean(kept) if kept and len(kept) == len(values) else None
+def named(outcome: Outcome, contender: Contender) -> str:
+    """The contender's name, and what is special about it."""
+    marks = [
+        *(["best fixed"] if contender == outcome.best_fixed() else []),
+        *(["smallest candidate"] if contender.role is Role.SMALLEST else []),
+    ]
+    return contender.name + (f" ({', '.join(marks)})" if marks else "")
 
 
-def spread(values: Sequence[float | None], digits: int = 4) -> str:
-    """The mean, and for several values the standard deviation, as text; empty if one of them is missing."""
-    middle = mean(values)
-    if middle is None:
+def rate(outcome: Outcome, contender: Contender) -> str:
+    """The contender's best learning rate, with a mark if it is at the edge of the grid."""
+    if outcome.lost(contender):
         return ""
-    kept = [value for value in values if value is not None]
-    return f"{middle:.{digits}f}" + (f" ± {statistics.stdev(kept):.{digits}f}" if len(kept) > 1 else "")
+    return f"{outcome.best_lr(contender):g}" + (" (edge)" if outcome.edge(contender) is not None else "")
+
+
+def edge_note(outcome: Outcome) -> str | None:
+    """Say what to do about best learning rates at the edge of the grid; None if there are none."""
+    further = {edge for contender in outcome.contenders if (edge := outcome.edge(contender)) is not None}
+    if not further:
+        return None
+    tries = " ".join(f"--lr {lr:g}" for lr in sorted(further))
+    return f"(edge): this optimum is at the edge of the grid: extend it, with {tries}."
+
+
+def transferred(outcome: Outcome, contender: Contender) -> str:
+    """Write the difference from the fixed 0.9 at 0.9's best learning rate as text."""
+    usual = outcome.usual()
+    if usual is None or contender == usual:
+        return ""
+    return text(outcome.transfer(contender)) or "diverged"
+
+
+def text(found: Difference | None) -> str:
+    """Write a difference as text; none is empty."""
+    return "" if found is None else found.text
+
+
+def spread(values: Sequence[float] | None, digits: int = 4) -> str:
+    """The mean, and for several values the standard deviation, as text; empty without values."""
+    if values is None:
+        return ""
+    if not all(map(math.isfinite, values)):
+        return "diverged"
+    middle = f"{statistics.fmean(values):.{digits}f}"
+    return middle + (f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else "")

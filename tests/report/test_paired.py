@@ -8,7 +8,7 @@ from gap_hf.report.paired import Difference, difference, signed
 
 
 def test_interval_by_hand():
-    """Differences 0.1, 0.2, 0.3: mean 0.2, standard error 0.1 / sqrt(3), and t with two degrees of freedom is 4.3027."""
+    """Differences 0.1, 0.2, 0.3: mean 0.2, standard error 0.1 / sqrt(3); t with two degrees of freedom is 4.3027."""
     found = difference({1: 1.1, 2: 2.2, 3: 3.3}, {1: 1.0, 2: 2.0, 3: 3.0})
     assert found.mean == pytest.approx(0.2)
     assert found.half == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-6)
