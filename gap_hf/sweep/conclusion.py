@@ -1,16 +1,29 @@
 """The sentence that a sweep ends with: did choosing, or mixing, help here?
 
-It says "level" only where the seeds would have shown a difference: where the interval is as wide as the fixed values
-are apart, the answer stays open.
+It says "level" only where the seeds would have shown a difference. What is much and what is little is measured by the
+fixed values: by how much worse the middle one is than the best.
 """
+
+from enum import Enum
 
 from ..report.paired import Difference
 from .contenders import Contender, Role
 from .outcome import Outcome
 
-BEYOND = 0.5
-"""An interval's half-width, in units of the fixed values' spread, from which nothing can be said."""
+LEVEL = 0.5
+"""The interval of what is level contains 0, and lies within so many times that measure of it."""
+NEGLIGIBLE = 0.05
+"""An interval this close to 0 is level, too, if it happens not to contain it."""
 CONTROLS = {Role.RANDOM: "a random choice", Role.FIRST: "always taking the first-listed candidate"}
+
+
+class Verdict(Enum):
+    """How GAP stands to another contender."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    LEVEL = "level"
+    OPEN = "open"
 
 
 def conclude(outcome: Outcome) -> str:
@@ -39,17 +52,18 @@ def about_the_pick(outcome: Outcome, smallest: Contender) -> str:
     """Say whether the choice differs from its smallest candidate, from its controls, and from the best fixed value."""
     found = outcome.between(outcome.gap, smallest)
     clauses = [relation(outcome, found, f"fixed {smallest.name}, its smallest candidate")]
-    if found is None or is_open(outcome, found):
-        opening = "With these seeds it stays open whether choosing mattered"
-    elif found.sign:
-        opening, controls = judged_by_controls(outcome, found.sign)
-        clauses += controls
-    else:
+    against_it = verdict(outcome, found)
+    if against_it is Verdict.LEVEL:
         opening = "Choosing did not matter here"
+    elif against_it is Verdict.OPEN:
+        opening = "With these seeds it stays open whether choosing mattered"
+    else:
+        opening, controls = judged_by_controls(outcome, against_it)
+        clauses += controls
     return f"{opening}: {outcome.gap.name} is {joined([*clauses, *against_the_best(outcome, smallest)])}."
 
 
-def judged_by_controls(outcome: Outcome, sign: int) -> tuple[str, list[str]]:
+def judged_by_controls(outcome: Outcome, against_it: Verdict) -> tuple[str, list[str]]:
     """Say whether it was choosing that made a difference: if so, the controls lack it.
 
     Always taking the first-listed candidate shows what all the rest of GAP does. A random choice shows what any choice
@@ -57,18 +71,19 @@ def judged_by_controls(outcome: Outcome, sign: int) -> tuple[str, list[str]]:
 
     Args:
         outcome: the numbers.
-        sign: -1 if GAP is better than its smallest candidate, 1 if it is worse.
+        against_it: how GAP stands to its smallest candidate, better or worse.
     """
-    did = "helped" if sign < 0 else "did harm"
-    controls = outcome.with_role(*((Role.RANDOM, Role.FIRST) if sign < 0 else (Role.FIRST,)))
+    better = against_it is Verdict.BETTER
+    did = "helped" if better else "did harm"
+    controls = outcome.with_role(*((Role.RANDOM, Role.FIRST) if better else (Role.FIRST,)))
     if not controls:
         return f"Something {did} here, and the controls, which did not run, would tell whether it was choosing", []
-    found = {control: outcome.between(outcome.gap, control) for control in controls}
-    like_it = {control: apart for control, apart in found.items() if apart is not None and apart.sign != sign}
+    found = {control: outcome.between(outcome.gap, control) for control in controls if not outcome.lost(control)}
+    like_it = {control: apart for control, apart in found.items() if verdict(outcome, apart) is not against_it}
     clauses = [relation(outcome, apart, CONTROLS[control.role]) for control, apart in like_it.items()]
     if not like_it:
         return f"Choosing {did} here", []
-    if all(is_open(outcome, apart) for apart in like_it.values()):
+    if all(verdict(outcome, apart) is Verdict.OPEN for apart in like_it.values()):
         return f"Something {did} here, and with these seeds it stays open whether it was choosing", clauses
     return f"Something other than choosing {did} here", clauses
 
@@ -97,22 +112,28 @@ def against_the_best(outcome: Outcome, told: Contender | None) -> list[str]:
 
 
 def relation(outcome: Outcome, found: Difference | None, words: str) -> str:
-    """Say how GAP, which has a loss, stands to what ``words`` name."""
+    """Say how GAP stands to what ``words`` name; it has a loss itself."""
     if found is None:
         return f"not to be compared with {words}, which diverged"
+    how = verdict(outcome, found)
+    if how is Verdict.LEVEL:
+        return f"level with {words} ({found.text})"
+    if how is Verdict.OPEN:
+        return f"undecided against {words} ({found.text})"
+    comma = "," if "," in words else ""
+    return f"{how.value} than {words}{comma} by {found.size}"
+
+
+def verdict(outcome: Outcome, found: Difference | None) -> Verdict:
+    """Judge a difference of GAP from another contender by its interval."""
+    if found is None or found.half is None:
+        return Verdict.OPEN
+    scale, reach = outcome.scale(), abs(found.mean) + found.half
+    if scale is not None and reach <= NEGLIGIBLE * scale:
+        return Verdict.LEVEL
     if found.sign:
-        comma = "," if "," in words else ""
-        return f"{'better' if found.sign < 0 else 'worse'} than {words}{comma} by {found.size}"
-    if is_open(outcome, found):
-        return f"not to be told from {words} ({found.text})"
-    return f"level with {words} ({found.text})"
-
-
-def is_open(outcome: Outcome, found: Difference | None) -> bool:
-    """Whether the interval contains 0, and is too wide for that to mean anything."""
-    if found is None or found.sign or found.half is None:
-        return False
-    return len(outcome.fixed()) > 1 and found.half >= BEYOND * outcome.spread()
+        return Verdict.BETTER if found.sign < 0 else Verdict.WORSE
+    return Verdict.LEVEL if scale is None or reach <= LEVEL * scale else Verdict.OPEN
 
 
 def joined(clauses: list[str]) -> str:

@@ -136,10 +136,13 @@ class Outcome:
             return None
         return difference(self.losses(contender, self.best_lr(usual)), self.at_best(usual))
 
-    def spread(self) -> float:
-        """How far the fixed values' mean losses are apart: the scale on which an interval is wide or narrow."""
+    def scale(self) -> float | None:
+        """How much worse the middle fixed value is than the best: what counts as much here. None for a single value.
+
+        The worst one would be no measure: it may be close to divergence.
+        """
         means = [self.loss(contender, self.best_lr(contender)) for contender in self.fixed()]
-        return max(means) - min(means) if means else 0.0
+        return statistics.median(means) - min(means) if len(means) > 1 else None
 
 
 def measure(member: Member, run: Run) -> Measured:

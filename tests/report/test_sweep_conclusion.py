@@ -79,13 +79,30 @@ def test_worse_than_the_smallest(tmp_path):
 
 
 def test_an_interval_as_wide_as_the_grid_says_nothing(tmp_path):
-    """The fixed values are 0.3 apart, so an interval of +-0.15 would hide any difference between them."""
+    """The middle of the fixed values is 0.15 above the best, so level is what lies within 0.075."""
     text = said(tmp_path, {"gap_adamw": around(1.0, wobble=0.1), **PLACES})
     assert text == (
-        f"With these seeds it stays open whether choosing mattered: gap_adamw is not to be told from {SMALLEST} "
+        f"With these seeds it stays open whether choosing mattered: gap_adamw is undecided against {SMALLEST} "
         "(+0.0000 ±)."
     )
-    assert "Choosing did not matter" in said(tmp_path, {"gap_adamw": around(1.0, wobble=0.05), **PLACES})
+    assert "Choosing did not matter" in said(tmp_path, {"gap_adamw": around(1.0, wobble=0.03), **PLACES})
+
+
+def test_a_difference_that_may_be_large_is_not_level(tmp_path):
+    """Its interval contains 0, but reaches far from it."""
+    losses = {"gap_adamw": around(0.96, wobble=0.03), **PLACES}
+    assert said(tmp_path, losses).startswith("With these seeds it stays open whether choosing mattered: ")
+
+
+def test_a_worst_value_that_is_close_to_divergence_makes_nothing_level(tmp_path):
+    losses = {"gap_adamw": around(1.0, wobble=0.2), **PLACES, "beta1=0.99": around(900.0)}
+    assert said(tmp_path, losses).startswith("With these seeds it stays open whether choosing mattered: ")
+
+
+def test_a_tiny_difference_is_level_even_if_it_is_certain(tmp_path):
+    """Rounding alone makes one, if all runs are alike."""
+    text = said(tmp_path, {"gap_adamw": around(1.005, wobble=0.0001), **PLACES})
+    assert text == f"Choosing did not matter here: gap_adamw is level with {SMALLEST} (+0.0050 ±)."
 
 
 def test_a_wide_interval_of_a_control_says_nothing(tmp_path):

@@ -95,7 +95,7 @@ def test_diverged_everywhere(tmp_path):
     row = rows_of(found)["beta1=0.99"]
     assert (row["evaluation loss"], row["regret ± 95 %"]) == ("diverged", "")
     assert found.best_fixed().name == "beta1=0.8"
-    assert found.spread() == 0.0
+    assert found.scale() is None
 
 
 def test_trainer_logs_zero_for_a_run_that_diverged(tmp_path):
