@@ -217,19 +217,29 @@ def sweep(
         typer.Option(help="A fixed beta1 or momentum; several times for several.", show_default="a usual grid"),
     ] = None,
     seed: Annotated[list[int], typer.Option(help="Several times for several.")] = [42],  # noqa: B006
+    lr: Annotated[
+        list[float] | None,
+        typer.Option(help="A learning rate for all of them; several times for several.", show_default="the script's"),
+    ] = None,
+    controls: Annotated[
+        bool, typer.Option("--controls/--no-controls", help="Run what tells whether it is the choosing that helps.")
+    ] = True,
     launch: Annotated[
         Path | None, typer.Option(help="An accelerate config file to launch the runs with.", show_default="one process")
     ] = None,
     out: Annotated[Path, typer.Option(help="Holds a directory per run, and the comparison.")] = Path("runs/sweep"),
 ) -> None:
-    """Run a grid of fixed beta1 (or momentum) beside GAP, and print the table.
+    """Run fixed beta1 (or momentum) values beside GAP: did choosing help?
+
+    Prints a table and one sentence of conclusion. Controls take part: GAP
+    with its candidate drawn at random, and with always the first-listed one.
 
     All runs use the same script with the same flags (flags that are not the
     sweep's own go to the script); a fixed value runs torch's own optimizer.
     Runs that an earlier call has finished are kept: the same command continues
     a sweep that was stopped.
 
-        gap-hf sweep train.py --value 0.8 --value 0.9 --max_steps 200
+        gap-hf sweep train.py --seed 1 --seed 2 --seed 3 --max_steps 200
     """
     with failing_cleanly():  # what the pictures need is missed now, and not when everything has been trained
         from . import sweep as sweeps
@@ -237,7 +247,7 @@ def sweep(
         from .report.write import compare_runs
 
     with failing_cleanly(OSError, ValueError, sweeps.SweepError):
-        members = sweeps.plan(script, context.args, gap, gap_args, value, seed, out, launch)
+        members = sweeps.plan(script, context.args, gap, gap_args, value, seed, out, launch, lr, controls)
         bar = rich.progress.Progress(
             rich.progress.TextColumn("{task.description}"),
             rich.progress.BarColumn(),
@@ -254,8 +264,12 @@ def sweep(
 
             sweeps.run(members, lambda member: bar.update(task, description=str(member.directory)), ended)
         runs = read_runs([member.directory for member in members])
-        show_table(*sweeps.table(members, runs))
-        paths = compare_runs(runs, out)
+        outcome = sweeps.Outcome(members, runs)
+        show_table(*sweeps.table(outcome))
+        for line in (sweeps.edge_note(outcome), sweeps.conclude(outcome)):
+            if line is not None:
+                typer.echo(line + "\n")
+        paths = compare_runs(outcome.best_runs(), out, findings=sweeps.findings(outcome))
     for path in paths:
         typer.echo(path)
 
@@ -266,9 +280,9 @@ def failing_cleanly(*mendable: type[Exception]) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        if error.name not in ("matplotlib", "jinja2"):
+        if error.name not in ("matplotlib", "jinja2", "scipy"):
             raise
-        fail(f"{error.name} is not installed; pictures and tables of runs need it: pip install matplotlib jinja2")
+        fail(f"{error.name} is not installed; pictures and tables of runs need it: pip install matplotlib jinja2 scipy")
     except mendable as error:
         fail(str(error))
 

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,21 @@ class Table:
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
+
+
+@dataclass
+class Findings:
+    """What somebody who knows what the runs were made for adds to their comparison.
+
+    Attributes:
+        facts: (name, value) pairs for the top of the page.
+        pictures: pictures by file name.
+        tables: tables, which come first.
+    """
+
+    facts: Sequence[tuple[str, str]]
+    pictures: Mapping[str, Picture]
+    tables: Sequence[Table]
 
 
 def svg(figure: Figure, titled: bool = True) -> bytes:

@@ -26,6 +26,9 @@ MARGIN_POINTS = 120
 LONGEST_LABEL = 60
 """Characters of a row label at most; a longer name loses its beginning."""
 
+LEGEND_ROWS, LEGEND_ROW = 6, 0.2
+"""How many rows a legend may take of a figure's height, and how many inches more each further row needs."""
+
 
 def figures(choices: Choices) -> dict[str, Figure]:
     """Draw all pictures that a run's choices allow, by file name."""
@@ -159,10 +162,12 @@ def candidate_patches(choices: Choices, candidates: list[Candidate]) -> list[Art
 
 
 def legend(figure: Figure, handles: list[Artist]) -> None:
-    """Put the legend below, in as many columns as fit."""
+    """Put the legend below, in as many columns as fit; below a long one, the figure grows."""
     room = figure.get_figwidth() * 11  # characters that fit side by side
     widest = max(len(str(handle.get_label())) for handle in handles) + 8
     ncols = max(1, min(len(handles), int(room / widest)))
+    rows = -(-len(handles) // ncols)
+    figure.set_figheight(figure.get_figheight() + LEGEND_ROW * max(rows - LEGEND_ROWS, 0))
     figure.legend(handles=handles, loc="outside lower center", ncols=ncols, frameon=False)
 
 

@@ -10,7 +10,7 @@ from ..choices import Choices
 from . import compare
 from .candidates import all_candidates, display_names
 from .loss import loss_figure
-from .page import DPI, Picture, Table, render, svg
+from .page import DPI, Findings, Picture, Table, render, svg
 from .plot import figures
 from .run import Run, choices_of, read_run, read_runs
 from .summary import summarise
@@ -65,7 +65,10 @@ def plot_run(
 
 
 def compare_runs(
-    runs: Sequence[str | Path | Run], out_dir: str | Path, formats: Collection[str] = FORMATS
+    runs: Sequence[str | Path | Run],
+    out_dir: str | Path,
+    formats: Collection[str] = FORMATS,
+    findings: Findings | None = None,
 ) -> list[Path]:
     """Draw runs side by side: ``gap_compare_loss``, ``gap_compare_choices`` and ``gap_compare.html``.
 
@@ -73,6 +76,7 @@ def compare_runs(
         runs: Trainers' ``output_dir``s, or what ``read_runs`` returned; runs without a gap optimizer are welcome.
         out_dir: the directory for the files.
         formats: any of ``png``, ``svg``, ``html``.
+        findings: more to say about them, such as a sweep's conclusion.
 
     Returns:
         The paths of the files.
@@ -83,16 +87,21 @@ def compare_runs(
     """
     check_formats(formats)
     found = read_runs(runs)
+    findings = findings or Findings([], {}, [])
     drawn = {"gap_compare_loss": loss_figure(found), "gap_compare_choices": compare.choices_figure(found)}
     shown = {name: figure for name, figure in drawn.items() if figure is not None}
     out = Path(out_dir)
-    paths = save(shown, out, formats)
+    paths = save({**{name: picture.figure for name, picture in findings.pictures.items()}, **shown}, out, formats)
     if "html" in formats:
         titles = {"gap_compare_loss": "Loss", "gap_compare_choices": "What GAP applied"}
         captions = {"gap_compare_loss": CAPTIONS["loss"], "gap_compare_choices": "The mean over all parameters."}
         pages = [Picture(titles[name], figure, captions[name]) for name, figure in shown.items()]
-        head, rows = compare.table(found)
-        page = render("Runs compared", [("runs", str(len(found)))], pages, [Table("Numbers", head, rows)])
+        page = render(
+            "Runs compared",
+            [("runs", str(len(found))), *findings.facts],
+            [*findings.pictures.values(), *pages],
+            [*findings.tables, Table("Numbers", *compare.table(found))],
+        )
         paths.append(write_text(out / "gap_compare.html", page))
     return paths
 

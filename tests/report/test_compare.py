@@ -69,8 +69,9 @@ def test_files(runs, tmp_path):
     assert [path.name for path in without] == ["gap_compare_loss.png", "gap_compare_loss.svg", "gap_compare.html"]
 
 
-def test_pictures_are_readable(tmp_path):
-    names = [f"a_sweep_with_a_long_name/beta1={i / 20:g}" for i in range(12)]
+@pytest.mark.parametrize("count", [12, 28])
+def test_pictures_are_readable(tmp_path, count):
+    names = [f"a_sweep_with_a_long_name/beta1={i / 100:g}" for i in range(count)]
     for i, name in enumerate(names):
         write_log(tmp_path / name, [3.0 - i / 10] * 20, {0: 3.0, 100: 2.0})
         write_run(tmp_path / name, [lora_names(1)], steps=100, seed=i)
@@ -79,7 +80,7 @@ def test_pictures_are_readable(tmp_path):
         FigureCanvasAgg(figure).draw()
         (axes,) = figure.axes
         (legend,) = figure.legends
-        assert len(legend.get_texts()) == 12
+        assert len(legend.get_texts()) == count
         ticks = [*axes.get_xticklabels(), *axes.get_yticklabels()]
         assert overlapping([*ticks, *legend.get_texts(), axes.title, axes.xaxis.label, axes.yaxis.label]) == []
         width, height = figure.canvas.get_width_height()

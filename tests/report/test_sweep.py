@@ -1,6 +1,5 @@
 """``gap-hf sweep`` on a small real script."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -8,8 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from gap_hf.cli import app
-from gap_hf.report.run import read_run, read_runs
-from gap_hf.sweep import SweepError, plan, table
+from gap_hf.report.run import read_run
+from gap_hf.sweep import SweepError, plan
 
 from ..tiny import ROOT, SCRIPTS, run
 
@@ -34,6 +33,10 @@ FLAGS = [
 ]
 
 
+AGAIN = ["--gap-args", "betas=0.5:0.9", "--value", 0.5, "--value", 0.9]
+"""Two candidates, which are the fixed values, too."""
+
+
 def sweep(*options: object) -> tuple[int, str, str]:
     """Exit status, standard output, standard error."""
     result = CliRunner().invoke(app, ["sweep", str(SCRIPT), *map(str, options), *FLAGS], env={"COLUMNS": "200"})
@@ -47,25 +50,28 @@ def cells(output: str, name: str) -> list[str]:
 
 def test_grid_beside_gap_and_again(tmp_path):
     """The table has what the runs logged; a second call trains nothing anew; other flags are refused."""
-    status, out, err = sweep("--value", 0.5, "--value", 0.9, "--out", tmp_path)
+    status, out, err = sweep(*AGAIN, "--out", tmp_path)
     assert status == 0, err
-    losses = {name: read_run(tmp_path / name).last("eval_loss") for name in ("gap_adamw", "beta1=0.5", "beta1=0.9")}
-    assert len(set(losses.values())) == 3, "three different optimizers"
+    names = ("gap_adamw", "random", "first", "beta1=0.5", "beta1=0.9")
+    losses = {name: read_run(tmp_path / name).last("eval_loss") for name in names}
+    assert len({losses[name] for name in ("random", "beta1=0.5", "beta1=0.9")}) == 3, "different optimizers"
+    assert losses["first"] == pytest.approx(losses["beta1=0.5"], abs=1e-5), "the same candidate at every step"
     for name, loss in losses.items():
         assert f"{loss:.4f}" in cells(out, name)
     best = min(("beta1=0.5", "beta1=0.9"), key=losses.get)
-    assert [line.split()[0] for line in out.splitlines() if "(best fixed)" in line] == [best]
-    assert f"{losses['beta1=0.5'] - losses['gap_adamw']:+.4f}" in cells(out, "beta1=0.5")
+    assert [line.split()[0] for line in out.splitlines() if "(best fixed" in line] == [best]
+    assert f"{losses['gap_adamw'] - losses[best]:+.4f}" in cells(out, "gap_adamw")
+    assert "One seed says nothing about noise: run at least three (--seed); here gap_adamw is " in out
     assert str(tmp_path / "gap_compare.html") in out
     assert (tmp_path / "gap_adamw" / "gap_choices.jsonl").is_file()
 
     written = (tmp_path / "gap_adamw" / "trainer_state.json").stat().st_mtime_ns
-    status, again, err = sweep("--value", 0.5, "--value", 0.9, "--out", tmp_path)
+    status, again, err = sweep(*AGAIN, "--out", tmp_path)
     assert status == 0
     assert (tmp_path / "gap_adamw" / "trainer_state.json").stat().st_mtime_ns == written
     assert cells(again, "gap_adamw") == cells(out, "gap_adamw")
 
-    status, _, err = sweep("--value", 0.5, "--out", tmp_path, "--seed", 1, "--gap-args", "betas=0.5:0.9")
+    status, _, err = sweep("--value", 0.5, "--out", tmp_path, "--seed", 1)
     assert status == 1
     assert "is of a sweep with other flags" in err
 
@@ -109,12 +115,14 @@ def test_a_value_that_is_out_of_range_is_refused_before_anything_trains(tmp_path
     assert not (tmp_path / "out").exists()
 
 
-WITHOUT_MATPLOTLIB = """
+WITHOUT = """
 import sys
+
+absent = sys.argv.pop(1)
 
 class Absent:
     def find_spec(self, name, path, target=None):
-        if name == "matplotlib":
+        if name == absent:
             raise ModuleNotFoundError(name, name=name)
 
 sys.meta_path.insert(0, Absent())
@@ -124,18 +132,20 @@ app()
 """
 
 
-@pytest.mark.parametrize("command", ["sweep", "compare"])
-def test_without_matplotlib(tmp_path, command):
+@pytest.mark.parametrize(
+    ("absent", "command"), [("matplotlib", "sweep"), ("matplotlib", "compare"), ("scipy", "sweep")]
+)
+def test_without_what_tables_and_pictures_need(tmp_path, absent, command):
     """One line that can be followed however gap_hf was installed; the sweep says it before it trains."""
-    done = run([sys.executable, "-c", WITHOUT_MATPLOTLIB, command, SCRIPT if command == "sweep" else tmp_path])
+    done = run([sys.executable, "-c", WITHOUT, absent, command, SCRIPT if command == "sweep" else tmp_path])
     assert (done.returncode, done.stdout) == (1, "")
-    assert "matplotlib is not installed" in done.stderr
-    assert "pip install matplotlib jinja2" in done.stderr
+    assert f"{absent} is not installed" in done.stderr
+    assert "pip install matplotlib jinja2 scipy" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
 def test_values_that_are_nearly_equal_are_two(tmp_path):
-    _, one, other = plan(SCRIPT, [], values=[0.9, 0.9000001], out=tmp_path)
+    *_, one, other = plan(SCRIPT, [], values=[0.9, 0.9000001], out=tmp_path)
     assert (one.name, other.name) == ("beta1=0.9", "beta1=0.9000001")
     assert "type=default,betas=0.9000001" in other.command
 
@@ -148,6 +158,10 @@ def test_values_that_are_nearly_equal_are_two(tmp_path):
         ({"gap": "adamw_torch"}, "'adamw_torch' is not a gap optimizer; expected one of gap_adamw"),
         ({"script": Path("nowhere.py")}, "nowhere.py: there is no such script"),
         ({"launch": Path("nowhere.yaml")}, "nowhere.yaml: there is no such accelerate config"),
+        ({"gap": "adai"}, "'adai' has no candidates"),
+        ({"flags": ["--learning-rate=0.1"], "lrs": [0.1]}, "--learning-rate=0.1 contradicts --lr"),
+        ({"lrs": [0.1, 0.0]}, "--lr 0: a learning rate is a number > 0"),
+        ({"lrs": [float("nan")]}, "--lr nan: "),
     ],
 )
 def test_bad_input(options, says):
@@ -166,21 +180,49 @@ def test_a_run_of_somebody_else_is_not_overwritten(tmp_path):
 
 def test_momenta_and_launchers(tmp_path):
     launch = ROOT / "recipes/configs/ddp_cpu.yaml"
-    gap, *fixed = plan(SCRIPT, ["--max_steps", "3"], gap="gap_sgdm_baseline", out=tmp_path, launch=launch)
+    gap, *others = plan(SCRIPT, ["--max_steps", "3"], gap="gap_sgdm_baseline", out=tmp_path, launch=launch)
+    fixed = [member for member in others if member.contender.fixed]
     assert [member.name for member in fixed] == [f"momentum={m:g}" for m in (0, 0.5, 0.8, 0.9, 0.99)]
     assert gap.command[1:5] == ["-m", "accelerate.commands.launch", "--config_file", str(launch)]
     assert "type=default,momentum=0.9" in fixed[3].command
 
 
-def test_several_seeds(tmp_path):
-    """Means and standard deviations over the seeds."""
-    members = plan(SCRIPT, [], values=[0.9], seeds=[1, 2], out=tmp_path)
-    assert [member.directory.name for member in members][:2] == ["gap_adamw-seed1", "gap_adamw-seed2"]
-    for i, member in enumerate(members):
-        member.directory.mkdir()
-        log = [{"step": 1, "loss": float(i)}, {"step": 1, "eval_loss": 10.0 + i}]
-        (member.directory / "trainer_state.json").write_text(json.dumps({"log_history": log}))
-        (member.directory / "sweep_done.json").write_text(json.dumps({"command": member.command, "seconds": 2.0}))
-    rows = table(members, read_runs([member.directory for member in members]))[1]
-    assert rows[0][:3] == ["gap_adamw", "0.5000 ± 0.7071", "10.5000 ± 0.7071"]
-    assert rows[1][:4] == ["beta1=0.9 (best fixed)", "2.5000 ± 0.7071", "12.5000 ± 0.7071", "+2.0000"]
+def test_directories(tmp_path):
+    """A single seed is not in their names, so that those of earlier sweeps are found."""
+
+    def names(**given) -> list[str]:
+        members = plan(SCRIPT, [], values=[0.8], out=tmp_path, controls=False, **given)
+        return [member.directory.name for member in members]
+
+    assert names() == ["gap_adamw", "beta1=0.8"]
+    assert names(seeds=[1, 2, 1])[:2] == ["gap_adamw-seed1", "gap_adamw-seed2"]
+    assert names(lrs=[1e-3]) == ["gap_adamw-lr0.001", "beta1=0.8-lr0.001"]
+    assert names(lrs=[1e-5, 2e-3, 1e-5], seeds=[3, 4])[:4] == [
+        "gap_adamw-lr1e-05-seed3", "gap_adamw-lr1e-05-seed4", "gap_adamw-lr0.002-seed3", "gap_adamw-lr0.002-seed4",
+    ]  # fmt: skip
+
+
+def test_every_contender_runs_at_every_learning_rate(tmp_path):
+    members = plan(SCRIPT, ["--max_steps", "3"], out=tmp_path, lrs=[1e-3, 2e-3], seeds=[1, 2])
+    assert len(members) == 4 * len({member.contender for member in members}) == 4 * 8
+    for member in members:
+        where = member.command.index("--learning_rate")
+        assert float(member.command[where + 1]) == member.lr
+    without = plan(SCRIPT, ["--learning_rate", "0.1"], out=tmp_path)
+    assert all(member.command.count("--learning_rate") == 1 for member in without)
+
+
+def test_a_random_choice_is_drawn_anew_for_each_seed(tmp_path):
+    members = [member for member in plan(SCRIPT, [], seeds=[1, 2], out=tmp_path) if member.name == "random"]
+    assert ["type=random_parameter_wise,seed=1" in member.command for member in members] == [True, False]
+    assert ["type=random_parameter_wise,seed=2" in member.command for member in members] == [False, True]
+
+
+def test_the_flags_of_the_command(tmp_path):
+    """--lr and --no-controls are the sweep's; flags of the script that begin alike are not."""
+    bad = ["--lr", "0.1", "--lr", "-1", "--no-controls", "--lr_scheduler_type", "constant"]
+    result = CliRunner().invoke(app, ["sweep", str(SCRIPT), *bad, "--out", str(tmp_path)])
+    assert (result.exit_code, result.stderr) == (1, "gap-hf: --lr -1: a learning rate is a number > 0\n")
+    status, _, err = sweep("--lr", 0.1, "--out", tmp_path)
+    assert status == 1
+    assert "--learning_rate contradicts --lr" in err
