@@ -51,6 +51,10 @@ class Group(dict[str, Any]):
             return kept
         return on_device(self, key, device)
 
+    def is_unread(self, key: str) -> bool:
+        """Whether reading ``key`` would wait for the device."""
+        return key in self._unread
+
     def __getitem__(self, key: str) -> Any:
         if key in self._unread:
             super().__setitem__(key, self._kept[key].tolist())

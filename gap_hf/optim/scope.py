@@ -203,10 +203,15 @@ def started(family: Family, group: Mapping[str, Any], K: int, first: Mapping[str
 
 
 def remember_constant(group: dict[str, Any], rule: Rule) -> None:
-    """Let ``group`` remember the constant weights of its mix, which are applied instead of being decided."""
+    """Let ``group`` remember the constant weights of its mix, which are applied instead of being decided.
+
+    Weights that nobody has read were decided by scores, before the option was changed: they needn't be waited for.
+    """
     assert rule.weights is not None
     each = scope_of(group["type"]).per_parameter
-    now = group["last_weights"][:1] if each else [group["last_weights"]]
-    if now and now[0] != list(rule.weights):  # the option has been changed
-        for key, value in rule.start().items():
-            group[key] = [copy.copy(value) for _ in range(group["count"])] if each else value
+    if not (isinstance(group, Group) and group.is_unread("last_weights")):
+        now = group["last_weights"][:1] if each else [group["last_weights"]]
+        if not now or now[0] == list(rule.weights):
+            return
+    for key, value in rule.start().items():
+        group[key] = [copy.copy(value) for _ in range(group["count"])] if each else value

@@ -9,6 +9,7 @@ from torch import Tensor
 
 import gap_hf
 from gap_hf.optim.families.adam import AdamFamily, AdamNumbers
+from gap_hf.optim.families.common import places
 from gap_hf.optim.families.sgdm import SGDMFamily, SGDMNumbers
 from gap_hf.optim.kernels import fused_cuda
 from gap_hf.optim.kernels.foreach import Loop
@@ -26,6 +27,7 @@ F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
 ADAM = AdamNumbers(
     betas=(0.8, 0.99),
     betas2=(0.999,),
+    first=(0, 1),
     second=(0, 0),
     gains=(1.0, 1.0),
     modulation=(1.0, 1.0),
@@ -33,7 +35,7 @@ ADAM = AdamNumbers(
     eps=1e-8,
     soft_reset=0.7,
 )
-SGDM = SGDMNumbers((0.9, 0.5), (1.0, 1.0), (1.0, 1.0), 0.1, soft_reset=0.7)
+SGDM = SGDMNumbers((0.9, 0.5), (0, 1), (1.0, 1.0), (1.0, 1.0), 0.1, soft_reset=0.7)
 Numbers = AdamNumbers | SGDMNumbers
 FAMILIES = {AdamNumbers: AdamFamily(), SGDMNumbers: SGDMFamily()}
 
@@ -41,10 +43,12 @@ FAMILIES = {AdamNumbers: AdamFamily(), SGDMNumbers: SGDMFamily()}
 def candidates(numbers: Numbers, values: tuple[float, ...], second: tuple[int, ...] = ()) -> Numbers:
     """``numbers`` for K other candidates; the different beta2 are as many as ``second`` says."""
     ones = (1.0,) * len(values)
+    kept = [j for j, value in enumerate(values) if value or (isinstance(numbers, SGDMNumbers) and not any(values))]
+    numbers = numbers._replace(first=places(len(values), kept), gains=ones, modulation=ones)
     if isinstance(numbers, SGDMNumbers):
-        return numbers._replace(momenta=values, gains=ones, modulation=ones)
+        return numbers._replace(momenta=values)
     betas2 = (0.999, 0.99, 0.95)[: max(second) + 1]
-    return numbers._replace(betas=values, betas2=betas2, second=second, gains=ones, modulation=ones)
+    return numbers._replace(betas=values, betas2=betas2, second=second)
 
 
 def replaced(numbers: Numbers, **options: Any) -> Numbers:
@@ -77,6 +81,15 @@ RULES: dict[str, Numbers] = {
     "sgdm-dampening": replaced(SGDM, dampening=0.3),
     "adam-maximize": replaced(ADAM, maximize=True, l2=0.1, eps=1e-3),
     "sgdm-maximize": replaced(SGDM, maximize=True, nesterov=True, l2=0.1),
+    # the moment of the candidate 0 is the gradient itself
+    "adam-gradient": replaced(
+        candidates(ADAM, (0.9, 0.0), (0, 1)), l2=0.1, eps=1e-3, maximize=True, modulation=(1.0, 3.0)
+    ),
+    "adam-gradients": replaced(candidates(ADAM, (0.0, 0.0), (0, 1)), decay=0.1, second_reset=0.7),
+    "sgdm-gradient": replaced(
+        candidates(SGDM, (0.0, 0.9)), l2=0.1, dampening=0.3, maximize=True, modulation=(1.0, 3.0)
+    ),
+    "sgdm-0": candidates(SGDM, (0.0,)),
 }
 DTYPES = {  # of values and gradients, first moments, second moments
     "fp32": (F32, F32, F32),
@@ -88,7 +101,10 @@ DTYPES = {  # of values and gradients, first moments, second moments
 }
 STOCHASTIC = ("fp32-bf16", "bf16-bf16")
 CASES = [(rule, "fp32") for rule in RULES]
-CASES += [(rule, d) for rule in ("adam-2", "adam-3-distinct", "sgdm-nesterov") for d in list(DTYPES)[1:]]
+CONSTANT_CASES = list(CASES)
+CONSTANT_CASES += [(rule, d) for rule in ("adam-5-distinct", "sgdm-gradient") for d in list(DTYPES)[1:]]
+IN_EACH_DTYPE = ("adam-2", "adam-3-distinct", "adam-5-distinct", "sgdm-nesterov", "sgdm-gradient")
+CASES += [(rule, d) for rule in IN_EACH_DTYPE for d in list(DTYPES)[1:]]
 B = fused_cuda.BLOCK
 SHAPES = [(3,), (0,), (B + 5,), (2, B // 2), ()]
 
@@ -107,7 +123,8 @@ def work_of(numbers: Numbers, dtypes: tuple[torch.dtype, ...], shapes: list[tupl
 
     values = [plain(torch.randn(shape, generator=generator), dtypes[0]) for shape in shapes]
     steps = [torch.zeros((), dtype=torch.float64) for _ in shapes]
-    declared = [Buffer(f"first_{j}", soft_reset=numbers.soft_reset) for j in range(len(numbers.gains))]
+    kept = [j for j, place in enumerate(numbers.first) if place is not None]
+    declared = [Buffer(f"first_{j}", soft_reset=numbers.soft_reset) for j in kept]
     if isinstance(numbers, AdamNumbers):
         declared += [
             Buffer(f"second_{u}", compact=False, soft_reset=numbers.second_reset) for u in range(len(numbers.betas2))
@@ -138,22 +155,33 @@ def twin_of(work: Work) -> Work:
         for buffer, tensors in zip(work.declared, work.buffers, strict=True)
     ]
     steps = [step.clone() for step in work.steps]
-    return Work(work.numbers, work.declared, wide(work.values), wide(work.grads), steps, buffers)
+    return Work(work.numbers, work.declared, wide(work.values), wide(work.grads), steps, buffers, work.scored)
+
+
+def copy_of(work: Work) -> Work:
+    """The same elsewhere in memory."""
+
+    def copies(tensors: list[Tensor]) -> list[Tensor]:
+        return [t.clone() for t in tensors]
+
+    steps, buffers = copies(work.steps), [copies(column) for column in work.buffers]
+    return Work(work.numbers, work.declared, copies(work.values), copies(work.grads), steps, buffers, work.scored)
 
 
 def true_sums(work: Work) -> Tensor:
     """The partial sums of the buffers as they are stored, in float64."""
     numbers, rows = work.numbers, []
-    K = len(numbers.gains)
     betas2 = numbers.betas2 if isinstance(numbers, AdamNumbers) else ()
     for i, p in enumerate(work.values):
         g = work.grads[i].double() * (-1 if numbers.maximize else 1) + numbers.l2 * p.double()
         r = [
             1 / ((v[i].double() / (1 - beta2 ** work.steps[i].item())).sqrt() + numbers.eps)
-            for beta2, v in zip(betas2, work.buffers[K:], strict=True)
+            for beta2, v in zip(betas2, work.buffers[len(work.buffers) - len(betas2) :], strict=True)
         ]
-        weights = [r[u] for u in numbers.second] if betas2 else [torch.ones(())] * K
-        dots = [(g * w * m[i].double()).sum() for w, m in zip(weights, work.buffers, strict=False)]
+        weights = [r[u] for u in numbers.second] if betas2 else [torch.ones(())] * len(numbers.gains)
+        gradient = g * (1 - numbers.dampening) if not betas2 and work.steps[i] != 1 else g
+        moments = [gradient if place is None else work.buffers[place][i].double() for place in numbers.first]
+        dots = [(g * w * m).sum() for w, m in zip(weights, moments, strict=True)]
         rows.append(torch.stack([*dots, *(x.sum() for x in r)]))
     return torch.stack(rows)
 
@@ -170,7 +198,7 @@ def same(actual: list[Tensor], expected: list[Tensor], what: str) -> None:
             torch.testing.assert_close(a.float(), e.float(), rtol=unit, atol=1e-6, msg=what)
 
 
-def step_both(kernel: FusedCUDA, work: Work, t: int) -> None:
+def step_both(kernel: FusedCUDA, work: Work, t: int, mixes: bool = False) -> None:
     """One step of the kernel and of the loop from the same bits, compared after each pass."""
     new_gradients(work, t)
     kernel.begin(work, locate(work))
@@ -190,22 +218,63 @@ def step_both(kernel: FusedCUDA, work: Work, t: int) -> None:
     torch.testing.assert_close(sums, true_sums(work), rtol=2e-6, atol=1e-6)
     if columns(work)[-1][0].dtype == F32 and not work.numbers.stochastic:
         torch.testing.assert_close(sums, loop_sums, rtol=2e-6, atol=1e-6)
-    kernel.apply(work, [], torch.tensor(choices), torch.tensor(resets))
-    loop.apply(twin, [], choices, resets)
+    if mixes:
+        weights = weights_of(N, K)
+        kernel.mix(work, [], weights, torch.tensor(resets))
+        loop.mix(twin, [], weights.tolist(), resets)
+    else:
+        kernel.apply(work, [], torch.tensor(choices), torch.tensor(resets))
+        loop.apply(twin, [], choices, resets)
     for actual, expected in zip(columns(work), columns(twin), strict=True):
         same(actual, expected, "after the step")
+
+
+def weights_of(N: int, K: int) -> Tensor:
+    """Weights that differ between fragments and between candidates."""
+    raw = torch.tensor([[(2 * i + 3 * j) % (K + 1) + (j == 0) for j in range(K)] for i in range(N)])
+    return raw.double() / raw.sum(dim=1, keepdim=True)
+
+
+def step_constant_both(kernel: FusedCUDA, work: Work, t: int) -> None:
+    """One step with constant weights: the bits of a step in two passes, and in float32 the loop's numbers."""
+    new_gradients(work, t)
+    work.scored = False
+    kernel.begin(work, locate(work))
+    twin, loop, passes = twin_of(work), loop_of(work), copy_of(work)
+    K = len(work.numbers.gains)
+    weights = weights_of(2, K)[1]
+    kernel.tick(work)
+    kernel.step_constant(work, tuple(weights.tolist()))
+    loop.tick(twin)
+    loop.step_constant(twin, tuple(weights.tolist()))
+    exact, N = kernel_of(passes), len(work.values)
+    exact.tick(passes)
+    exact.observe(passes, [])
+    exact.mix(passes, [], weights.expand(N, K), torch.zeros(N, dtype=torch.bool))
+    assert work.steps == twin.steps
+    for actual, as_in_two, expected in zip(columns(work), columns(passes), columns(twin), strict=True):
+        assert all(map(torch.equal, actual, as_in_two))
+        if all(column[0].dtype == F32 for column in columns(work)):
+            same(actual, expected, "after the step")
 
 
 def whole_step(work: Work) -> None:
     take(kernel_of(work), work)
 
 
-def take(kernel: FusedCUDA, work: Work) -> None:
-    """A step that ``kernel`` has begun."""
-    N = len(work.values)
+def take(kernel: FusedCUDA, work: Work, type_: str = "switch") -> None:
+    """A step that ``kernel`` has begun: a pick, or a mix with or without scores."""
+    N, K = len(work.values), len(work.numbers.gains)
     kernel.tick(work)
+    if type_ == "mix":
+        kernel.step_constant(work, (1 / K,) * K)
+        return
     kernel.observe(work, [])
-    kernel.apply(work, [], torch.zeros(N, dtype=torch.int64), torch.zeros(N, dtype=torch.bool))
+    resets = torch.zeros(N, dtype=torch.bool)
+    if type_ == "switch":
+        kernel.apply(work, [], torch.zeros(N, dtype=torch.int64), resets)
+    else:
+        kernel.mix(work, [], torch.full((N, K), 1 / K, dtype=torch.float64), resets)
 
 
 # ---------------------------------------------------------------- whole optimizers
@@ -220,9 +289,39 @@ OPTIONS = {
             "second_order_momentum_reset_mode": "square",
         },
     ),
+    "adam-gradient": (gap_hf.GapAdamW, {"betas": [(0.0, 0.999), (0.9, 0.99)], "hysteresis_threshold": 1}),
     "sgdm": (gap_hf.SGDM, {"momentum": [0.5, 0.9], "nesterov": True, "weight_decay": 0.01}),
+    "sgdm-gradient": (gap_hf.SGDM, {"momentum": [0.0, 0.9], "dampening": 0.3, "hysteresis_threshold": 1}),
 }
-TYPES = ["switch", "switch_parameter_wise"]
+TYPES: dict[str, dict[str, Any]] = {
+    "switch": {"type": "switch"},
+    "switch_parameter_wise": {"type": "switch_parameter_wise"},
+    "mix": {"type": "mix", "weights": [0.3, 0.3, 0.4]},
+    "mix-score": {"type": "mix", "weights": "score"},
+    "mix_parameter_wise": {"type": "mix_parameter_wise"},
+    "mix_parameter_wise-score": {"type": "mix_parameter_wise", "weights": "score"},
+    "random": {"type": "random", "seed": 3},
+    "random_parameter_wise": {"type": "random_parameter_wise", "seed": 3},
+    "first": {"type": "first"},
+}
+CONSTANT = ("mix", "mix_parameter_wise")
+"""Those without scores."""
+
+
+def options_of(name: str, type_: str) -> tuple[Any, dict[str, Any]]:
+    """The class and the options of one of ``OPTIONS`` with one of ``TYPES``."""
+    cls, options = OPTIONS[name]
+    chosen = dict(TYPES[type_])
+    if isinstance(chosen.get("weights"), list):
+        chosen["weights"] = chosen["weights"][: len(options.get("betas", options.get("momentum")))]
+    return cls, {**options, **chosen}
+
+
+def launches_of(type_: str) -> list[str]:
+    """The kernels that a step launches."""
+    if type_ in CONSTANT:
+        return ["tick", "step_constant"]
+    return ["tick", "observe", "add_up", "mix" if type_.startswith("mix") else "apply"]
 
 
 def parameters(shapes: list[tuple[int, ...]], device: str, dtype: torch.dtype = F32) -> list[Tensor]:
@@ -241,3 +340,11 @@ def gradients(shapes: list[tuple[int, ...]], t: int, dtype: torch.dtype = F32) -
 
 def choices_of(optimizer: Any) -> list[Any]:
     return [group["last_choice"] for group in optimizer.param_groups]
+
+
+def same_weights(optimizers: list[Any], rtol: float = 1e-4) -> None:
+    """Mixes weigh the candidates alike."""
+    for group, other in zip(*(optimizer.param_groups for optimizer in optimizers), strict=True):
+        if "last_weights" in group:
+            both = [torch.tensor(g["last_weights"], dtype=torch.float64) for g in (group, other)]
+            torch.testing.assert_close(*both, rtol=rtol, atol=rtol)

@@ -22,6 +22,7 @@ from .cuda import (
     ADAM,
     BF16,
     CASES,
+    CONSTANT_CASES,
     DTYPES,
     F32,
     FAMILIES,
@@ -38,12 +39,16 @@ from .cuda import (
     columns,
     gradients,
     kernel_of,
+    launches_of,
     needs_triton,
     new_gradients,
+    options_of,
     parameters,
     replaced,
+    same_weights,
     step_both,
-    whole_step,
+    step_constant_both,
+    take,
     work_of,
 )
 
@@ -57,6 +62,38 @@ def exact_conversion(convert: Callable) -> Callable:
         return convert(data, source, target, mode)
 
     return rounded
+
+
+MODULES = ("triton_common", "triton_adam", "triton_adam_mix", "triton_sgdm", "triton_sgdm_mix")
+FIRST = r"an element of (exp_avg|momentum_buffer)_\d is"
+MISTAKES = [
+    ("triton_adam", "p * keep - rate *", "p * keep + rate *", "a new value is"),
+    ("triton_common", "1.0 - tl.exp(t", "1.0 - tl.exp(1.0 + t", "a sum is"),
+    ("triton_common", "0x846CA68B", "0x846CA68C", "rounded otherwise"),
+    # candidates without a buffer
+    ("triton_adam", "stored = g", "stored = 2.0 * g", "a sum is"),
+    ("triton_sgdm", "stored = undampened(t, rest) * g", "stored = g", "a sum is"),
+    ("triton_common", "m = factor * filtered", "m = 2.0 * filtered", "a new value is"),
+    ("triton_common", "2 + place, i", "2 + j, i", "a new value is"),
+    # mixes
+    ("triton_adam_mix", "tl.div_rn(total", "tl.div_rn(-total", "a new value is"),
+    ("triton_adam_mix", "weights + j * weight_stride", "weights", "a new value is"),
+    ("triton_adam_mix", "weights + i * row_stride", "weights", "a new value is"),
+    ("triton_adam_mix", "numbers + 2 * K + j", "numbers + 2 * K", "a new value is"),
+    ("triton_adam_mix", "1.0 - lr * decay", "1.0 + lr * decay", "a new value is"),
+    ("triton_adam_mix", "if due:", "if not due:", FIRST),
+    ("triton_adam_mix", "MAXIMIZE, True, STOCHASTIC", "MAXIMIZE, False, STOCHASTIC", FIRST),
+    ("triton_sgdm_mix", "p - rate", "p + rate", "a new value is"),
+    ("triton_sgdm_mix", "m = g + tl.load", "m = tl.load", "a new value is"),
+    ("triton_sgdm_mix", "weights + j * weight_stride", "weights", "a new value is"),
+    ("triton_sgdm_mix", "n, 2 + c", "n, 2", FIRST),
+    ("triton_sgdm_mix", "NESTEROV, True, STOCHASTIC", "NESTEROV, False, STOCHASTIC", FIRST),
+]
+
+
+WHOLE = [(name, type_) for name in ("adam-gradient", "sgdm-gradient") for type_ in list(TYPES)[:6]]
+WHOLE += [(name, type_) for name in OPTIONS for type_ in list(TYPES)[:4] if (name, type_) not in WHOLE]
+WHOLE += [("adam-gradient", type_) for type_ in list(TYPES)[6:]]
 
 
 class Launches:
@@ -92,14 +129,24 @@ class TestInTheInterpreter:
         if dtypes == "fp16" and isinstance(numbers, AdamNumbers):  # small v are 0 in it; the step must stay finite
             numbers = replaced(numbers, eps=1e-2)
         work = work_of(numbers, DTYPES[dtypes], SHAPES)
-        for t in range(3):
-            step_both(kernel_of(work), work, t)
+        for t in range(4):
+            step_both(kernel_of(work), work, t, mixes=t >= 2)
+
+    @pytest.mark.parametrize(("rule", "dtypes"), CONSTANT_CASES)
+    def test_a_step_with_constant_weights(self, rule: str, dtypes: str) -> None:
+        numbers = replaced(RULES[rule], stochastic=dtypes in STOCHASTIC)
+        if dtypes == "fp16" and isinstance(numbers, AdamNumbers):  # as above
+            numbers = replaced(numbers, eps=1e-2)
+        work = work_of(numbers, DTYPES[dtypes], SHAPES)
+        for t in range(2):
+            step_constant_both(kernel_of(work), work, t)
 
     @pytest.mark.parametrize("dtypes", ["fp32", "bf16"])
     def test_memory_that_is_not_aligned(self, dtypes: str) -> None:
         work = work_of(ADAM, DTYPES[dtypes], [(B,), (7,)], offset=1)
         for t in range(2):
-            step_both(kernel_of(work), work, t)
+            step_both(kernel_of(work), work, t, mixes=t == 1)
+        step_constant_both(kernel_of(work), work, 2)
 
     def test_many_blocks_are_added_up_in_chunks(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(fused_cuda, "CHUNK", 2)
@@ -111,8 +158,9 @@ class TestInTheInterpreter:
         lr = torch.tensor(0.1)
         work = work_of(replaced(numbers, lr=lr), DTYPES["fp32"], SHAPES[:3])
         for t in range(2):
-            step_both(kernel_of(work), work, t)
+            step_both(kernel_of(work), work, t, mixes=t == 1)
             lr *= 0.5
+        step_constant_both(kernel_of(work), work, 2)
 
     def test_a_count_of_steps_is_shared(self) -> None:
         work = work_of(ADAM, DTYPES["fp32"], [(4,)] * 3)
@@ -133,42 +181,60 @@ class TestInTheInterpreter:
         for a, b in zip(columns(works[0]), columns(works[1]), strict=True):
             assert all(map(torch.equal, a, b))
 
+    @pytest.mark.parametrize("numbers", [ADAM, SGDM], ids=["adam", "sgdm"])
+    def test_weights_wherever_they_lie(self, numbers: Numbers) -> None:
+        """``type='mix'`` hands one row over, as often as there are fragments."""
+        works = [work_of(numbers, DTYPES["fp32"], [(5,)] * 3) for _ in range(3)]
+        row = torch.tensor([0.25, 0.75], dtype=torch.float64)
+        rows = row.repeat(3, 1)
+        for work, weights in zip(works, (rows, row.expand(3, 2), rows.T.contiguous().T), strict=True):
+            new_gradients(work, 0)
+            kernel = kernel_of(work)
+            kernel.tick(work)
+            kernel.observe(work, [])
+            kernel.mix(work, [], weights, torch.tensor(True).expand(3))
+        for others in works[1:]:
+            for a, b in zip(columns(works[0]), columns(others), strict=True):
+                assert all(map(torch.equal, a, b))
+
     def test_nothing_but_empty_fragments(self) -> None:
         work = work_of(ADAM, DTYPES["fp32"], [(0,), (0, 3)])
         step_both(kernel_of(work), work, 0)
+        step_constant_both(kernel_of(work), work, 1)
 
-    @pytest.mark.parametrize("type_", TYPES)
-    @pytest.mark.parametrize("name", OPTIONS)
+    @pytest.mark.parametrize(("name", "type_"), WHOLE)
     def test_a_whole_optimizer(self, monkeypatch: pytest.MonkeyPatch, name: str, type_: str) -> None:
-        cls, options = OPTIONS[name]
+        cls, options = options_of(name, type_)
+        launches = Launches(monkeypatch)
         shapes = [(4, 5), (3,), (0,), ()]
         both = [parameters(shapes, "cpu") for _ in range(2)]
-        optimizers = [
-            cls(both[0], type=type_, capturable=True, **options),
-            cls(both[1], type=type_, foreach=False, **options),
-        ]
+        optimizers = [cls(both[0], capturable=True, **options), cls(both[1], foreach=False, **options)]
         kernel = {None: cls.family.fused["cuda"], False: Loop}  # by the flag foreach
         monkeypatch.setattr("gap_hf.optim.kernels.deal.pick", lambda family, foreach, *_: kernel[foreach])
         for t in range(14, 26):
+            launches.names.clear()
             for params, optimizer in zip(both, optimizers, strict=True):
                 for p, g in zip(params, gradients(shapes, t), strict=True):
                     p.grad = g
                 optimizer.step()
+            assert launches.names == launches_of(type_)
             assert choices_of(optimizers[0]) == choices_of(optimizers[1]), t
             assert optimizers[0].last_resets == optimizers[1].last_resets, t
+            same_weights(optimizers)
         for p, q in zip(*both, strict=True):
             torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
 
     @pytest.mark.parametrize("numbers", [ADAM, SGDM], ids=["adam", "sgdm"])
+    @pytest.mark.parametrize("type_", ["switch", "mix", "mix-score"])
     def test_launches_are_constant_in_the_number_of_tensors(
-        self, monkeypatch: pytest.MonkeyPatch, numbers: Numbers
+        self, monkeypatch: pytest.MonkeyPatch, numbers: Numbers, type_: str
     ) -> None:
         launches = Launches(monkeypatch)
         for n in (3, 60):
             work = work_of(numbers, DTYPES["fp32"], [(2,)] * n)
             launches.names.clear()
-            whole_step(work)
-            assert launches.names == ["tick", "observe", "add_up", "apply"]
+            take(kernel_of(work), work, type_)
+            assert launches.names == launches_of(type_)
 
     def test_a_value_that_is_not_finite_reaches_the_sums(self) -> None:
         work = work_of(ADAM, DTYPES["fp32"], [(9,), (B,)])
@@ -185,21 +251,14 @@ class TestInTheInterpreter:
         family = FAMILIES[AdamNumbers if len(dtypes) == 4 else SGDMNumbers]
         selfcheck.check(family.fused["cuda"](family), torch.device("cpu"), dtypes)
 
-    @pytest.mark.parametrize(
-        ("module", "right", "mistaken", "what"),
-        [
-            ("triton_adam", "p * keep - rate *", "p * keep + rate *", "a new value is"),
-            ("triton_common", "1.0 - tl.exp(t", "1.0 - tl.exp(1.0 + t", "a sum is"),
-            ("triton_common", "0x846CA68B", "0x846CA68C", "rounded otherwise"),
-        ],
-    )
+    @pytest.mark.parametrize(("module", "right", "mistaken", "what"), MISTAKES)
     def test_mistakes_do_not(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: str, right: str, mistaken: str, what: str
     ) -> None:
         package = tmp_path / "wrong_kernels"
         package.mkdir()
         (package / "__init__.py").touch()
-        for name in ("triton_adam", "triton_common"):
+        for name in MODULES:
             source = Path(fused_cuda.load(name).__file__).read_text()
             if name == module:
                 assert right in source
@@ -208,14 +267,12 @@ class TestInTheInterpreter:
         monkeypatch.syspath_prepend(tmp_path)
         for name in [name for name in sys.modules if name.startswith("wrong_kernels")]:
             monkeypatch.delitem(sys.modules, name)
-        wrong = importlib.import_module("wrong_kernels.triton_adam")
-        right_one = fused_cuda.load
-        monkeypatch.setattr(
-            fused_cuda, "load", lambda name="triton_common": wrong if name == "triton_adam" else right_one()
-        )
-        family = FAMILIES[AdamNumbers]
+        wrong = {name: importlib.import_module(f"wrong_kernels.{name}") for name in MODULES}
+        monkeypatch.setattr(fused_cuda, "load", lambda name="triton_common": wrong[name])
+        family = FAMILIES[SGDMNumbers if "sgdm" in module else AdamNumbers]
+        dtypes = (F32,) * 3 if "sgdm" in module else (F32, F32, BF16 if what == "rounded otherwise" else F32, F32)
         with pytest.raises(selfcheck.Disagreement, match=what):
-            selfcheck.check(family.fused["cuda"](family), torch.device("cpu"), (F32, F32, BF16, F32))
+            selfcheck.check(family.fused["cuda"](family), torch.device("cpu"), dtypes)
 
 
 @needs_triton

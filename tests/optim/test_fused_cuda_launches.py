@@ -15,7 +15,7 @@ from gap_hf.optim.kernels import fused_cuda
 from gap_hf.optim.kernels.adam_cuda import AdamOnCUDA
 from gap_hf.optim.kernels.deal import Dealer
 from gap_hf.optim.kernels.foreach import Foreach
-from gap_hf.optim.kernels.fused_cuda import FusedCUDA
+from gap_hf.optim.kernels.fused_cuda import WARPS, FusedCUDA
 from gap_hf.optim.kernels.kernel import locate
 from gap_hf.optim.kernels.pick import pick
 from gap_hf.optim.work import Work
@@ -115,6 +115,30 @@ def test_uploads_only_what_has_changed(silent: list, uploads: list[int], monkeyp
 
 
 @needs_triton
+def test_constant_weights_are_uploaded_once(silent: list, uploads: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A capture takes the table that is there."""
+    work = work_of(ADAM, DTYPES["fp32"], [(3,), (B + 1,)])
+    kernel = kernel_of(work)
+
+    def step(weights: tuple[float, ...]) -> int:
+        uploads.clear()
+        kernel.begin(work, locate(work))
+        kernel.step_constant(work, weights)
+        return len(uploads)
+
+    assert step((0.25, 0.75)) == 4
+    assert step((0.25, 0.75)) == 0
+    assert step((0.5, 0.5)) == 1
+    name, arguments, _ = silent[-1]
+    assert name == "triton_adam_mix.step_constant"
+    assert arguments[3].tolist() == [0.5, 0.5]
+    monkeypatch.setattr(fused_cuda, "capturing", lambda device: True)
+    assert step((0.5, 0.5)) == 0
+    assert silent[-1][1][3] is arguments[3]
+    assert kernel.memory["weights"] in kernel.captured
+
+
+@needs_triton
 def test_gradients_that_move_in_a_capture(silent: list, uploads: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """The graph gets a table of its own, in pinned memory that was there before."""
     work = work_of(ADAM, DTYPES["fp32"], [(3,), (B + 1,)])
@@ -180,9 +204,11 @@ def compiled(name: str, arguments: tuple[Any, ...], options: dict[str, Any], cap
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=warps)
 
 
-HARDWARE = [("adam-3-distinct", dtypes, 90) for dtypes in DTYPES]
+HARDWARE = [(rule, dtypes, 90) for rule in ("adam-3-distinct", "adam-5-distinct") for dtypes in ("fp32", "bf16")]
+HARDWARE += [("adam-3-distinct", dtypes, 90) for dtypes in ("fp16", "bf16-fp32", "fp32-bf16", "bf16-bf16")]
 HARDWARE += [("sgdm-nesterov", dtypes, 90) for dtypes in ("fp32", "bf16", "fp32-bf16")]
 HARDWARE += [("adam-l2", "fp32", 90), ("adam-reset", "bf16-bf16", 80), ("sgdm-1", "fp16", 80)]
+HARDWARE += [("adam-gradient", "fp32-bf16", 80), ("adam-gradients", "fp32", 90), ("sgdm-gradient", "bf16-bf16", 90)]
 
 
 @needs_triton
@@ -190,14 +216,30 @@ HARDWARE += [("adam-l2", "fp32", 90), ("adam-reset", "bf16-bf16", 80), ("sgdm-1"
 def test_compiles(silent: list, monkeypatch: Any, tmp_path: Path, rule: str, dtypes: str, capability: int) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     work = work_of(replaced(RULES[rule], stochastic=dtypes in STOCHASTIC), DTYPES[dtypes], [(5,)])
-    whole_step(work)
+    for type_ in ("switch", "mix", "mix-score"):
+        take(kernel_of(work), work, type_)
     module = "triton_adam" if isinstance(work.numbers, AdamNumbers) else "triton_sgdm"
-    assert [name for name, _, _ in silent] == [
-        f"{module}.{kernel}" for kernel in ("tick", "observe", "add_up", "apply")
+    passes = {name: (arguments, options) for name, arguments, options in silent}
+    assert list(passes) == [
+        *(f"{module}.{kernel}" for kernel in ("tick", "observe", "add_up", "apply")),
+        *(f"{module}_mix.{kernel}" for kernel in ("step_constant", "mix")),
     ]
-    for name, arguments, options in silent:
+    for name, (arguments, options) in passes.items():
         kernel = compiled(name, arguments, options, capability)
         assert len(kernel.asm["cubin"]) > 1000
-        if name.endswith((".observe", ".apply")):  # whole blocks travel 16 bytes at a time
+        if not name.endswith((".tick", ".add_up")):  # whole blocks travel 16 bytes at a time
             assert re.search(r"ld\.global\S*\.v4\.b32", kernel.asm["ptx"])
             assert re.search(r"st\.global\S*\.v4\.b32", kernel.asm["ptx"])
+
+
+@needs_triton
+@pytest.mark.parametrize(("rule", "gradients"), [("adam-2", 0), ("adam-gradient", 1), ("sgdm-3", 1), ("sgdm-1", 0)])
+def test_reads_only_what_it_needs(silent: list, monkeypatch: Any, tmp_path: Path, rule: str, gradients: int) -> None:
+    """A mix reads gradients only where they are a candidate's moment; a step with constant weights reads all once."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    work = work_of(replaced(RULES[rule], l2=0.0), DTYPES["fp32"], [(5,)])
+    buffers, kept = len(work.buffers), sum(place is not None for place in work.numbers.first)
+    for type_, arrays in (("mix", 2 + buffers), ("mix-score", 1 + gradients + buffers + kept)):  # kept: at a reset
+        take(kernel_of(work), work, type_)
+        loads = re.findall(r"ld\.global\S*\.v4\.b32", compiled(*silent[-1], 90).asm["ptx"])
+        assert len(loads) == arrays * B // (WARPS * 32) // 4, type_

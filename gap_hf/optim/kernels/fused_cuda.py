@@ -8,7 +8,7 @@ capture a step.
 import functools
 import importlib
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import log
 from typing import Any, ClassVar, NamedTuple
 
@@ -46,7 +46,8 @@ def load(module: str = "triton_common") -> Any:
 class FusedCUDA(Kernel):
     """The kernel in four launches: one counts the step, one updates all buffers, one adds up their sums, one applies.
 
-    A subclass for each family names the Triton kernels and says what they are told.
+    A step that needs no sums takes two: one counts it, one does the rest. A subclass for each family names the Triton
+    kernels, and says what they are told.
     """
 
     name: ClassVar[str] = "fused"
@@ -81,16 +82,12 @@ class FusedCUDA(Kernel):
         """Make the table ``numbers``, float64."""
 
     @abstractmethod
-    def observing(self, numbers: Any) -> tuple[list[float], dict[str, Any]]:
-        """Return the family's own arguments and constants for ``observe``."""
-
-    @abstractmethod
-    def applying(self, numbers: Any) -> tuple[list[float], dict[str, Any]]:
-        """Return the family's own arguments and constants for ``apply``."""
+    def told(self, numbers: Any) -> dict[str, tuple[list[float], dict[str, Any]]]:
+        """Return the family's own arguments and constants for each kernel, by the kernel's name."""
 
     @abstractmethod
     def constants(self, work: Work) -> dict[str, Any]:
-        """Return the constants that both passes are compiled for in this family, without those of ``shared``."""
+        """Return the constants that all these kernels are compiled for in this family, without those of ``shared``."""
 
     # ------------------------------------------------------------------ the launches
     def begin(self, work: Work, addresses: Addresses | None) -> None:
@@ -111,32 +108,61 @@ class FusedCUDA(Kernel):
         blocks, device = tables.n_blocks, tables.table.device
         partial = torch.empty(S, blocks, dtype=torch.float32, device=device)
         sums = torch.empty(n, S, dtype=torch.float64, device=device)
-        own, constants = self.observing(work.numbers)
-        constants |= {"STOCHASTIC": work.numbers.stochastic, "num_warps": WARPS}
-        arguments = (tables.table, tables.blocks, tables.numbers, partial, n, blocks, *own)
-        launch(work, self.module, "observe", (blocks,), *arguments, **self.shared(work), **constants)
+        self.run(work, self.module, "observe", partial, n, blocks, **self.updating(work))
         launch(work, self.module, "add_up", (n, S), tables.blocks, partial, sums, n, blocks, CHUNK=CHUNK)
         return sums
 
     def apply(self, work: Work, answers: list[Tensor], choices: Tensor, resets: Tensor) -> None:
-        tables, lr = self.prepared(work), work.numbers.lr
-        lr_on_device = isinstance(lr, Tensor) and lr.device == work.values[0].device
-        own, constants = self.applying(work.numbers)
-        constants |= {"LR_ON_DEVICE": lr_on_device, "num_warps": WARPS}
-        decisions = choices, choices.stride(0), resets, resets.stride(0), lr if lr_on_device else float(lr)
-        arguments = (tables.table, tables.blocks, tables.numbers, *decisions, len(work.values), *own)
-        launch(work, self.module, "apply", (tables.n_blocks,), *arguments, **self.shared(work), **constants)
+        lr, constant = self.learning_rate(work)
+        decisions = choices, choices.stride(0), resets, resets.stride(0), lr
+        self.run(work, self.module, "apply", *decisions, len(work.values), **constant)
         increment_version(work.values)  # autograd does not see what is written by address
 
+    def mix(self, work: Work, answers: list[Tensor], weights: Tensor, resets: Tensor) -> None:
+        lr, constant = self.learning_rate(work)
+        decisions = weights, *weights.stride(), resets, resets.stride(0), lr
+        constants = constant | {"FIRST": places_of(work)}
+        self.run(work, f"{self.module}_mix", "mix", *decisions, len(work.values), **constants)
+        increment_version(work.values)
+
+    def step_constant(self, work: Work, weights: tuple[float, ...]) -> None:
+        lr, constant = self.learning_rate(work)
+        source, device = np.array(weights, dtype=np.float64), work.values[0].device
+        table = self.uploaded(device, "weights", source, lambda: source)
+        constants = constant | self.updating(work)
+        self.run(work, f"{self.module}_mix", "step_constant", table, lr, len(work.values), **constants)
+        increment_version(work.values)
+
+    def run(self, work: Work, module: str, name: str, *arguments: Any, **constants: Any) -> None:
+        """Launch a kernel that works on all elements."""
+        tables, (own, more) = self.prepared(work), self.told(work.numbers)[name]
+        constants |= {**self.shared(work), **more, "num_warps": WARPS}
+        everywhere = tables.table, tables.blocks, tables.numbers
+        launch(work, module, name, (tables.n_blocks,), *everywhere, *arguments, *own, **constants)
+
     def shared(self, work: Work) -> dict[str, Any]:
-        """Return all constants that both passes are compiled for."""
+        """Return all constants that each of these kernels is compiled for."""
+        numbers = work.numbers
         return {
-            "K": len(work.numbers.gains),
+            "K": len(numbers.gains),
+            "F": kept_moments(numbers),
             "VALUE": element_type(work.values[0].dtype),
             "FIRST_DTYPE": element_type(work.buffers[0][0].dtype),
+            "L2": numbers.l2 != 0,
+            "MAXIMIZE": numbers.maximize,
             "BLOCK": BLOCK,
             **self.constants(work),
         }
+
+    def updating(self, work: Work) -> dict[str, Any]:
+        """Return the constants of kernels that update the buffers."""
+        return {"FIRST": places_of(work), "STOCHASTIC": work.numbers.stochastic}
+
+    def learning_rate(self, work: Work) -> tuple[float | Tensor, dict[str, Any]]:
+        """Return the learning rate as an argument, and the constant that says whether it is on the device."""
+        lr = work.numbers.lr
+        there = isinstance(lr, Tensor) and lr.device == work.values[0].device
+        return lr if there else float(lr), {"LR_ON_DEVICE": there}
 
     # ------------------------------------------------------------------ what the kernels read on the device
     def prepared(self, work: Work) -> "Tables":
@@ -182,6 +208,27 @@ def launch(work: Work, module: str, name: str, grid: tuple[int, ...], *arguments
     if all(grid):  # else every fragment is empty
         with torch.cuda.device_of(work.values[0]):
             getattr(load(module), name)[grid](*arguments, **options)
+
+
+def packed(indices: Iterable[int]) -> int:
+    """Pack ``indices`` into one number, 16 bits for each, the lowest for the first: kernels are compiled for it."""
+    return sum(index << 16 * j for j, index in enumerate(indices))
+
+
+def kept_moments(numbers: Any) -> int:
+    """The number of candidates that have a first moment among the buffers."""
+    return sum(place is not None for place in numbers.first)
+
+
+def places(numbers: Any) -> list[int]:
+    """Each candidate's place among the F kept first moments; F where it has none, because that is the gradient."""
+    F = kept_moments(numbers)
+    return [F if place is None else place for place in numbers.first]
+
+
+def places_of(work: Work) -> int:
+    """Pack the candidates' places as the kernels take them."""
+    return packed(places(work.numbers))
 
 
 def logarithms(betas: tuple[float, ...]) -> list[float]:

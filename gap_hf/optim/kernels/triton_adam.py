@@ -1,7 +1,7 @@
 """The Adam family's fused CUDA kernels, in Triton (``triton_common.py`` says what they read).
 
-K first moments, then U second moments, are its buffers. Its numbers: K beta1, their K logarithms, K factors on the
-learning rate, K second moments that the candidates use; U beta2, their U logarithms.
+F first moments, then U second moments, are its buffers. Its numbers: K beta1, their K logarithms, K factors on the
+learning rate, K second moments that the candidates use, K places; U beta2, their U logarithms.
 """
 
 import triton
@@ -13,6 +13,7 @@ from .triton_common import (
     elements,
     filtered,
     learning_rate,
+    picked_moment,
     place,
     read,
     rounded_stochastically,
@@ -23,6 +24,77 @@ from .triton_common import (
 )
 
 __all__ = ["add_up", "apply", "observe", "tick"]
+
+# ---------------------------------------------------------------- moments
+
+
+@triton.jit
+def second_moment(
+    table: tl.tensor,
+    numbers: tl.tensor,
+    n: tl.tensor,
+    i: tl.tensor,
+    begin: tl.tensor,
+    inside: tl.tensor,
+    g: tl.tensor,
+    u: tl.constexpr,
+    K: tl.constexpr,
+    F: tl.constexpr,
+    DTYPE: tl.constexpr,
+    UPDATE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    WHOLE: tl.constexpr,
+) -> tl.tensor:
+    """Return second moment ``u`` as it is stored; with UPDATE, after an update by the gradients ``g``."""
+    at = elements(table, n, 2 + F + u, i, begin, DTYPE, BLOCK, WHOLE)
+    if UPDATE:
+        beta2 = tl.load(numbers + 5 * K + u)
+        v = read(at, inside, WHOLE).to(tl.float32)
+        stored = (v * beta2.to(tl.float32) + (1.0 - beta2).to(tl.float32) * g * g).to(DTYPE)
+        write(at, stored, inside, WHOLE)
+    else:
+        stored = read(at, inside, WHOLE)
+    return stored
+
+
+@triton.jit
+def first_moment(
+    table: tl.tensor,
+    numbers: tl.tensor,
+    n: tl.tensor,
+    i: tl.tensor,
+    begin: tl.tensor,
+    inside: tl.tensor,
+    g: tl.tensor,
+    t: tl.tensor,
+    j: tl.constexpr,
+    PLACE: tl.constexpr,
+    F: tl.constexpr,
+    DTYPE: tl.constexpr,
+    UPDATE: tl.constexpr,
+    STOCHASTIC: tl.constexpr,
+    BLOCK: tl.constexpr,
+    WHOLE: tl.constexpr,
+) -> tl.tensor:
+    """Return the first moment of candidate ``j`` likewise; it is ``g`` itself where PLACE is F."""
+    if PLACE == F:
+        stored = g
+    else:
+        at = elements(table, n, 2 + PLACE, i, begin, DTYPE, BLOCK, WHOLE)
+        stored = read(at, inside, WHOLE)
+        if UPDATE:
+            m = stored.to(tl.float32)
+            # in the form that torch.lerp takes: from the nearer end
+            weight = (1.0 - tl.load(numbers + j)).to(tl.float32)
+            near = weight < 0.5
+            m = tl.where(near, m, g) + tl.where(near, weight, weight - 1.0) * (g - m)
+            if STOCHASTIC:
+                stored = rounded_stochastically(m, g, stored, t, j)
+            else:
+                stored = m.to(DTYPE)
+            write(at, stored, inside, WHOLE)
+    return stored
+
 
 # ---------------------------------------------------------------- the first pass
 
@@ -41,7 +113,9 @@ def observe_block(
     eps: tl.tensor,
     l2: tl.tensor,
     K: tl.constexpr,
+    F: tl.constexpr,
     U: tl.constexpr,
+    FIRST: tl.constexpr,
     SECOND: tl.constexpr,
     VALUE: tl.constexpr,
     FIRST_DTYPE: tl.constexpr,
@@ -55,35 +129,22 @@ def observe_block(
     """Do ``observe`` for block ``b``."""
     inside = tl.arange(0, BLOCK) < count
     t = steps_of(table, n, i)
-    g = filtered(table, n, i, begin, inside, l2, 2 + K + U, VALUE, L2, MAXIMIZE, BLOCK, WHOLE)
+    g = filtered(table, n, i, begin, inside, l2, 2 + F + U, VALUE, L2, MAXIMIZE, BLOCK, WHOLE)
     for u in tl.static_range(U):
-        at = elements(table, n, 2 + K + u, i, begin, SECOND_DTYPE, BLOCK, WHOLE)
-        beta2 = tl.load(numbers + 4 * K + u)
-        v = read(at, inside, WHOLE).to(tl.float32)
-        v = v * beta2.to(tl.float32) + (1.0 - beta2).to(tl.float32) * g * g
-        stored = v.to(SECOND_DTYPE)
-        write(at, stored, inside, WHOLE)
-        scale = (1.0 / bias_correction(tl.load(numbers + 4 * K + U + u), t)).to(tl.float32)
-        r = tl.div_rn(1.0, tl.sqrt_rn(stored.to(tl.float32) * scale) + eps)
+        v = second_moment(table, numbers, n, i, begin, inside, g, u, K, F, SECOND_DTYPE, True, BLOCK, WHOLE)
+        scale = (1.0 / bias_correction(tl.load(numbers + 5 * K + U + u), t)).to(tl.float32)
+        r = tl.div_rn(1.0, tl.sqrt_rn(v.to(tl.float32) * scale) + eps)
         if not WHOLE:
             r = tl.where(inside, r, 0.0)
         tl.store(partial + (K + u) * n_blocks + b, tl.sum(r))
         weighted = r * g
         for j in tl.static_range(K):
-            if ((SECOND >> (8 * j)) & 255) == u:
-                at = elements(table, n, 2 + j, i, begin, FIRST_DTYPE, BLOCK, WHOLE)
-                old = read(at, inside, WHOLE)
-                m = old.to(tl.float32)
-                # in the form that torch.lerp takes: from the nearer end
-                weight = (1.0 - tl.load(numbers + j)).to(tl.float32)
-                near = weight < 0.5
-                m = tl.where(near, m, g) + tl.where(near, weight, weight - 1.0) * (g - m)
-                if STOCHASTIC:
-                    new = rounded_stochastically(m, g, old, t, j)
-                else:
-                    new = m.to(FIRST_DTYPE)
-                write(at, new, inside, WHOLE)
-                tl.store(partial + j * n_blocks + b, tl.sum(weighted * new.to(tl.float32)))
+            if ((SECOND >> (16 * j)) & 0xFFFF) == u:
+                m = first_moment(
+                    table, numbers, n, i, begin, inside, g, t, j,
+                    (FIRST >> (16 * j)) & 0xFFFF, F, FIRST_DTYPE, True, STOCHASTIC, BLOCK, WHOLE,
+                )  # fmt: skip
+                tl.store(partial + j * n_blocks + b, tl.sum(weighted * m.to(tl.float32)))
 
 
 @triton.jit(do_not_specialize=["n", "n_blocks"])
@@ -97,7 +158,9 @@ def observe(
     eps: tl.tensor,
     l2: tl.tensor,
     K: tl.constexpr,
+    F: tl.constexpr,
     U: tl.constexpr,
+    FIRST: tl.constexpr,
     SECOND: tl.constexpr,
     VALUE: tl.constexpr,
     FIRST_DTYPE: tl.constexpr,
@@ -111,24 +174,49 @@ def observe(
 
     Args:
         partial: (K + U, n_blocks) float32.
-        SECOND: a byte for each candidate, the lowest for the first, that says which second moment it uses.
+        SECOND: 16 bits for each candidate, the lowest for the first, that say which second moment it uses.
     """
     b = tl.program_id(0)
     i, begin, count = place(blocks, n, b, BLOCK)
-    aligned = tl.load(table + (3 + K + U) * n + i)
+    aligned = tl.load(table + (3 + F + U) * n + i)
     if (aligned != 0) & (count == BLOCK):
         observe_block(
             table, numbers, partial, n, n_blocks, b, i, begin, count, eps, l2,
-            K, U, SECOND, VALUE, FIRST_DTYPE, SECOND_DTYPE, L2, MAXIMIZE, STOCHASTIC, BLOCK, WHOLE=True,
+            K, F, U, FIRST, SECOND, VALUE, FIRST_DTYPE, SECOND_DTYPE, L2, MAXIMIZE, STOCHASTIC, BLOCK, WHOLE=True,
         )  # fmt: skip
     else:
         observe_block(
             table, numbers, partial, n, n_blocks, b, i, begin, count, eps, l2,
-            K, U, SECOND, VALUE, FIRST_DTYPE, SECOND_DTYPE, L2, MAXIMIZE, STOCHASTIC, BLOCK, WHOLE=False,
+            K, F, U, FIRST, SECOND, VALUE, FIRST_DTYPE, SECOND_DTYPE, L2, MAXIMIZE, STOCHASTIC, BLOCK, WHOLE=False,
         )  # fmt: skip
 
 
 # ---------------------------------------------------------------- the second pass
+
+
+@triton.jit
+def reset(
+    table: tl.tensor,
+    n: tl.tensor,
+    i: tl.tensor,
+    begin: tl.tensor,
+    inside: tl.tensor,
+    soft_reset: tl.tensor,
+    second_reset: tl.tensor,
+    F: tl.constexpr,
+    U: tl.constexpr,
+    FIRST_DTYPE: tl.constexpr,
+    SECOND_DTYPE: tl.constexpr,
+    RESET_SECOND: tl.constexpr,
+    BLOCK: tl.constexpr,
+    WHOLE: tl.constexpr,
+) -> None:
+    """Scale a block of all buffers of fragment ``i``."""
+    for c in tl.static_range(F):
+        scale_buffer(table, n, 2 + c, i, begin, inside, soft_reset, FIRST_DTYPE, BLOCK, WHOLE)
+    if RESET_SECOND:
+        for c in tl.static_range(U):
+            scale_buffer(table, n, 2 + F + c, i, begin, inside, second_reset, SECOND_DTYPE, BLOCK, WHOLE)
 
 
 @triton.jit
@@ -143,14 +231,18 @@ def apply_block(
     begin: tl.tensor,
     count: tl.tensor,
     eps: tl.tensor,
+    l2: tl.tensor,
     decay: tl.tensor,
     soft_reset: tl.tensor,
     second_reset: tl.tensor,
     K: tl.constexpr,
+    F: tl.constexpr,
     U: tl.constexpr,
     VALUE: tl.constexpr,
     FIRST_DTYPE: tl.constexpr,
     SECOND_DTYPE: tl.constexpr,
+    L2: tl.constexpr,
+    MAXIMIZE: tl.constexpr,
     RESET_SECOND: tl.constexpr,
     BLOCK: tl.constexpr,
     WHOLE: tl.constexpr,
@@ -159,22 +251,24 @@ def apply_block(
     inside = tl.arange(0, BLOCK) < count
     at = elements(table, n, 0, i, begin, VALUE, BLOCK, WHOLE)
     p = read(at, inside, WHOLE).to(tl.float32)
-    m = read(elements(table, n, 2 + j, i, begin, FIRST_DTYPE, BLOCK, WHOLE), inside, WHOLE).to(tl.float32)
+    m = picked_moment(
+        table, numbers + 4 * K, j, n, i, begin, inside, l2, 1.0,
+        K, F, 2 + F + U, VALUE, FIRST_DTYPE, L2, MAXIMIZE, BLOCK, WHOLE,
+    )  # fmt: skip
     t = steps_of(table, n, i)
     u = tl.load(numbers + 3 * K + j).to(tl.int64)
-    v = read(elements(table, n, 2 + K + u, i, begin, SECOND_DTYPE, BLOCK, WHOLE), inside, WHOLE).to(tl.float32)
+    v = read(elements(table, n, 2 + F + u, i, begin, SECOND_DTYPE, BLOCK, WHOLE), inside, WHOLE).to(tl.float32)
     rate = lr * tl.load(numbers + 2 * K + j)
     rate = (rate / bias_correction(tl.load(numbers + K + j), t)).to(tl.float32)
-    scale = (1.0 / tl.sqrt(bias_correction(tl.load(numbers + 4 * K + U + u), t))).to(tl.float32)
+    scale = (1.0 / tl.sqrt(bias_correction(tl.load(numbers + 5 * K + U + u), t))).to(tl.float32)
     keep = (1.0 - lr * decay).to(tl.float32)
     p = p * keep - rate * tl.div_rn(m, tl.sqrt_rn(v) * scale + eps)
     write(at, p.to(VALUE), inside, WHOLE)
     if due:
-        for c in tl.static_range(K):
-            scale_buffer(table, n, 2 + c, i, begin, inside, soft_reset, FIRST_DTYPE, BLOCK, WHOLE)
-        if RESET_SECOND:
-            for c in tl.static_range(U):
-                scale_buffer(table, n, 2 + K + c, i, begin, inside, second_reset, SECOND_DTYPE, BLOCK, WHOLE)
+        reset(
+            table, n, i, begin, inside, soft_reset, second_reset,
+            F, U, FIRST_DTYPE, SECOND_DTYPE, RESET_SECOND, BLOCK, WHOLE,
+        )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["choices", "choice_stride", "resets", "reset_stride", "lr", "n"])
@@ -189,14 +283,18 @@ def apply(
     lr: tl.tensor,
     n: tl.tensor,
     eps: tl.tensor,
+    l2: tl.tensor,
     decay: tl.tensor,
     soft_reset: tl.tensor,
     second_reset: tl.tensor,
     K: tl.constexpr,
+    F: tl.constexpr,
     U: tl.constexpr,
     VALUE: tl.constexpr,
     FIRST_DTYPE: tl.constexpr,
     SECOND_DTYPE: tl.constexpr,
+    L2: tl.constexpr,
+    MAXIMIZE: tl.constexpr,
     RESET_SECOND: tl.constexpr,
     LR_ON_DEVICE: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -214,14 +312,14 @@ def apply(
     rate = learning_rate(lr, LR_ON_DEVICE)
     j = tl.load(choices + i * choice_stride)
     due = tl.load(resets + i * reset_stride)
-    aligned = tl.load(table + (3 + K + U) * n + i)
+    aligned = tl.load(table + (3 + F + U) * n + i)
     if (aligned != 0) & (count == BLOCK):
         apply_block(
-            table, numbers, j, due, rate, n, i, begin, count, eps, decay, soft_reset, second_reset,
-            K, U, VALUE, FIRST_DTYPE, SECOND_DTYPE, RESET_SECOND, BLOCK, WHOLE=True,
+            table, numbers, j, due, rate, n, i, begin, count, eps, l2, decay, soft_reset, second_reset,
+            K, F, U, VALUE, FIRST_DTYPE, SECOND_DTYPE, L2, MAXIMIZE, RESET_SECOND, BLOCK, WHOLE=True,
         )  # fmt: skip
     else:
         apply_block(
-            table, numbers, j, due, rate, n, i, begin, count, eps, decay, soft_reset, second_reset,
-            K, U, VALUE, FIRST_DTYPE, SECOND_DTYPE, RESET_SECOND, BLOCK, WHOLE=False,
+            table, numbers, j, due, rate, n, i, begin, count, eps, l2, decay, soft_reset, second_reset,
+            K, F, U, VALUE, FIRST_DTYPE, SECOND_DTYPE, L2, MAXIMIZE, RESET_SECOND, BLOCK, WHOLE=False,
         )  # fmt: skip

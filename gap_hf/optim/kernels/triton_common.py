@@ -1,12 +1,15 @@
 """The common part of all families' fused CUDA kernels, in Triton; ``fused_cuda.py`` launches them.
 
 Fragments are cut into blocks of up to BLOCK elements, one program each; all fragments of a work share each launch. What
-the programs find on the device, for n fragments with B buffers each:
+the programs find on the device, for n fragments with B buffers each, of which the first F are first moments:
 
     table     int64: columns of n addresses: value, step, B buffers, gradient; then n flags, whether all of a
               fragment's arrays begin at a multiple of 16 bytes; then the addresses of the counters
     blocks    int64: n element counts; n + 1 numbers, each fragment's first block; then for each block its fragment
     numbers   float64: the family's numbers
+
+Each of K candidates has a place among the F first moments, or the place F, where its moment is the gradient itself. The
+constant FIRST holds these places, 16 bits for each candidate, the lowest for the first.
 
 Everything is computed in float32, except values made from the numbers and the count of steps, which are float64 until
 they meet an element. The semantics and formulas are the same as in the kernels in ``c/``.
@@ -153,6 +156,45 @@ def rounded_stochastically(m: tl.tensor, g: tl.tensor, old: tl.tensor, t: tl.ten
     """Round first moment ``j``, float32, for storing it in bfloat16; ``old`` is the moment stored before."""
     salt = t.to(tl.uint32) * 0x9E3779B9 + ((j * 0x85EBCA6B) & 0xFFFFFFFF)
     return round_stochastically(m, g, old, salt)
+
+
+@triton.jit
+def picked_moment(
+    table: tl.tensor,
+    places: tl.tensor,
+    j: tl.tensor,
+    n: tl.tensor,
+    i: tl.tensor,
+    begin: tl.tensor,
+    inside: tl.tensor,
+    l2: tl.tensor,
+    factor: tl.tensor,
+    K: tl.constexpr,
+    F: tl.constexpr,
+    COLUMN: tl.constexpr,
+    VALUE: tl.constexpr,
+    FIRST_DTYPE: tl.constexpr,
+    L2: tl.constexpr,
+    MAXIMIZE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    WHOLE: tl.constexpr,
+) -> tl.tensor:
+    """Read the first moment of candidate ``j``, which only the device knows, float32.
+
+    Args:
+        places: K float64, the candidates' places.
+        factor: what the gradient in ``COLUMN`` is multiplied by where it is the moment.
+    """
+    if F == K:
+        m = read(elements(table, n, 2 + j, i, begin, FIRST_DTYPE, BLOCK, WHOLE), inside, WHOLE).to(tl.float32)
+    else:
+        place = tl.load(places + j).to(tl.int64)
+        if place == F:
+            m = factor * filtered(table, n, i, begin, inside, l2, COLUMN, VALUE, L2, MAXIMIZE, BLOCK, WHOLE)
+        else:
+            at = elements(table, n, 2 + place, i, begin, FIRST_DTYPE, BLOCK, WHOLE)
+            m = read(at, inside, WHOLE).to(tl.float32)
+    return m
 
 
 @triton.jit

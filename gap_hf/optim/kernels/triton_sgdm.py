@@ -1,6 +1,6 @@
 """The SGDM family's fused CUDA kernels, in Triton (``triton_common.py`` says what they read).
 
-Its buffers are the K momentum buffers. Its numbers: K momenta, and K factors on the learning rate.
+Its buffers are F momentum buffers. Its numbers: K momenta, K factors on the learning rate, K places.
 """
 
 import triton
@@ -11,6 +11,7 @@ from .triton_common import (
     elements,
     filtered,
     learning_rate,
+    picked_moment,
     place,
     read,
     rounded_stochastically,
@@ -21,6 +22,54 @@ from .triton_common import (
 )
 
 __all__ = ["add_up", "apply", "observe", "tick"]
+
+# ---------------------------------------------------------------- buffers
+
+
+@triton.jit
+def undampened(t: tl.tensor, rest: tl.tensor) -> tl.tensor:
+    """Return the factor on gradients that enter a buffer, which begins as the gradient itself."""
+    return tl.where(t == 1.0, 1.0, rest)
+
+
+@triton.jit
+def first_moment(
+    table: tl.tensor,
+    numbers: tl.tensor,
+    n: tl.tensor,
+    i: tl.tensor,
+    begin: tl.tensor,
+    inside: tl.tensor,
+    g: tl.tensor,
+    t: tl.tensor,
+    rest: tl.tensor,
+    j: tl.constexpr,
+    PLACE: tl.constexpr,
+    F: tl.constexpr,
+    DTYPE: tl.constexpr,
+    UPDATE: tl.constexpr,
+    STOCHASTIC: tl.constexpr,
+    BLOCK: tl.constexpr,
+    WHOLE: tl.constexpr,
+) -> tl.tensor:
+    """Return the buffer of candidate ``j`` as it is stored; with UPDATE, after an update by the gradients ``g``.
+
+    Where PLACE is F there is none, and what it would hold is made from ``g``.
+    """
+    if PLACE == F:
+        stored = undampened(t, rest) * g
+    else:
+        at = elements(table, n, 2 + PLACE, i, begin, DTYPE, BLOCK, WHOLE)
+        stored = read(at, inside, WHOLE)
+        if UPDATE:
+            m = tl.where(t == 1.0, g, stored.to(tl.float32) * tl.load(numbers + j).to(tl.float32) + rest * g)
+            if STOCHASTIC:
+                stored = rounded_stochastically(m, g, stored, t, j)
+            else:
+                stored = m.to(DTYPE)
+            write(at, stored, inside, WHOLE)
+    return stored
+
 
 # ---------------------------------------------------------------- the first pass
 
@@ -39,6 +88,8 @@ def observe_block(
     l2: tl.tensor,
     rest: tl.tensor,
     K: tl.constexpr,
+    F: tl.constexpr,
+    FIRST: tl.constexpr,
     VALUE: tl.constexpr,
     FIRST_DTYPE: tl.constexpr,
     L2: tl.constexpr,
@@ -50,17 +101,13 @@ def observe_block(
     """Do ``observe`` for block ``b``."""
     inside = tl.arange(0, BLOCK) < count
     t = steps_of(table, n, i)
-    g = filtered(table, n, i, begin, inside, l2, 2 + K, VALUE, L2, MAXIMIZE, BLOCK, WHOLE)
+    g = filtered(table, n, i, begin, inside, l2, 2 + F, VALUE, L2, MAXIMIZE, BLOCK, WHOLE)
     for j in tl.static_range(K):
-        at = elements(table, n, 2 + j, i, begin, FIRST_DTYPE, BLOCK, WHOLE)
-        old = read(at, inside, WHOLE)
-        m = tl.where(t == 1.0, g, old.to(tl.float32) * tl.load(numbers + j).to(tl.float32) + rest * g)
-        if STOCHASTIC:
-            new = rounded_stochastically(m, g, old, t, j)
-        else:
-            new = m.to(FIRST_DTYPE)
-        write(at, new, inside, WHOLE)
-        tl.store(partial + j * n_blocks + b, tl.sum(g * new.to(tl.float32)))
+        m = first_moment(
+            table, numbers, n, i, begin, inside, g, t, rest, j,
+            (FIRST >> (16 * j)) & 0xFFFF, F, FIRST_DTYPE, True, STOCHASTIC, BLOCK, WHOLE,
+        )  # fmt: skip
+        tl.store(partial + j * n_blocks + b, tl.sum(g * m.to(tl.float32)))
 
 
 @triton.jit(do_not_specialize=["n", "n_blocks"])
@@ -74,6 +121,8 @@ def observe(
     l2: tl.tensor,
     rest: tl.tensor,
     K: tl.constexpr,
+    F: tl.constexpr,
+    FIRST: tl.constexpr,
     VALUE: tl.constexpr,
     FIRST_DTYPE: tl.constexpr,
     L2: tl.constexpr,
@@ -89,16 +138,16 @@ def observe(
     """
     b = tl.program_id(0)
     i, begin, count = place(blocks, n, b, BLOCK)
-    aligned = tl.load(table + (3 + K) * n + i)
+    aligned = tl.load(table + (3 + F) * n + i)
     if (aligned != 0) & (count == BLOCK):
         observe_block(
             table, numbers, partial, n, n_blocks, b, i, begin, count, l2, rest,
-            K, VALUE, FIRST_DTYPE, L2, MAXIMIZE, STOCHASTIC, BLOCK, WHOLE=True,
+            K, F, FIRST, VALUE, FIRST_DTYPE, L2, MAXIMIZE, STOCHASTIC, BLOCK, WHOLE=True,
         )  # fmt: skip
     else:
         observe_block(
             table, numbers, partial, n, n_blocks, b, i, begin, count, l2, rest,
-            K, VALUE, FIRST_DTYPE, L2, MAXIMIZE, STOCHASTIC, BLOCK, WHOLE=False,
+            K, F, FIRST, VALUE, FIRST_DTYPE, L2, MAXIMIZE, STOCHASTIC, BLOCK, WHOLE=False,
         )  # fmt: skip
 
 
@@ -117,8 +166,10 @@ def apply_block(
     begin: tl.tensor,
     count: tl.tensor,
     l2: tl.tensor,
+    rest: tl.tensor,
     soft_reset: tl.tensor,
     K: tl.constexpr,
+    F: tl.constexpr,
     VALUE: tl.constexpr,
     FIRST_DTYPE: tl.constexpr,
     L2: tl.constexpr,
@@ -131,15 +182,18 @@ def apply_block(
     inside = tl.arange(0, BLOCK) < count
     at = elements(table, n, 0, i, begin, VALUE, BLOCK, WHOLE)
     p = read(at, inside, WHOLE).to(tl.float32)
-    m = read(elements(table, n, 2 + j, i, begin, FIRST_DTYPE, BLOCK, WHOLE), inside, WHOLE).to(tl.float32)
+    m = picked_moment(
+        table, numbers + 2 * K, j, n, i, begin, inside, l2, undampened(steps_of(table, n, i), rest),
+        K, F, 2 + F, VALUE, FIRST_DTYPE, L2, MAXIMIZE, BLOCK, WHOLE,
+    )  # fmt: skip
     rate = lr * tl.load(numbers + K + j)
     if NESTEROV:
-        g = filtered(table, n, i, begin, inside, l2, 2 + K, VALUE, L2, MAXIMIZE, BLOCK, WHOLE)
+        g = filtered(table, n, i, begin, inside, l2, 2 + F, VALUE, L2, MAXIMIZE, BLOCK, WHOLE)
         m = g + tl.load(numbers + j).to(tl.float32) * m
     p = p - rate.to(tl.float32) * m
     write(at, p.to(VALUE), inside, WHOLE)
     if due:
-        for c in tl.static_range(K):
+        for c in tl.static_range(F):
             scale_buffer(table, n, 2 + c, i, begin, inside, soft_reset, FIRST_DTYPE, BLOCK, WHOLE)
 
 
@@ -155,8 +209,10 @@ def apply(
     lr: tl.tensor,
     n: tl.tensor,
     l2: tl.tensor,
+    rest: tl.tensor,
     soft_reset: tl.tensor,
     K: tl.constexpr,
+    F: tl.constexpr,
     VALUE: tl.constexpr,
     FIRST_DTYPE: tl.constexpr,
     L2: tl.constexpr,
@@ -178,14 +234,14 @@ def apply(
     rate = learning_rate(lr, LR_ON_DEVICE)
     j = tl.load(choices + i * choice_stride)
     due = tl.load(resets + i * reset_stride)
-    aligned = tl.load(table + (3 + K) * n + i)
+    aligned = tl.load(table + (3 + F) * n + i)
     if (aligned != 0) & (count == BLOCK):
         apply_block(
-            table, numbers, j, due, rate, n, i, begin, count, l2, soft_reset,
-            K, VALUE, FIRST_DTYPE, L2, MAXIMIZE, NESTEROV, BLOCK, WHOLE=True,
+            table, numbers, j, due, rate, n, i, begin, count, l2, rest, soft_reset,
+            K, F, VALUE, FIRST_DTYPE, L2, MAXIMIZE, NESTEROV, BLOCK, WHOLE=True,
         )  # fmt: skip
     else:
         apply_block(
-            table, numbers, j, due, rate, n, i, begin, count, l2, soft_reset,
-            K, VALUE, FIRST_DTYPE, L2, MAXIMIZE, NESTEROV, BLOCK, WHOLE=False,
+            table, numbers, j, due, rate, n, i, begin, count, l2, rest, soft_reset,
+            K, F, VALUE, FIRST_DTYPE, L2, MAXIMIZE, NESTEROV, BLOCK, WHOLE=False,
         )  # fmt: skip
