@@ -29,12 +29,13 @@ def is_matrix(index: int) -> bool:
 
 
 class Case(NamedTuple):
-    """An optimizer, its reference twin, and the options of both."""
+    """An optimizer, its reference twin, the options of both, and how many steps it takes to see that they agree."""
 
     optimizer: type
     reference: type
     options: dict[str, Any]
     groups: Callable[[list[Tensor]], list[dict[str, Any]]] = groups
+    steps: int = 50
 
 
 SWITCH = {"type": "switch", "hysteresis_threshold": 1}
@@ -69,29 +70,33 @@ CASES: dict[str, Case] = {
         {**WISE, "betas": [(0.8, 0.999), (0.99, 0.999)], "state_dtype": "bfloat16"},
     ),
     # the gradient itself is one of the candidates, and has no buffer
-    "adamw-mix": Case(gap_hf.GapAdamW, ReferenceAdam, {"type": "mix", "betas": [(0.0, 0.99), (0.9, 0.99)]}),
+    "adamw-mix": Case(gap_hf.GapAdamW, ReferenceAdam, {"type": "mix", "betas": [(0.0, 0.99), (0.9, 0.99)]}, steps=26),
     "adamw-mix-score": Case(
         gap_hf.GapAdamW,
         ReferenceAdam,
         {**SWITCH, "type": "mix", "weights": "score", "betas": [(0.0, 0.99), (0.9, 0.99), (0.99, 0.999)], "J_ema": 0.5},
+        steps=26,
     ),
     "sgdm-mix-wise": Case(
         gap_hf.SGDM,
         ReferenceSGDM,
         {**WISE, "type": "mix_parameter_wise", "weights": "score", "momentum": [0.0, 0.9, 0.99], "dampening": 0.1},
+        steps=26,
     ),
     "adamw-random": Case(
         gap_hf.GapAdamW,
         ReferenceAdam,
         {**SWITCH, "type": "random", "betas": [(0.5, 0.99), (0.9, 0.99), (0.99, 0.99)], "seed": 5},
+        steps=26,
     ),
     "sgdm-random-wise": Case(
         gap_hf.SGDM,
         ReferenceSGDM,
         {**WISE, "type": "random_parameter_wise", "momentum": [0.5, 0.9], "lr_modulation": "dc"},
+        steps=26,
     ),
     "adamw-first": Case(
-        gap_hf.GapAdamW, ReferenceAdam, {**SWITCH, "type": "first", "betas": [(0.9, 0.99), (0.5, 0.99)]}
+        gap_hf.GapAdamW, ReferenceAdam, {**SWITCH, "type": "first", "betas": [(0.9, 0.99), (0.5, 0.99)]}, steps=26
     ),
     "adai": Case(gap_hf.Adai, ReferenceAdai, {}),
     "adamw-default": Case(gap_hf.GapAdamW, torch.optim.AdamW, {"type": "default", "betas": (0.9, 0.99)}),

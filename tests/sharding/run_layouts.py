@@ -22,7 +22,6 @@ from .bag import CASES, Case, Oracle, gradients, tensors
 from .counting import count
 from .layouts import Wrapped, clipped, handed_on
 
-STEPS = 50
 ALL_CASES = {"single", "ddp", "fsdp1", "fsdp2", "tensor-parallel", "zero0", "zero1", "zero2", "zero3"}
 """The layouts that are tried with every case; their variants make do with some."""
 
@@ -35,8 +34,9 @@ INFINITE = 21
 """The step that gets an infinite gradient where the backend skips such steps; one in which none is missing."""
 
 
-def compare(wrapped: Wrapped, case: Case, blocks: list[list[Tensor]], steps: int = STEPS) -> dict[str, Any]:
+def compare(wrapped: Wrapped, case: Case, blocks: list[list[Tensor]]) -> dict[str, Any]:
     """Step both; say where choices differ, how far apart the parameters ended, and what was chosen."""
+    steps = case.steps
     blocks = [[t.to(wrapped.dtype) for t in block] for block in blocks]
     start = [t for block in blocks for t in block]
     names = [f"blocks.{b}.weights.{i}" for b, block in enumerate(blocks) for i in range(len(block))]

@@ -146,7 +146,7 @@ def main(seeds: int, out: Path) -> None:
         case = random_case(rng, sum(map(len, tensors)))
         wrap = KINDS[seed % len(KINDS)]
         try:
-            results[seed] = compare(wrap(case, tensors, rng), case, tensors, STEPS)
+            results[seed] = compare(wrap(case, tensors, rng), case._replace(steps=STEPS), tensors)
         except Exception:
             results[seed] = {"error": traceback.format_exc()}
     (out / f"rank{dist.get_rank()}.json").write_text(json.dumps(results))
