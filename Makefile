@@ -8,7 +8,7 @@ RUN    ?= runs/quickstart
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test check lint types docs test-4.57 torture bench-recipe evidence evidence-quick evidence-report clean
+.PHONY: demo test check lint types docs test-4.57 torture bench-recipe evidence evidence-quick evidence-real evidence-report clean
 
 demo: $(VENV)/.recipes
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/accelerate launch --config_file recipes/configs/ddp_cpu.yaml \
@@ -53,11 +53,15 @@ bench-recipe: $(VENV)/.recipes
 RESULTS ?= docs/evidence/results
 STUDIES := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false PYTHONPATH=recipes $(BIN)/python -W ignore -m
 
+# The same question on real pretrained models, through the recipes: a night and more, resumed in the same way.
+evidence-real: $(VENV)/.dev
+	$(STUDIES) evidence.real --results $(RESULTS) $(ARGS)
+
 evidence: $(VENV)/.dev
 	$(STUDIES) evidence.run --results $(RESULTS) $(ARGS)
 
 evidence-report: $(VENV)/.dev
-	$(STUDIES) evidence.analyse --results $(RESULTS)
+	$(STUDIES) evidence.analyse --results $(RESULTS) --out $(RESULTS)/../tables.md
 	$(STUDIES) evidence.plot --results $(RESULTS)
 
 evidence-quick: $(VENV)/.dev  ## ten minutes, from scratch

@@ -38,6 +38,12 @@ QUESTIONS = (
     ("lm_300", "mix_.5_.9_.99", REFERENCE, "300 steps"),
     ("lm_1000", "mix_.5_.9_.99", REFERENCE, "1,000 steps"),
 )
+HEAD = """# All tables
+
+Made by `make evidence-report` from the [results](index.md#rerun-it), all contenders and all seeds. Losses are held-out
+losses; ± is a paired 95 % t-interval over seeds, and a star marks one that leaves out 0. An empty cell was not run.
+
+"""
 Cell = Callable[[Results, str], object | None]
 
 
@@ -190,7 +196,13 @@ def main() -> None:
     """Print them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS, help="the directory of the files")
-    print(report(parser.parse_args().results))
+    parser.add_argument("--out", type=Path, help="a Markdown file for them, instead of the screen")
+    args = parser.parse_args()
+    if args.out is None:
+        print(report(args.results))
+        return
+    args.out.write_text(HEAD + report(args.results) + "\n", encoding="utf-8")
+    print(args.out)
 
 
 if __name__ == "__main__":
