@@ -276,9 +276,11 @@ class TestInTheInterpreter:
 
 
 @needs_triton
-def test_in_the_interpreter() -> None:
+@pytest.mark.parametrize("some", ["as_the_loop", "optimizer", "not as_the_loop and not optimizer"])
+def test_in_the_interpreter(some: str) -> None:
     """Triton decides when it is imported whether it interprets: in a process of its own."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"{__file__}::TestInTheInterpreter"]
+    command += ["-k", some]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     root = Path(__file__).parents[2]
     done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=False)
