@@ -29,7 +29,7 @@ OPTIM = [
     ["groups"],
     ["kernels"],
     ["state", "default", "decision", "scope"],
-    ["loading", "step", "watched"],
+    ["loading", "step", "watched", "correlation"],
     ["shell"],
     ["find", "families"],
 ]

@@ -29,7 +29,7 @@ class Draw(Rule):
     def judge(self, scores: Tensor, kept: Mapping[str, Tensor], number: Tensor) -> dict[str, Tensor]:
         draws = kept["draws"]
         # one after the other: the sum of all three would be the same for many of them
-        bits = hash32(low32(draws + self.seed * 0x9E3779B9))
+        bits = hash32(low32(draws + (self.seed * 0x9E3779B9 & 0xFFFFFFFF)))
         bits = hash32(bits ^ low32(number * 0x85EBCA6B))
         return {"last_choice": (bits.to(torch.int64) & 0xFFFFFFFF) % scores.shape[-1], "draws": draws + 1}
 

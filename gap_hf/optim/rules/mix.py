@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..uploads import constant
-from .best import best_candidate
+from .best import TIE, best_candidate
 from .rule import Rule
 
 BY_SCORE = "score"
@@ -60,7 +60,9 @@ class Mix(Rule):
 
     def leading(self) -> int:
         """The candidate with the largest constant weight."""
-        return int(best_candidate(torch.tensor(self.weights, dtype=torch.float64, device="cpu")))
+        assert self.weights is not None
+        largest = max(self.weights)
+        return next(j for j, weight in enumerate(self.weights) if weight >= largest - TIE * largest)
 
     def judge(self, scores: Tensor, kept: Mapping[str, Tensor], number: Tensor) -> dict[str, Tensor]:
         assert self.weights is not None
