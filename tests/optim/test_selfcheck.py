@@ -19,6 +19,8 @@ from gap_hf.optim.kernels import build, fused_cpu, selfcheck
 from gap_hf.optim.kernels.adam_cuda import AdamOnCUDA
 from gap_hf.optim.kernels.fused_cpu import FusedCPU
 from gap_hf.optim.kernels.pick import pick, why_not_fused
+from gap_hf.optim.rules.best import Best
+from gap_hf.optim.rules.mix import Mix
 
 from .cuda import BF16, DTYPES, F32
 from .twins import KERNELS, random_gradients
@@ -55,26 +57,29 @@ class Watched:
         super().__init__(family)
         self.choices, self.resets = [], []
 
-    def step(self, work, threshold, choices, negative_steps):
-        resets, sums = super().step(work, threshold, choices, negative_steps)
-        self.choices += choices.tolist()
+    def step(self, rule, work, threshold, kept):
+        resets, sums = super().step(rule, work, threshold, kept)
+        self.choices += kept["last_choice"].tolist()
         self.resets += resets.tolist()
         return resets, sums
 
-    def step_for_all(self, work, threshold, J_ema, choice, negative_steps, J_bar):
-        J, reset = super().step_for_all(work, threshold, J_ema, choice, negative_steps, J_bar)
-        self.choices.append(int(choice))
+    def step_for_all(self, rule, work, threshold, J_ema, kept):
+        J, reset = super().step_for_all(rule, work, threshold, J_ema, kept)
+        self.choices.append(int(kept["last_choice"]))
         self.resets.append(bool(reset))
         return J, reset
 
 
 @pytest.mark.parametrize("dtypes", [ADAM, SGDM], ids=["adam", "sgdm"])
 @pytest.mark.parametrize("how", ["check_step", "check_step_for_all"])
-def test_there_is_something_to_choose_and_to_reset(dtypes, how):
+@pytest.mark.parametrize("kind", [Best, Mix])
+def test_there_is_something_to_choose_and_to_reset(dtypes, how, kind):
     kernel = kernel_for(dtypes, Watched)
-    getattr(selfcheck, how)(kernel, selfcheck.start(kernel.family, 0, CPU, dtypes), dtypes)
+    options = kernel.family.examples[0]
+    rule = kind({**options, "weights": "score"}, kernel.family.decays(options))
+    getattr(selfcheck, how)(kernel, rule, selfcheck.start(kernel.family, 0, CPU, dtypes), dtypes)
     assert True in kernel.resets
-    if how == "check_step" or dtypes == SGDM:
+    if kind is Best and (how == "check_step" or dtypes == SGDM):
         assert len(set(kernel.choices)) > 1
 
 
@@ -118,7 +123,13 @@ FIRST = r"an element of (exp_avg|momentum_buffer)_\d"
 MISTAKES = [
     ("p[k] * keep - rate *", "p[k] * keep + rate *", "a new value"),
     ("0x846ca68bU", "0x846ca68cU", "rounded otherwise"),
-    ("job->tie * fabs(largest)", "0.1 * fabs(largest)", "candidate is"),
+    ("job->tie * fabs(largest)", "0.1 * fabs(largest)", "last_choice is"),
+    ("weights[j] / total", "weights[j]", "a weight"),
+    (": job->constant[j]", ": 0", "a weight"),
+    ("applied += weights[j] * J[j]", "applied += J[j]", "negative_steps is"),
+    ("known[j] = adam_rate(job, i, j, weights[j])", "known[j] = adam_rate(job, i, j, 1)", "a new value"),
+    ("known[j] = job->rate[j] * weights[j]", "known[j] = job->rate[j]", "a new value"),
+    ("if (!is_kept(job, j)) return g;", "if (!is_kept(job, j)) j = job->K - 1;", "an element of"),
     ("rest * g[k] * g[k]", "rest * g[k]", "an element of exp_avg_sq_0"),
     ("x[i] + weight * (y[i] - x[i])", "x[i] - weight * (y[i] - x[i])", FIRST),
     ("correction[u]) + eps)", "correction[u]))", "a sum"),
@@ -131,12 +142,12 @@ MISTAKES = [
     ("bits + 0x7FFF", "bits", FIRST),
     ("negative + 1 : 0", "negative + 2 : 0", "negative_steps is"),
     ("*negative >= job->threshold", "*negative > job->threshold", "negative_steps is"),
-    ("all_finite(J, job->K) ? choose(", "1 ? choose(", "candidate is"),
+    ("all_finite(J, job->K) ? choose(", "1 ? choose(", "last_choice is|a weight is"),
     ("job->J_ema * J_bar[j] + (1 - job->J_ema) * J[j]", "J[j]", "the average of a score"),
     ("job->gain[j] * sums[j]", "sums[j]", "a score"),
     ("sums[job->K + own->second[j]]", "sums[job->K]", "a score"),
-    ("job->soft_reset, of_first", "1, of_first", FIRST),
-    ("own->second_reset, of_second", "1, of_second", "an element of exp_avg_sq_0"),
+    ("job->soft_reset, scratch", "1, scratch", FIRST),
+    ("own->second_reset, scratch", "1, scratch", "an element of exp_avg_sq_0"),
     ("second_of(job, i, own->second[j])", "second_of(job, i, 0)", "a new value"),
     ("*steps[i] += 1", "*steps[i] += 2", "a count of steps"),
     ("? job->numel[*i] : *begin", "? job->numel[*i] - 1 : *begin", FIRST),
