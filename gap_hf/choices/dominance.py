@@ -55,10 +55,10 @@ class Dominance:
             self.speaks = False
             logger.warning(
                 "in the %d steps up to step %d, %s=%s made up %.0f %% of all choices. Fixed to that value, "
-                "optim_args='type=default,%s=%s' would do nearly the same with less memory; a mix "
+                "optim_args='type=default,%s=%s' would most likely do nearly the same with less memory; a mix "
                 "(optim='gap_adamw_mix', 'gap_sgdm_mix') has nothing to choose. docs/howto/candidates.md says "
                 "when choosing pays. This is said once.",
                 self.steps, step, self.name, leader.label, 100 * share,
-                "betas" if self.name == "beta1" else self.name, leader.label.split("/")[0],
+                "betas" if self.name == "beta1" else self.name, leader.label,
             )  # fmt: skip
         self.begin()
