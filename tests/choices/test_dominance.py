@@ -120,6 +120,7 @@ def test_it_is_about_choosing(tmp_path, caplog, type, told):
 
 def record_noise(path, type: str) -> None:
     """Gradients that have nothing in common: the shortest memory is always the nearest to them."""
+    torch.manual_seed(0)
     model = torch.nn.Linear(20, 200)
     optimizer = gap_hf.GapAdamW(model.parameters(), betas=[(0.5, 0.999), (0.99, 0.999)], type=type)
     with gap_hf.Recorder(optimizer, model, path) as recorder:
