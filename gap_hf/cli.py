@@ -48,21 +48,26 @@ def plot(
     ] = None,
     formats: Formats = None,
 ) -> None:
-    """Draw what GAP chose in a run.
+    """Draw what GAP chose in a run, and say whether choosing mattered.
 
-    Plots the candidates' shares over time, a layers x steps map with the soft
-    resets, and how clearly the choices were made. Also writes a page with all
-    of these, the losses and a table by kind of parameter.
+    Plots how nearly one candidate made up all, the candidates' shares over
+    time, a layers x steps map with the soft resets, and how clearly the choices
+    were made. Also writes a page with all of these, the losses and a table by
+    kind of parameter.
     """
     with failing_cleanly(OSError, ValueError):
         from .report.run import choices_of, read_run
         from .report.summary import shares
+        from .report.verdict import verdict
         from .report.write import FORMATS, plot_run
 
         run = read_run(run_dir)
         paths = plot_run(run, out, formats or FORMATS)
-    for name, share in shares(choices_of(run)).items():
-        typer.echo(f"{name}: {share:.1%} of all choices")
+        choices = choices_of(run)
+    what = "of all choices" if choices.weights is None else "of the weight"
+    for name, share in shares(choices).items():
+        typer.echo(f"{name}: {share:.1%} {what}")
+    typer.echo(verdict(choices))
     for path in paths:
         typer.echo(path)
 

@@ -53,12 +53,25 @@ class Dominance:
         share = most / sum(self.chosen.values())
         if share > NEARLY_ALWAYS:
             self.speaks = False
-            logger.warning(
-                "in the %d steps up to step %d, %s=%s made up %.0f %% of all choices. Fixed to that value, "
-                "optim_args='type=default,%s=%s' would do nearly the same with less memory; a mix "
-                "(optim='gap_adamw_mix', 'gap_sgdm_mix') has nothing to choose. docs/howto/candidates.md says "
-                "when choosing pays. This is said once.",
-                self.steps, step, self.name, leader.label, 100 * share,
-                "betas" if self.name == "beta1" else self.name, leader.label.split("/")[0],
-            )  # fmt: skip
+            self.tell(step, leader, share)
         self.begin()
+
+    def tell(self, step: int, leader: Candidate, share: float) -> None:
+        """Say it, and what to try instead."""
+        what, advice = leader.label, ""
+        if leader.value is not None:
+            what = f"{self.name}={leader.label}"
+            option = "betas" if self.name == "beta1" else self.name
+            advice = (
+                f"Fixed to that value, optim_args='type=default,{option}={leader.label}' would most likely do nearly "
+                "the same with less memory; a mix (optim='gap_adamw_mix', 'gap_sgdm_mix') has nothing to choose. "
+            )
+        logger.warning(
+            "in the %d steps up to step %d, %s made up %.0f %% of all choices. %sdocs/howto/candidates.md says when "
+            "choosing pays. This is said once.",
+            STRETCH,
+            step,
+            what,
+            100 * share,
+            advice,
+        )

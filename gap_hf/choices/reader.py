@@ -242,8 +242,11 @@ def weights_of(header: Header, groups: list[HeaderGroup], sizes: list[int], line
             mine[:, :k] = read_weights(found, k)
         else:
             columns = texts({"weights": found[g]}, "weights", [size] * k)
-            mine[:, :k] = np.stack([read_margins(text) for text in columns], axis=1)
-            mine /= np.maximum(mine.sum(axis=1, keepdims=True), 1e-6)  # each was rounded by itself
+            mine[:, :k] = np.stack([read_digits(text) for text in columns], axis=1)
+            totals = mine.sum(axis=1, keepdims=True)
+            if not totals.all():
+                raise ValueError("its 'weights' of a parameter are all 0")
+            mine /= totals  # each was rounded by itself
     return table
 
 

@@ -88,8 +88,7 @@ class Recorder:
         self.counts = [group["count"] for group in self.groups()]
         rule, self.per_parameter = TYPES[found.type]
         self.mixes, self.picks_best = rule is not None and rule.mixes, rule is Best
-        # a mix by constant weights has the same at every step
-        self.constant = [self.first_weights(group) for group in self.groups()] if self.mixes else []
+        self.constant: list[np.ndarray | None] = []
         self.candidates = [found.candidate_list(group) for group in self.groups()]
         self.names: list[list[str]] = []
         self.writer: ChoiceWriter | None = None
@@ -127,8 +126,8 @@ class Recorder:
         """The choices of the groups that have parameters: one each for ``'switch'``, else one per parameter."""
         return [decision.choices[g].cpu().numpy() for g in self.kept]
 
-    def first_weights(self, group: dict[str, Any]) -> np.ndarray | None:
-        """The constant weights of a mix, one row of them; None if they follow the scores."""
+    def constant_weights(self, group: dict[str, Any]) -> np.ndarray | None:
+        """The constant weights of a mix, which are the same at every step; None if they follow the scores."""
         if group["weights"] == BY_SCORE:
             return None
         return np.array(group["last_weights"][0] if self.per_parameter else group["last_weights"])
@@ -151,6 +150,9 @@ class Recorder:
         if self.closed:
             raise ValueError("this recorder is closed; to go on, build another with start=, the steps taken so far")
         self.seen = self.optimizer.steps_taken
+        if self.mixes and not self.constant:
+            # only now: a step takes weights that are not those of the checkpoint
+            self.constant = [self.constant_weights(group) for group in self.groups()]
         if self.record and not self.names:
             # only now: the step has found out how parameters lie over processes, which takes all of them together
             names = parameter_names(self.optimizer, self.model)

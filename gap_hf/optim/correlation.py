@@ -22,6 +22,7 @@ class GradientCorrelation:
     def __init__(self) -> None:
         self.left = 0
         self.before: dict[tuple[int, int, int], Tensor] = {}
+        self.now: dict[tuple[int, int, int], Tensor] = {}
         self.cosines: list[Tensor] = []
 
     def measure(self, steps: int) -> None:
@@ -42,13 +43,13 @@ class GradientCorrelation:
                 before = self.before.get(key)
                 if before is not None and before.shape == now.shape:
                     self.cosines.append(torch.dot(before, now) / (before.norm() * now.norm()))
-                self.before[key] = now
+                self.now[key] = now
 
     def end_step(self) -> None:
         """Note that a step is over."""
         self.left = max(0, self.left - 1)
-        if not self.left:
-            self.before = {}
+        # a parameter that had no gradient in this step has none to compare the next one with
+        self.before, self.now = self.now if self.left else {}, {}
 
     def result(self) -> float | None:
         """Return the mean of what was measured since the last call, or None. This waits for the device."""

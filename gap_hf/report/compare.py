@@ -7,9 +7,9 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 from ..choices import Choices
-from .candidates import all_candidates, candidate_indices, values_of
+from .candidates import all_candidates, applied_values, stretches
 from .loss import draw_line, line_styles, plain_numbers
-from .plot import SHARE_POINTS, legend, stretches
+from .plot import SHARE_POINTS, legend
 from .run import Run
 from .summary import summarise
 
@@ -44,12 +44,10 @@ def choices_figure(runs: list[Run]) -> Figure | None:
 
 
 def mean_applied(choices: Choices) -> tuple[list[float], list[float]] | None:
-    """Return the middles of short stretches of steps and the mean applied candidate in each; None without values."""
-    candidates = all_candidates(choices)
-    values = values_of(candidates)
-    if values is None:
+    """Return the middles of short stretches of steps and the mean applied value in each; None without values."""
+    applied = applied_values(choices, all_candidates(choices))
+    if applied is None:
         return None
-    applied = values[candidate_indices(choices, candidates)]
     starts = stretches(len(applied), SHARE_POINTS)
     means = [float(block.mean()) for block in np.split(applied, starts[1:])]
     middles = [float(block.mean()) for block in np.split(choices.steps, starts[1:])]
@@ -60,7 +58,8 @@ def table(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
     """Return the column titles and the rows of text, one row per run.
 
     "as the first" says how many choices equal the first run's, over the steps that both have, if both chose for the
-    same parameters among the same candidates. Columns without an entry are left out.
+    same parameters among the same candidates; of two mixes it says how much of the weights is the same. Columns without
+    an entry are left out.
     """
     head = [
         "run",
@@ -99,7 +98,7 @@ def row(run: Run, first: Run) -> list[str]:
 
 
 def agreement(run: Run, first: Run) -> str:
-    """Return the share of equal choices, as text; empty if the runs can't be compared."""
+    """Return the share of equal choices, or of weights that two mixes have in common; empty if that can't be told."""
     if run is first or run.choices is None or first.choices is None:
         return ""
     one, other = first.choices, run.choices
@@ -108,4 +107,8 @@ def agreement(run: Run, first: Run) -> str:
     _, mine, theirs = np.intersect1d(one.steps, other.steps, return_indices=True)
     if not len(mine):
         return ""
-    return f"{(one.choices[mine] == other.choices[theirs]).mean():.1%}"
+    if one.weights is None and other.weights is None:
+        return f"{(one.choices[mine] == other.choices[theirs]).mean():.1%}"
+    if one.weights is None or other.weights is None:
+        return ""
+    return f"{np.minimum(one.weights[mine], other.weights[theirs]).sum(axis=2).mean():.1%}"

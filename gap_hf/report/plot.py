@@ -1,11 +1,13 @@
-"""The pictures of a run: candidate shares over time, which parameter chose what and when, and how clearly."""
+"""The pictures of a run: what was applied over time, to which parameter and when, and how clearly it won."""
 
 import textwrap
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.colors import ListedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -14,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ..candidate import Candidate
 from ..choices import Choices
-from .candidates import all_candidates, candidate_indices, display_names
+from .candidates import all_candidates, applied_in, applied_values, display_names, stretches, values_of
 from .names import axis_labels, reading_order, rows_of_a_layer
 
 MOST_COLUMNS = 600
@@ -39,44 +41,37 @@ def figures(choices: Choices) -> dict[str, Figure]:
 
 
 def share_figure(choices: Choices) -> Figure:
-    """Draw the stacked share of each candidate over steps, averaged over parameters and short stretches of steps."""
+    """Draw each candidate's share, or mean weight in a mix, stacked over steps: means over parameters and stretches."""
     candidates = all_candidates(choices)
     starts = stretches(len(choices.steps), SHARE_POINTS)
-    share = counts(choices, candidates, starts).sum(axis=2)
+    share = applied_in(choices, candidates, starts).sum(axis=2)
     share = share / share.sum(axis=0)
     share = np.append(share, share[:, -1:], axis=1)  # the last column ends where no other begins
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     edges = column_edges(choices, starts)
     axes.stackplot(edges, share, step="post", colors=palette(len(candidates)), linewidth=0)
-    axes.set(xlabel="step", ylabel="share of choices", ylim=(0, 1), xlim=(edges[0], edges[-1]))
-    axes.set_title("Which candidate GAP applied")
+    picks = choices.weights is None
+    axes.set(xlabel="step", ylabel="share of choices" if picks else "mean weight", ylim=(0, 1))
+    axes.set(title="Which candidate GAP applied" if picks else "How much of each candidate GAP applied")
+    axes.set_xlim(edges[0], edges[-1])
     step_ticks(axes)
     legend(figure, candidate_patches(choices, candidates))
     return figure
 
 
 def layers_figure(choices: Choices) -> Figure:
-    """Draw a heat map of the choices, with a row per parameter and a column per step (or stretch of steps)."""
+    """Draw a heat map of what was applied, with a row per parameter and a column per step (or stretch of steps)."""
     order = reading_order(choices.parameters)
     names = [choices.parameters[i] for i in order]
-    candidates = all_candidates(choices)
     starts = stretches(len(choices.steps), MOST_COLUMNS)
-    image = counts(choices, candidates, starts).argmax(axis=0)[:, order].T
     rows = len(names)
     figure = Figure(figsize=(9, min(max(2.6, 1.6 + 0.19 * rows), 12)), layout="constrained")
     axes = figure.subplots()
-    axes.pcolormesh(
-        column_edges(choices, starts),
-        np.arange(rows + 1) - 0.5,
-        image,
-        cmap=ListedColormap(palette(len(candidates))),
-        vmin=-0.5,
-        vmax=len(candidates) - 0.5,
-        rasterized=True,  # in an SVG file: up to 600 columns times thousands of rows
-    )
+    handles = draw_picks(axes, choices, starts, order) if choices.weights is None else []
+    if choices.weights is not None:
+        draw_mixes(axes, choices, starts, order)
     axes.invert_yaxis()
-    handles: list[Artist] = candidate_patches(choices, candidates)
     if choices.resets:
         row_of = {parameter: row for row, parameter in enumerate(order)}
         steps, parameters = zip(*choices.resets, strict=True)
@@ -93,16 +88,54 @@ def layers_figure(choices: Choices) -> Figure:
     shown = [label if len(label) <= LONGEST_LABEL else "…" + label[1 - LONGEST_LABEL :] for label in ticks.values()]
     axes.set_yticks(list(ticks), shown, fontsize=7)
     together = -(-len(choices.steps) // len(starts))
-    often = f" (each column: the most frequent choice of {together} steps)" if len(starts) < len(choices.steps) else ""
+    kind = "most frequent choice" if choices.weights is None else "mean"
+    often = f" (each column: the {kind} of {together} steps)" if len(starts) < len(choices.steps) else ""
     inside = rows_of_a_layer(names) if len(ticks) < rows else []
     caption = f"rows of each layer, top to bottom: {', '.join(inside)}" if inside else ""
-    axes.set(
-        xlabel="\n".join([f"step{often}", *textwrap.wrap(caption, 100)]),
-        title=f"{choices.candidate} applied to each parameter",
-    )
+    axes.set(xlabel="\n".join([f"step{often}", *textwrap.wrap(caption, 100)]))
     step_ticks(axes)
-    legend(figure, handles)
+    if handles:
+        legend(figure, handles)
     return figure
+
+
+def draw_picks(axes: Axes, choices: Choices, starts: np.ndarray, order: list[int]) -> list[Artist]:
+    """Colour each parameter and stretch by the most frequent choice; return the legend's entries."""
+    candidates = all_candidates(choices)
+    image = applied_in(choices, candidates, starts).argmax(axis=0)[:, order].T
+    colors = ListedColormap(palette(len(candidates)))
+    draw_map(axes, choices, starts, image, cmap=colors, vmin=-0.5, vmax=len(candidates) - 0.5)
+    axes.set_title(f"{choices.candidate} applied to each parameter")
+    return candidate_patches(choices, candidates)
+
+
+def draw_mixes(axes: Axes, choices: Choices, starts: np.ndarray, order: list[int]) -> None:
+    """Colour each parameter and stretch by the mean value of its mix, or by the largest weight if there are no values.
+
+    The colours span all that a mix could be, so that small movements look small.
+    """
+    candidates = all_candidates(choices)
+    applied, values = applied_values(choices, candidates), values_of(candidates)
+    if applied is not None and values is not None:
+        label, low, high = f"mean {choices.candidate}", float(values[0]), float(values[-1])
+        axes.set_title(f"Mean {choices.candidate} of each parameter's mix")
+    else:
+        assert choices.weights is not None
+        label, low, high = "largest weight", 1 / len(candidates), 1.0
+        applied = choices.weights.max(axis=2)
+        axes.set_title("Largest weight in each parameter's mix")
+    lengths = np.diff(np.append(starts, len(applied)))
+    image = (np.add.reduceat(applied, starts, axis=0, dtype=np.float64) / lengths[:, None])[:, order].T
+    mesh = draw_map(axes, choices, starts, image, cmap="viridis", vmin=low, vmax=high)
+    assert axes.figure is not None
+    axes.figure.colorbar(mesh, ax=axes, label=label, fraction=0.05, pad=0.02)
+
+
+def draw_map(axes: Axes, choices: Choices, starts: np.ndarray, image: np.ndarray, **style: Any) -> QuadMesh:
+    """Draw an image with a row per parameter and a column per stretch."""
+    rows = np.arange(len(image) + 1) - 0.5
+    # as pixels also in an SVG file: up to 600 columns times thousands of rows
+    return axes.pcolormesh(column_edges(choices, starts), rows, image, rasterized=True, **style)
 
 
 def margins_figure(choices: Choices) -> Figure:
@@ -144,12 +177,6 @@ def margins_figure(choices: Choices) -> Figure:
     return figure
 
 
-def counts(choices: Choices, candidates: list[Candidate], starts: np.ndarray) -> np.ndarray:
-    """Count how often each parameter chose each candidate in each stretch: ``(K, len(starts), P)``."""
-    chosen = candidate_indices(choices, candidates)
-    return np.stack([np.add.reduceat(chosen == k, starts, axis=0, dtype=np.int64) for k in range(len(candidates))])
-
-
 def column_edges(choices: Choices, starts: np.ndarray) -> np.ndarray:
     """Return where columns begin on the step axis, and where the last ends: step n spans n - 0.5 to n + 0.5."""
     return np.append(choices.steps[starts] - 0.5, choices.steps[-1] + 0.5)
@@ -174,11 +201,6 @@ def legend(figure: Figure, handles: list[Artist]) -> None:
 def step_ticks(axes: Axes) -> None:
     """Put ticks at whole steps only."""
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-
-
-def stretches(count: int, most: int) -> np.ndarray:
-    """Return the first index of each of at most ``most`` stretches of equal length (the last may be shorter)."""
-    return np.arange(0, count, -(-count // most))
 
 
 def palette(count: int) -> list[str]:

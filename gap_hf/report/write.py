@@ -1,6 +1,7 @@
 """The files of ``gap-hf plot`` and ``gap-hf compare``: pictures as PNG and SVG, and a page that holds them all."""
 
 import math
+import statistics
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -9,15 +10,20 @@ from matplotlib.figure import Figure
 from ..choices import Choices
 from . import compare
 from .candidates import all_candidates, display_names
+from .dominance import dominance_figure
 from .loss import loss_figure
 from .page import DPI, Findings, Picture, Table, render, svg
 from .plot import figures
 from .run import Run, choices_of, read_run, read_runs
 from .summary import summarise
+from .verdict import verdict
 
 FORMATS = ("png", "svg", "html")
 
 CAPTIONS = {
+    "gap_dominance": "The candidate that was applied most in each stretch of steps, and its share: near 1 there was "
+    "hardly a choice. The correlation, if it was logged, is the mean cosine between the gradients of successive steps: "
+    "near 1 they point the same way, near 0 they have little in common, below 0 they go back and forth.",
     "loss": "Lines: the training loss as logged. Points: evaluation.",
     "gap_share": "How often each candidate was applied, over all parameters.",
     "gap_layers": "Each row is a parameter, in the order of the model; the colour is the candidate that it used.",
@@ -25,7 +31,16 @@ CAPTIONS = {
     "the candidates point the same way and the choice hardly matters, near 1 the others would have gone against the "
     "gradient. Below 0 a moving average (J_ema) kept a candidate that was not this step's best.",
 }
+OF_A_MIX = {
+    "gap_dominance": "The candidate that had the largest weight in each stretch of steps, and its mean weight: near 1 "
+    "it was hardly a mix." + CAPTIONS["gap_dominance"].partition("hardly a choice.")[2],
+    "gap_share": "The mean weight of each candidate, over all parameters.",
+    "gap_layers": "Each row is a parameter, in the order of the model; the colour is the mean of its candidates, by "
+    "their weights, or the largest weight if the candidates have no values.",
+}
+"""The captions that are others for a mix."""
 TITLES = {
+    "gap_dominance": "Did choosing matter here?",
     "loss": "Loss",
     "gap_share": "Which candidate was applied",
     "gap_layers": "Parameter by parameter",
@@ -36,7 +51,7 @@ TITLES = {
 def plot_run(
     run: str | Path | Run, out_dir: str | Path | None = None, formats: Collection[str] = FORMATS
 ) -> list[Path]:
-    """Draw a run: ``gap_share``, ``gap_layers`` and ``gap_margins``, and ``gap_report.html`` with these and the loss.
+    """Draw a run: ``gap_dominance``, ``gap_share``, ``gap_layers``, ``gap_margins``, and ``gap_report.html`` with all.
 
     Args:
         run: a Trainer's ``output_dir``, the choices file itself, or what ``read_run`` returned.
@@ -55,11 +70,12 @@ def plot_run(
     choices = choices_of(run)
     out = Path(out_dir) if out_dir is not None else run.directory
     drawn = figures(choices)
-    paths = save(drawn, out, formats)
+    paths = save({"gap_dominance": dominance_figure(run, verdict(choices)), **drawn}, out, formats)
     if "html" in formats:
         loss = loss_figure([run])
-        shown = {**({"loss": loss} if loss else {}), **drawn}
-        page = render(f"GAP in {run.name}", facts(run), pictures(shown), [kinds_table(choices)])
+        # on the page, the sentence below the first picture stands among the facts
+        shown = {"gap_dominance": dominance_figure(run), **({"loss": loss} if loss else {}), **drawn}
+        page = render(f"GAP in {run.name}", facts(run), pictures(shown, choices), [kinds_table(choices)])
         paths.append(write_text(out / "gap_report.html", page))
     return paths
 
@@ -134,50 +150,62 @@ def write_text(path: Path, text: str) -> Path:
     return path
 
 
-def pictures(drawn: Mapping[str, Figure]) -> list[Picture]:
+def pictures(drawn: Mapping[str, Figure], choices: Choices) -> list[Picture]:
     """The figures of a run, with what the page says about them."""
-    return [Picture(TITLES[name], figure, CAPTIONS[name]) for name, figure in drawn.items()]
+    captions, titles = CAPTIONS, TITLES
+    if choices.weights is not None:
+        captions, titles = CAPTIONS | OF_A_MIX, TITLES | {"gap_share": "How much of each candidate was applied"}
+    return [Picture(titles[name], figure, captions[name]) for name, figure in drawn.items()]
 
 
 def facts(run: Run) -> list[tuple[str, str]]:
     """The facts at the top of the page, as (name, value) pairs."""
     choices = choices_of(run)
     found = [
+        ("did choosing matter?", verdict(choices)),
         ("type", choices.type),
         (f"candidates ({choices.candidate})", ", ".join(candidate.label for candidate in all_candidates(choices))),
         ("steps", f"{choices.steps[0]} to {choices.steps[-1]}"),
     ]
-    if choices.type != "switch":
+    if choices.per_parameter:
         found.append(("parameters", str(len(choices.parameters))))
     for key, name in (("loss", "training loss"), ("eval_loss", "evaluation loss")):
         values = run.curve(key)[1]
         if values:
             found.append((name, f"{values[0]:.4g} → {values[-1]:.4g}" if len(values) > 1 else f"{values[0]:.4g}"))
+    correlations = run.curve("gap/correlation")[1]
+    if correlations:
+        found.append(("correlation of successive gradients", f"{statistics.median(correlations):.2f}"))
     if choices.damaged:
         found.append(("lines that can't be read", str(len(choices.damaged))))
     return found
 
 
 def kinds_table(choices: Choices) -> Table:
-    """The page's table of what each kind of parameter chose."""
+    """The page's table of what was applied to each kind of parameter; what is not known has no column."""
     found = summarise(choices)
     with_mean = not all(math.isnan(row.mean) for row in found)
-    shares = display_names(choices, all_candidates(choices))
-    head = ["", "parameters", *shares, *(["mean"] if with_mean else []), "changed", "median margin", "soft resets"]
+    with_margin = not all(math.isnan(row.margin) for row in found)
+    names = display_names(choices, all_candidates(choices))
+    head = ["", "parameters", *names, *(["mean"] if with_mean else []), "changed"]
+    head += [*(["median margin"] if with_margin else []), "soft resets"]
     rows = [
         [
             row.name,
-            "" if choices.type == "switch" else str(row.parameters),
+            str(row.parameters) if choices.per_parameter else "",
             *(f"{share:.1%}" for share in row.shares),
             *([f"{row.mean:.4g}"] if with_mean else []),
             number(row.changed, ".1%"),
-            number(row.margin, ".2f"),
+            *([number(row.margin, ".2f")] if with_margin else []),
             str(row.resets),
         ]
         for row in found
     ]
-    caption = "changed: the share of choices that differ from the step before. margin: see the picture above."
-    return Table("By kind of parameter", head, rows, caption)
+    if choices.weights is None:
+        caption = "changed: the share of choices that differ from the step before."
+    else:
+        caption = "Of each candidate, its mean weight. changed: how often another had the largest than a step before."
+    return Table("By kind of parameter", head, rows, caption + " margin: see the picture above." * with_margin)
 
 
 def number(value: float, form: str) -> str:

@@ -9,6 +9,9 @@ from gap_hf.choices.writer import ChoiceWriter
 OLD = Path(__file__).parent / "written_by_0_2_0"
 """Files of version 1, each in a directory of its run (``record_runs.py``)."""
 
+VERSION_2 = Path(__file__).parent / "written_in_version_2"
+"""The same runs in files of version 2, which was never released."""
+
 
 def adams(*labels: str) -> list[Candidate]:
     """Adam's candidates with these labels: ``0.9``, ``0.9/0.99``."""
@@ -27,6 +30,9 @@ HEADER = Header(
 SWITCH = HEADER._replace(
     type="switch", groups=[group._replace(candidates=adams("0.8", "0.99")) for group in HEADER.groups]
 )
+WISE_MIX = HEADER._replace(type="mix_parameter_wise")
+MIX = SWITCH._replace(type="mix")
+CONSTANT = MIX._replace(groups=[group._replace(weights=[0.3, 0.7]) for group in MIX.groups])
 
 
 def write(path, header, rows) -> None:
@@ -34,6 +40,14 @@ def write(path, header, rows) -> None:
     writer = ChoiceWriter(path / FILENAME, header)
     for step, choices, resets in rows:
         writer.write(step, choices, resets, None)
+    writer.close()
+
+
+def write_mix(path, header, rows) -> None:
+    """Rows are the weights group by group, one array for each step; the choices are the largest."""
+    writer = ChoiceWriter(path / FILENAME, header)
+    for step, weights in enumerate(rows, 1):
+        writer.write(step, [group.argmax(axis=-1) for group in weights], [], None, None, weights)
     writer.close()
 
 

@@ -1,4 +1,4 @@
-"""What headers say, and files of version 1, which 0.2.0 wrote."""
+"""What headers say, and files of earlier versions: 1, which 0.2.0 wrote, and 2."""
 
 import json
 import shutil
@@ -9,10 +9,11 @@ import pytest
 
 from gap_hf.candidate import Candidate
 from gap_hf.choices import read_choices
-from gap_hf.choices.format import FILENAME, Header, HeaderGroup, read_header
+from gap_hf.choices.format import FILENAME, MIXES, TYPES, Header, HeaderGroup, read_header
 from gap_hf.choices.writer import ChoiceWriter
+from gap_hf.optim import rules
 
-from .files import HEADER, OLD, SWITCH, adams
+from .files import CONSTANT, HEADER, MIX, OLD, SWITCH, VERSION_2, WISE_MIX, adams
 from .record_runs import record
 
 ADAMW = [*[adams("0.8", "0.95", "0.99")] * 2, adams("0.9/0.99", "0.95/0.999")]
@@ -27,13 +28,58 @@ def today(tmp_path_factory) -> Path:
     return path
 
 
-# ---------------------------------------------------------------- version 2
+def test_the_types_are_the_optimizers():
+    """Listed there for themselves, since reading a file needs no torch."""
+    assert {name: type.per_parameter for name, type in rules.TYPES.items() if name != "default"} == TYPES
+    assert {name for name, type in rules.TYPES.items() if type.rule is not None and type.rule.mixes} == set(MIXES)
+
+
+# ---------------------------------------------------------------- version 3
 def test_a_header_reads_back():
     odd = HeaderGroup([Candidate("muon", None, "muon"), Candidate("0.9/0.99", 0.9, "adam")], ["é"])
-    for header in (HEADER, SWITCH, HEADER._replace(start=3, groups=[odd])):
+    for header in (HEADER, SWITCH, MIX, WISE_MIX, CONSTANT, HEADER._replace(start=3, groups=[odd])):
         line = header.to_json()
-        assert line["gap_hf"] == 2
+        assert line["gap_hf"] == 3
         assert read_header(json.loads(json.dumps(line))) == header
+
+
+def test_weights_are_in_the_file_where_there_are_some():
+    assert [group.get("weights") for group in CONSTANT.to_json()["groups"]] == [[0.3, 0.7]] * 2
+    assert not any("weights" in group for header in (HEADER, MIX) for group in header.to_json()["groups"])
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [[0.3], [0.3, 0.3, 0.4], [], [0.3, "0.7"], [0.3, None], [True, False], [-0.3, 1.3], [0.1, 0.2], [0.9, 0.9]],
+)
+def test_bad_weights(weights):
+    line = CONSTANT.to_json()
+    line["groups"][1]["weights"] = weights
+    with pytest.raises(ValueError, match="its weights are .*; expected 2 numbers >= 0 that add up to 1"):
+        read_header(line)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 10**400])
+def test_weights_are_finite(number):
+    line = CONSTANT.to_json()
+    line["groups"][0]["weights"] = [number, 0.7]
+    with pytest.raises(ValueError, match="its weights are"):
+        read_header(line)
+
+
+def test_weights_are_a_list():
+    line = CONSTANT.to_json()
+    line["groups"][0]["weights"] = 0.3
+    with pytest.raises(ValueError, match="its 'weights' is not list"):
+        read_header(line)
+
+
+def test_a_mix_goes_on_with_other_weights():
+    """They are an option of the run; the candidates are the same."""
+    other = CONSTANT._replace(groups=[group._replace(weights=[0.5, 0.5]) for group in MIX.groups])
+    assert other.continues(CONSTANT)
+    assert MIX.continues(CONSTANT)
+    assert not MIX.continues(SWITCH)
 
 
 def test_candidates_are_objects_in_the_file():
@@ -67,6 +113,18 @@ def test_bad_candidates(candidates, says):
     line = HEADER.to_json() | {"groups": [{"candidates": candidates, "parameters": ["a"]}]}
     with pytest.raises(ValueError, match=says):
         read_header(line)
+
+
+# ---------------------------------------------------------------- version 2
+@pytest.mark.parametrize("name", ["adamw-wise", "sgdm-switch"])
+def test_version_2_had_no_weights(today, name):
+    old, new = read_choices(VERSION_2 / name), read_choices(today / name)
+    assert '{"gap_hf":2,' in (VERSION_2 / name / FILENAME).read_text()
+    assert (old.damaged, old.weights) == ({}, None)
+    assert (old.type, old.parameters, old.candidates) == (new.type, new.parameters, new.candidates)
+    assert old.choices.tolist() == new.choices.tolist()
+    assert old.resets == new.resets
+    np.testing.assert_allclose(new.margins, old.margins, rtol=1e-4)
 
 
 # ---------------------------------------------------------------- version 1
@@ -130,10 +188,11 @@ def test_the_same_run_is_recorded_as_by_0_2_0(today, name):
     np.testing.assert_allclose(new.margins, old.margins, rtol=1e-4)
 
 
+@pytest.mark.parametrize("old", [OLD, VERSION_2], ids=["1", "2"])
 @pytest.mark.parametrize("name", ["adamw-wise", "sgdm-switch"])
-def test_a_run_of_0_2_0_that_is_resumed_keeps_its_steps(tmp_path, name):
-    """The new header has exact values and families where the old one had labels: it is the same run all the same."""
-    shutil.copy(OLD / name / FILENAME, tmp_path)
+def test_a_run_of_an_earlier_version_that_is_resumed_keeps_its_steps(tmp_path, old, name):
+    """Version 3 has exact values and families where version 1 had labels: it is the same run all the same."""
+    shutil.copy(old / name / FILENAME, tmp_path)
     before = read_choices(tmp_path)
     lines = (tmp_path / FILENAME).read_text().splitlines()
     old = read_header(json.loads(lines[0]))

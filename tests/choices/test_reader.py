@@ -15,7 +15,7 @@ from gap_hf.choices.format import FILENAME, HeaderGroup
 from gap_hf.choices.writer import ChoiceWriter
 
 from ..tiny import SCRIPTS, start, stop, tiny_data, tiny_trainer
-from .files import HEADER, SWITCH, adams, rewrite, write, write_three_steps
+from .files import CONSTANT, HEADER, MIX, SWITCH, WISE_MIX, adams, rewrite, write, write_mix, write_three_steps
 
 
 def test_round_trip(tmp_path):
@@ -42,6 +42,105 @@ def test_round_trip_of_switch(tmp_path):
     assert choices.resets == [(2, 0)]
     first, second = map(json.loads, (tmp_path / "new" / FILENAME).read_text().splitlines()[1:])
     assert (first["J"], second["J"]) == ([0.123457, None], [None, -1e-20])  # strict JSON has no NaN
+
+
+def random_weights(*shape: int, seed: int = 0) -> np.ndarray:
+    weights = np.random.default_rng(seed).random(shape)
+    return weights / weights.sum(axis=-1, keepdims=True)
+
+
+def test_round_trip_of_a_mix(tmp_path):
+    """One set of weights for all: written with four digits."""
+    rows = random_weights(5, 2)
+    write_mix(tmp_path, MIX, [[row, row] for row in rows])
+    choices = read_choices(tmp_path)
+    assert choices.weights.shape == (5, 1, 2)
+    assert choices.weights.dtype == np.float32
+    assert choices.weights[:, 0] == pytest.approx(rows, rel=1e-3)
+    assert choices.choices[:, 0].tolist() == rows.argmax(axis=1).tolist()
+    assert np.isnan(choices.margins).all(), "nothing wins"
+    assert choices.parameters == ["all parameters"]
+    assert not choices.per_parameter
+
+
+def test_round_trip_of_a_parameter_wise_mix(tmp_path):
+    """In 35ths, which add up to 1 again; a candidate that a parameter does not have has weight 0."""
+    rows = [[random_weights(2, 2, seed=step), random_weights(1, 3, seed=step)] for step in range(5)]
+    write_mix(tmp_path, WISE_MIX, rows)
+    choices = read_choices(tmp_path)
+    assert choices.weights.shape == (5, 3, 3)
+    assert choices.weights.sum(axis=2) == pytest.approx(np.ones((5, 3)))
+    for found, (first, second) in zip(choices.weights, rows, strict=True):
+        assert found[:2, :2] == pytest.approx(first, abs=1 / 35)
+        assert found[2] == pytest.approx(second[0], abs=1.5 / 35)
+        assert found[:2, 2].tolist() == [0, 0]
+    assert np.isnan(choices.margins).all()
+    assert choices.per_parameter
+
+
+def test_round_trip_of_constant_weights(tmp_path):
+    """They stand in the header, exactly, and in no line."""
+    write(tmp_path, CONSTANT, [(1, [1, 1], False), (2, [1, 1], False)])
+    assert read_choices(tmp_path).weights.tolist() == [[[np.float32(0.3), np.float32(0.7)]]] * 2
+    assert (tmp_path / FILENAME).read_text().count("weights") == 2
+    # of each parameter: the group's
+    groups = [group._replace(weights=[1 / len(group.candidates)] * len(group.candidates)) for group in HEADER.groups]
+    write(tmp_path, WISE_MIX._replace(groups=groups), [(1, [[0, 0], [0]], [])])
+    assert read_choices(tmp_path).weights[0] == pytest.approx(np.array([[0.5, 0.5, 0], [0.5, 0.5, 0], [1 / 3] * 3]))
+
+
+def test_resumed_with_other_weights(tmp_path):
+    """Each step has those of its own header, or its own."""
+    write(tmp_path, CONSTANT, [(1, [1, 1], False), (2, [1, 1], False)])
+    other = CONSTANT._replace(start=1, groups=[group._replace(weights=[0.9, 0.1]) for group in MIX.groups])
+    write(tmp_path, other, [(2, [0, 0], False)])
+    writer = ChoiceWriter(tmp_path / FILENAME, MIX._replace(start=2))
+    writer.write(3, [0, 0], False, [1.0, 1.0], None, [np.array([0.5, 0.5])] * 2)
+    writer.close()
+    choices = read_choices(tmp_path)
+    assert choices.steps.tolist() == [1, 2, 3]
+    assert choices.weights[:, 0] == pytest.approx(np.array([[0.3, 0.7], [0.9, 0.1], [0.5, 0.5]]))
+
+
+def test_what_picks_has_no_weights(tmp_path):
+    write_three_steps(tmp_path)
+    assert read_choices(tmp_path).weights is None
+
+
+@pytest.mark.parametrize("type", ["first", "random", "random_parameter_wise"])
+def test_round_trip_of_controls(tmp_path, type):
+    together = "wise" not in type
+    header = (SWITCH if together else HEADER)._replace(type=type)
+    write(tmp_path, header, [(1, [1, 1] if together else [[1, 0], [2]], [])])
+    choices = read_choices(tmp_path)
+    assert (choices.type, choices.per_parameter, choices.weights) == (type, not together, None)
+    assert choices.choices.tolist() == [[1]] if together else [[1, 0, 2]]
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.data())
+def test_any_mix_round_trips(tmp_path_factory, data):
+    """However many candidates: the weights are off by their rounding at most, and add up to 1."""
+    sizes = data.draw(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 36)), min_size=1, max_size=3))
+    steps, seed = data.draw(st.integers(1, 4)), data.draw(st.integers(0, 99))
+    sharp = data.draw(st.sampled_from([0.1, 1.0, 10.0]))
+    rng = np.random.default_rng(seed)
+    rows = [[rng.dirichlet([sharp] * k, size=n) for n, k in sizes] for _ in range(steps)]
+    groups = [HeaderGroup(adams(*map(str, range(k))), [f"p{i}" for i in range(n)]) for n, k in sizes]
+    path = tmp_path_factory.mktemp("run")
+    write_mix(path, WISE_MIX._replace(groups=groups), rows)
+    choices = read_choices(path)
+    P, K = sum(n for n, _ in sizes), max(k for _, k in sizes)
+    assert choices.damaged == {}
+    assert choices.weights.shape == (steps, P, K)
+    assert choices.weights.sum(axis=2) == pytest.approx(np.ones((steps, P)), abs=1e-5)
+    for found, row in zip(choices.weights, rows, strict=True):
+        begin = 0
+        for (n, k), weights in zip(sizes, row, strict=True):
+            # each is off by half a digit, and by what their sum is then off
+            assert found[begin : begin + n, :k] == pytest.approx(weights, abs=(1 + k) / 70 + 1e-6)
+            assert not found[begin : begin + n, k:].any()
+            begin += n
 
 
 @settings(max_examples=50, deadline=None)

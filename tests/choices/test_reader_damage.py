@@ -3,6 +3,7 @@
 import json
 import logging
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from gap_hf.choices import read_choices
 from gap_hf.choices.format import FILENAME
 
-from .files import HEADER, SWITCH, rewrite, write, write_three_steps
+from .files import CONSTANT, HEADER, MIX, SWITCH, WISE_MIX, rewrite, write, write_mix, write_three_steps
 
 DAMAGE = {
     '{"step":2,"ch\n': "not JSON",
@@ -76,6 +77,72 @@ def test_damaged_line_of_switch(tmp_path, bad, why):
     choices = read_choices(tmp_path)
     assert choices.steps.tolist() == [1, 3]
     assert why in choices.damaged[3]
+
+
+GOOD = '"step":2,"choice":["00","0"]'
+DAMAGED_WEIGHTS = {
+    "{" + GOOD + "}": "it has no 'weights', and neither has the header",
+    "{" + GOOD + ',"weights":5}': "its 'weights' is not list",
+    "{" + GOOD + ',"weights":[]}': "its 'weights' are of 0 groups, the header has 2",
+    "{" + GOOD + ',"weights":[["zz","00"]]}': "its 'weights' are of 1 groups, the header has 2",
+    "{" + GOOD + ',"weights":[["zz","00"],"z00"]}': "its 'weights' is not list",
+    "{"
+    + GOOD
+    + ',"weights":[["zz"],["z","0","0"]]}': "its 'weights' is of [2] parameters, the header's groups have [2, 2]",
+    "{" + GOOD + ',"weights":[["z","0"],["z","0","0"]]}': "its 'weights' is of [1, 1] parameters",
+    "{" + GOOD + ',"weights":[[1,0],["z","0","0"]]}': "its 'weights' is of [None, None] parameters",
+    "{" + GOOD + ',"weights":[["z-","00"],["z","0","0"]]}': "it has '-' in the place of a digit",
+    "{" + GOOD + ',"weights":[["zZ","00"],["z","0","0"]]}': "it has 'Z' in the place of a digit",
+    "{" + GOOD + ',"weights":[["z0","00"],["z","0","0"]]}': "its 'weights' of a parameter are all 0",
+}
+
+
+@pytest.mark.parametrize(("bad", "why"), DAMAGED_WEIGHTS.items(), ids=range(len(DAMAGED_WEIGHTS)))
+def test_damaged_weights(tmp_path, bad, why):
+    row = [np.array([[0.25, 0.75], [1, 0]]), np.array([[0.5, 0.25, 0.25]])]
+    write_mix(tmp_path, WISE_MIX, [row] * 3)
+    lines = (tmp_path / FILENAME).read_text().splitlines(keepends=True)
+    rewrite(tmp_path, [*lines[:2], f"{bad}\n", lines[3]])
+    choices = read_choices(tmp_path)
+    assert choices.steps.tolist() == [1, 3]
+    assert choices.weights.shape == (2, 3, 3)
+    assert list(choices.damaged) == [3]
+    assert why in choices.damaged[3]
+
+
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [
+        ("", "it has no 'weights', and neither has the header"),
+        (',"weights":"0.5"', "its 'weights' is not list"),
+        (',"weights":[0.5]', "its weights are [0.5]; expected 2 numbers >= 0 that add up to 1"),
+        (',"weights":[0.5,null]', "its weights are [0.5, None]"),
+        (',"weights":[NaN,1]', "its weights are [nan, 1]"),
+        (',"weights":[-1,2]', "its weights are [-1, 2]"),
+        (',"weights":[1,1' + "0" * 400 + "]", "its weights are [1, 1"),
+        (',"weights":[[1,0],[1,0]]', "its weights are [[1, 0], [1, 0]]"),
+    ],
+)
+def test_damaged_weights_of_one_choice_for_all(tmp_path, bad, why):
+    write_mix(tmp_path, MIX, [[np.array([0.25, 0.75])] * 2] * 3)
+    lines = (tmp_path / FILENAME).read_text().splitlines(keepends=True)
+    rewrite(tmp_path, [*lines[:2], '{"step":2,"choice":"0"' + bad + "}\n", lines[3]])
+    choices = read_choices(tmp_path)
+    assert choices.steps.tolist() == [1, 3]
+    assert why in choices.damaged[3]
+
+
+def test_damaged_header_of_constant_weights(tmp_path):
+    """Its steps are lost: the weights before it are not theirs."""
+    write(tmp_path, CONSTANT, [(1, [1, 1], False), (2, [1, 1], False)])
+    write(tmp_path, CONSTANT._replace(start=2), [(3, [1, 1], False)])
+    lines = (tmp_path / FILENAME).read_text().splitlines(keepends=True)
+    for groups in ([{**group, "weights": [0.5, 0.6, 0.7]} for group in CONSTANT.to_json()["groups"]], "none"):
+        rewrite(tmp_path, [*lines[:3], changed(lines[3], groups=groups), lines[4]])
+        choices = read_choices(tmp_path)
+        assert choices.steps.tolist() == [1, 2]
+        assert list(choices.damaged) == [4, 5]
+    assert "its 'groups' is not list" in choices.damaged[4]
 
 
 def test_scores_that_are_not_finite_are_no_damage(tmp_path):
@@ -185,8 +252,8 @@ def test_first_header_is_damaged(tmp_path):
 
 def test_format_of_the_future(tmp_path):
     lines = write_three_steps(tmp_path)
-    rewrite(tmp_path, [lines[0].replace('"gap_hf":2', '"gap_hf":3'), *lines[1:]])
-    with pytest.raises(ValueError, match="line 1: format 3 is not known to this version"):
+    rewrite(tmp_path, [lines[0].replace('"gap_hf":3', '"gap_hf":4'), *lines[1:]])
+    with pytest.raises(ValueError, match="line 1: format 4 is not known to this version"):
         read_choices(tmp_path)
 
 
@@ -221,12 +288,22 @@ def test_there_is_no_file(tmp_path):
 
 
 # ---------------------------------------------------------------- whatever it is
+def mixed_run(path) -> list[str]:
+    """Two steps of a mix, and a run that resumed after the first with constant weights."""
+    row = [np.array([[0.25, 0.75], [1, 0]]), np.array([[0.5, 0.25, 0.25]])]
+    write_mix(path, WISE_MIX, [row] * 2)
+    groups = [group._replace(weights=[1 / len(group.candidates)] * len(group.candidates)) for group in WISE_MIX.groups]
+    write(path, WISE_MIX._replace(start=1, groups=groups), [(2, [[0, 0], [0]], []), (3, [[0, 0], [0]], [])])
+    return (path / FILENAME).read_text().splitlines(keepends=True)
+
+
+@pytest.mark.parametrize("runs", [two_runs, mixed_run])
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
-def test_damage_raises_nothing_else(tmp_path_factory, data):
+def test_damage_raises_nothing_else(tmp_path_factory, runs, data):
     """Bytes changed, cut out or put in anywhere: what is left reads back, or a ValueError says why not."""
     path = tmp_path_factory.mktemp("run")
-    content = bytearray("".join(two_runs(path)).encode())
+    content = bytearray("".join(runs(path)).encode())
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(content) - 1))
         size = data.draw(st.integers(0, 3))
@@ -238,6 +315,9 @@ def test_damage_raises_nothing_else(tmp_path_factory, data):
         return
     assert choices.choices.shape == (len(choices.steps), len(choices.parameters)) == choices.margins.shape
     assert (choices.steps[1:] > choices.steps[:-1]).all()
+    if choices.weights is not None:
+        assert choices.weights.shape == (*choices.choices.shape, max(map(len, choices.candidates)))
+        assert choices.weights.sum(axis=2) == pytest.approx(np.ones(choices.choices.shape), abs=0.1)
 
 
 def test_each_changed_byte_costs_at_most_its_line(tmp_path):

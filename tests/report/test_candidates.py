@@ -1,11 +1,13 @@
 """Candidates in order, and runs in which some have no value: shares remain, means are left out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from gap_hf.candidate import Candidate
 from gap_hf.choices import Choices, read_choices
-from gap_hf.report.candidates import all_candidates, display_names, values_of
+from gap_hf.report.candidates import all_candidates, applied, applied_in, applied_values, display_names, values_of
 from gap_hf.report.compare import choices_figure, table
 from gap_hf.report.run import read_runs
 from gap_hf.report.summary import shares, summarise
@@ -48,6 +50,56 @@ def test_values():
     assert values_of([ADAM, MUON]) is None
 
 
+def mixed_groups() -> Choices:
+    """A mix of two steps, of parameters with other candidates in another order."""
+    choices = choices_among(adams("0.99", "0.8"), adams("0.5", "0.8", "0.99"))
+    weights = [[[0.25, 0.75, 0], [0.5, 0.25, 0.25]], [[1, 0, 0], [0, 0.25, 0.75]]]
+    return replace(
+        choices,
+        type="mix_parameter_wise",
+        steps=np.array([1, 2]),
+        choices=np.array([[1, 0], [0, 2]]),
+        margins=np.full((2, 2), np.nan),
+        weights=np.array(weights, np.float32),
+    )
+
+
+def test_weights_of_groups_with_other_candidates():
+    """Each weight goes to its candidate, whatever its place in a group's list; who has no such candidate has 0."""
+    choices = mixed_groups()
+    candidates = all_candidates(choices)
+    assert candidates == adams("0.5", "0.8", "0.99")
+    assert [one.tolist() for one in applied(choices, candidates)] == [
+        [[0, 0.5], [0, 0]],
+        [[0.75, 0.25], [0, 0.25]],
+        [[0.25, 0.25], [1, 0.75]],
+    ]
+    assert applied_in(choices, candidates, np.array([0])).tolist() == [[[0, 0.5]], [[0.75, 0.5]], [[1.25, 1]]]
+    expected = [[0.8 * 0.75 + 0.99 * 0.25, 0.5 * 0.5 + 0.8 * 0.25 + 0.99 * 0.25], [0.99, 0.8 * 0.25 + 0.99 * 0.75]]
+    assert applied_values(choices, candidates) == pytest.approx(np.array(expected))
+    (row,) = summarise(choices)
+    assert row.shares == pytest.approx([0.125, 0.3125, 0.5625])
+    assert row.mean == pytest.approx(np.mean(expected))
+    assert row.changed == 1, "the candidate with the largest weight"
+
+
+def test_a_candidate_that_is_listed_twice_has_both_weights():
+    choices = replace(mixed_groups(), candidates=[adams("0.8", "0.8", "0.9")] * 2)
+    assert [one[0].tolist() for one in applied(choices, all_candidates(choices))] == [[1, 0.75], [0, 0.25]]
+
+
+def test_picks_are_weights_of_one():
+    choices = replace(mixed_groups(), type="switch_parameter_wise", weights=None)
+    candidates = all_candidates(choices)
+    assert [one.tolist() for one in applied(choices, candidates)] == [
+        [[False, True], [False, False]],
+        [[True, False], [False, False]],
+        [[False, False], [True, True]],
+    ]
+    assert applied_values(choices, candidates).tolist() == [[0.8, 0.5], [0.99, 0.99]]
+    assert applied_values(choices_among([ADAM, MUON]), [ADAM, MUON]) is None
+
+
 @pytest.fixture
 def run_dir(tmp_path):
     write_run(tmp_path / "mixed", [lora_names(2)], steps=30, candidates=(MUON, ADAM, SGD))
@@ -71,7 +123,7 @@ def test_report(tmp_path, type):
     head = page.found["th"]
     assert {"beta1 = 0.9", "muon", "sgd", "changed", "median margin"} <= set(head)
     assert "mean" not in head
-    assert len(page.pictures) == 3
+    assert len(page.pictures) == 4
     facts = dict(zip(page.found["dt"], page.found["dd"], strict=True))
     assert facts["candidates (beta1)"] == "0.9, muon, sgd"
 

@@ -21,13 +21,24 @@ def test_installed_command_plots_a_real_run(tmp_path):
     done = run([COMMAND, "plot", tmp_path])
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    shares, written = lines[:2], lines[2:]
-    assert written[0] == str(tmp_path / "gap_share.png")
+    shares, said, written = lines[:2], lines[2], lines[3:]
+    assert said.startswith("This run is too short to tell: 4 steps")
+    assert written[0] == str(tmp_path / "gap_dominance.png")
     assert written[-1] == str(tmp_path / "gap_report.html")
     assert all(Path(path).stat().st_size > 1000 for path in written)
     assert [line.split(":")[0] for line in shares] == ["beta1 = 0.8", "beta1 = 0.99"]
     assert sum(float(re.search(r"([\d.]+)% of all choices", line)[1]) for line in shares) == pytest.approx(100, abs=0.2)
-    assert {path.name for path in tmp_path.glob("*.png")} == {"gap_layers.png", "gap_margins.png", "gap_share.png"}
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        f"gap_{name}.png" for name in ("dominance", "layers", "margins", "share")
+    }
+
+
+def test_weights_of_a_mix(tmp_path):
+    write_run(tmp_path, [["a", "b"]], steps=30, type="mix", candidates=("0", "0.9"), weights=(0.3, 0.7))
+    lines = CliRunner().invoke(app, ["plot", str(tmp_path), "--format", "png"]).stdout.splitlines()
+    assert lines[:2] == ["beta1 = 0: 30.0% of the weight", "beta1 = 0.9: 70.0% of the weight"]
+    assert lines[2].startswith("The weights are constant")
+    assert [Path(line).name for line in lines[3:]] == ["gap_dominance.png", "gap_share.png", "gap_layers.png"]
 
 
 def test_out(tmp_path):
@@ -36,8 +47,8 @@ def test_out(tmp_path):
         app, ["plot", str(tmp_path / "run" / "gap_choices.jsonl"), "--out", str(tmp_path / "x")]
     )
     assert result.exit_code == 0
-    written = result.stdout.splitlines()[2:]
-    assert len(written) == 7
+    written = result.stdout.splitlines()[3:]
+    assert len(written) == 9
     assert all(Path(path).parent == tmp_path / "x" for path in written)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["gap_choices.jsonl"]
 
@@ -45,7 +56,7 @@ def test_out(tmp_path):
 def test_format(tmp_path):
     write_run(tmp_path, [["a", "b"]], steps=3)
     result = CliRunner().invoke(app, ["plot", str(tmp_path), "--format", "svg", "--format", "html"])
-    assert {Path(path).suffix for path in result.stdout.splitlines()[2:]} == {".svg", ".html"}
+    assert {Path(path).suffix for path in result.stdout.splitlines()[3:]} == {".svg", ".html"}
     check_failure(["plot", str(tmp_path), "--format", "pdf"], "'pdf' is not a format; expected one of png, svg, html")
 
 

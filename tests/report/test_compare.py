@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from typer.testing import CliRunner
@@ -55,6 +56,32 @@ def test_steps_in_common_are_compared(runs, tmp_path):
     lines = (tmp_path / "shorter" / "gap_choices.jsonl").read_text().splitlines()
     (tmp_path / "shorter" / "gap_choices.jsonl").write_text("\n".join(lines[:8]) + "\n")
     assert table(read_runs([runs[0], tmp_path / "shorter"]))[1][1][-1] == "100.0%"
+
+
+MIX = {"names": [lora_names(1)], "steps": 20, "type": "mix_parameter_wise"}
+
+
+def test_mixes_are_compared_by_their_weights(tmp_path):
+    write_run(tmp_path / "mix", **MIX)
+    write_run(tmp_path / "again", **MIX, seed=1)
+    write_run(tmp_path / "pick", [lora_names(1)], steps=20)
+    runs = read_runs([tmp_path / name for name in ("mix", "again", "pick")])
+    values = np.array([0.8, 0.99])
+    one, other = (run.choices.weights for run in runs[:2])
+    head, rows = table(runs)
+    cells = [dict(zip(head, row, strict=True)) for row in rows]
+    assert [cell["mean applied"] for cell in cells[:2]] == [f"beta1 {(w @ values).mean():.4g}" for w in (one, other)]
+    common = np.minimum(one, other).sum(axis=2).mean()
+    assert [cell["as the first"] for cell in cells] == ["", f"{common:.1%}", ""], "a pick has no weights"
+    (axes,) = choices_figure(runs).axes
+    for line, weights in zip(axes.lines[:2], (one, other), strict=True):
+        assert line.get_ydata() == pytest.approx((weights @ values).mean(axis=1))
+
+
+def test_a_mix_that_is_no_other(tmp_path):
+    for name in ("mix", "again"):
+        write_run(tmp_path / name, **MIX)
+    assert table(read_runs([tmp_path / "mix", tmp_path / "again"]))[1][1][-1] == "100.0%"
 
 
 def test_files(runs, tmp_path):

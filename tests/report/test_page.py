@@ -10,6 +10,7 @@ import pytest
 
 from gap_hf.choices import read_choices
 from gap_hf.report.summary import shares, summarise
+from gap_hf.report.verdict import verdict
 from gap_hf.report.write import plot_run
 
 from .runs import lora_names, write_log, write_run
@@ -48,24 +49,65 @@ class Page(HTMLParser):
 
 def test_everything_is_in_the_page(tmp_path):
     write_run(tmp_path / "run", [lora_names(2)], steps=40, reset_every=10)
-    write_log(tmp_path / "run", [3.0, 2.5, 2.25], {0: 3.1, 15: 2.2})
+    correlation = [0.1, 0.14, 0.3]
+    write_log(tmp_path / "run", [3.0, 2.5, 2.25], {0: 3.1, 15: 2.2}, correlation=correlation, dominance=[0.5] * 3)
     page = Page(plot_run(tmp_path / "run")[-1])
     assert page.found["h1"] == ["GAP in run"]
     assert page.found["h2"] == [
-        "Loss", "Which candidate was applied", "Parameter by parameter", "How clearly it won", "By kind of parameter",
+        "Did choosing matter here?", "Loss", "Which candidate was applied", "Parameter by parameter",
+        "How clearly it won", "By kind of parameter",
     ]  # fmt: skip
-    assert len(page.pictures) == 4
+    assert len(page.pictures) == 5
     assert all(picture.startswith(b"<?xml") and b"</svg>" in picture for picture in page.pictures)
     assert not re.search(r"(src|href)=.?(https?:|//)|<script|@import|url\(", page.text), "nothing is fetched"
     facts = dict(zip(page.found["dt"], page.found["dd"], strict=True))
     assert facts == {
+        "did choosing matter?": verdict(read_choices(tmp_path / "run")),
         "type": "switch_parameter_wise",
         "candidates (beta1)": "0.8, 0.99",
         "steps": "1 to 40",
         "parameters": "28",
         "training loss": "3 → 2.25",
         "evaluation loss": "3.1 → 2.2",
+        "correlation of successive gradients": "0.14",
     }
+
+
+def test_the_answer_is_given_once_on_the_page(tmp_path):
+    """It is the first fact there, and so the picture does without; the picture's own file has it below."""
+    write_run(tmp_path, [lora_names(2)], steps=400)
+    page = Page(plot_run(tmp_path)[-1])
+    said = verdict(read_choices(tmp_path))
+    assert page.found["dd"][0] == said
+    first = said.split(",")[0]
+    assert page.text.count(first) == 1
+    assert first not in page.pictures[0].decode()
+    assert first in (tmp_path / "gap_dominance.svg").read_text()
+
+
+def test_page_of_a_mix(tmp_path):
+    write_run(tmp_path, [lora_names(2)], steps=150, type="mix_parameter_wise")
+    page = Page(plot_run(tmp_path)[-1])
+    assert page.found["h2"] == [
+        "Did choosing matter here?", "How much of each candidate was applied", "Parameter by parameter",
+        "By kind of parameter",
+    ]  # fmt: skip
+    assert page.found["th"] == ["parameters", "beta1 = 0.8", "beta1 = 0.99", "mean", "changed", "soft resets"]
+    weights = read_choices(tmp_path).weights.mean(axis=(0, 1))
+    assert page.found["td"][:4] == ["all parameters", "28", *(f"{weight:.1%}" for weight in weights)]
+    assert float(page.found["td"][4]) == pytest.approx(weights @ [0.8, 0.99], abs=1e-4)
+    assert "Of each candidate, its mean weight." in page.found["p"][0]
+    assert "margin" not in page.found["p"][0]
+    assert "had the largest weight" in page.found["figcaption"][0]
+    assert page.found["dd"][0].startswith("The weights followed the scores")
+
+
+@pytest.mark.parametrize("type", ["switch", "mix", "first", "random"])
+def test_one_choice_for_all_has_no_count_of_parameters(tmp_path, type):
+    write_run(tmp_path, [["a"], ["b"]], steps=2, type=type)
+    page = Page(plot_run(tmp_path, formats=["html"])[-1])
+    assert "parameters" not in page.found["dt"]
+    assert page.found["td"][1].endswith("%"), "the first candidate's share"
 
 
 def test_headings_are_not_repeated_in_the_pictures(tmp_path):
@@ -74,6 +116,7 @@ def test_headings_are_not_repeated_in_the_pictures(tmp_path):
     write_log(tmp_path, [3.0, 2.5], {})
     pictures = [picture.decode() for picture in Page(plot_run(tmp_path)[-1]).pictures]
     titles = {
+        "gap_dominance": "Did choosing matter here?",
         "gap_share": "Which candidate GAP applied",
         "gap_layers": "beta1 applied to each parameter",
         "gap_margins": "How clearly the applied candidate won",
@@ -137,7 +180,9 @@ def test_runs_without_what_others_have(tmp_path):
     assert page.found["h2"][-1] == "By kind of parameter"
     assert page.found["td"][0] == "all parameters"
     write_run(tmp_path / "old", [["a", "b"]], steps=5, margins=False)
-    assert len(Page(plot_run(tmp_path / "old")[-1]).pictures) == 2
+    page = Page(plot_run(tmp_path / "old")[-1])
+    assert len(page.pictures) == 3
+    assert "median margin" not in page.found["th"]
 
 
 def test_names_are_escaped(tmp_path):

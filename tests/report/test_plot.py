@@ -13,12 +13,15 @@ from matplotlib.image import imread
 
 from gap_hf.candidate import Candidate
 from gap_hf.choices import Choices, read_choices
-from gap_hf.report.candidates import all_candidates, candidate_indices
-from gap_hf.report.plot import figures, layers_figure, margins_figure, palette, share_figure, stretches
+from gap_hf.report.candidates import all_candidates, candidate_indices, stretches
+from gap_hf.report.dominance import dominance_figure
+from gap_hf.report.plot import figures, layers_figure, margins_figure, palette, share_figure
+from gap_hf.report.run import read_runs
+from gap_hf.report.verdict import verdict
 from gap_hf.report.write import plot_run
 
 from ..choices.files import adams
-from .runs import lora_names, write_run
+from .runs import lora_names, write_log, write_run
 
 FULL = [
     [
@@ -28,7 +31,9 @@ FULL = [
     ],
     ["model.norm.weight", *(f"model.layers.{n}.{m}_layernorm.weight" for n in range(32) for m in ("input", "post"))],
 ]
+LONG = [[f"{'very_long_module_name.' * 8}{c}" for c in "abc"] + ["x.y"]]
 UNVALUED = (Candidate("muon", None, "muon"), Candidate("0.9", 0.9, "adam"), Candidate("sgd", None, "sgdm"))
+WISE = "mix_parameter_wise"
 THREE = ("0.5", "0.9", "0.99")
 PAIRS = ("0.8/0.999", "0.9/0.999", "0.95/0.99", "0.99/0.9999", "0.999/0.99999")
 RUNS = {
@@ -42,14 +47,25 @@ RUNS = {
     "49 parameters": {"names": [lora_names(4)[:49]], "steps": 9},
     "full model": {"names": FULL, "steps": 60, "reset_every": 5},
     "1 parameter": {"names": [["weight"]], "steps": 9, "reset_every": 2},
-    "long names": {"names": [[f"{'very_long_module_name.' * 8}{c}" for c in "abc"] + ["x.y"]], "steps": 9},
+    "long names": {"names": LONG, "steps": 9},
     "own beta2": {"names": [lora_names(2)], "steps": 50, "candidates": PAIRS, "reset_every": 3},
     "without values": {"names": [lora_names(2)], "steps": 50, "candidates": UNVALUED, "reset_every": 3},
     "1 candidate": {"names": [lora_names(2)], "steps": 5, "candidates": ("0.9",)},
     "switch": {"names": FULL, "steps": 200, "type": "switch", "candidates": THREE, "reset_every": 25},
     "switch, 1 step": {"names": FULL, "steps": 1, "type": "switch"},
     "switch, 5000 steps": {"names": FULL, "steps": 5000, "type": "switch", "candidates": THREE, "reset_every": 25},
+    "mix": {"names": FULL, "steps": 200, "type": "mix", "candidates": THREE, "reset_every": 25},
+    "mix, 1 step": {"names": FULL, "steps": 1, "type": "mix"},
+    "mix, 5000 steps": {"names": [lora_names(2)[:24]], "steps": 5000, "type": WISE, "candidates": PAIRS},
+    "mix, 448 parameters": {"names": [lora_names(32)], "steps": 60, "type": WISE, "reset_every": 7},
+    "mix, long names": {"names": LONG, "steps": 9, "type": WISE, "candidates": PAIRS, "reset_every": 2},
+    "mix, without values": {"names": [lora_names(2)], "steps": 50, "type": WISE, "candidates": UNVALUED},
+    "mix, constant": {"names": [lora_names(2)], "steps": 50, "type": "mix", "weights": (0.3, 0.7)},
+    "mix, 1 candidate": {"names": [lora_names(2)], "steps": 5, "type": "mix", "candidates": ("0.9",), "weights": (1,)},
+    "random": {"names": [lora_names(2)], "steps": 50, "type": "random_parameter_wise", "candidates": THREE},
+    "first": {"names": [lora_names(2)], "steps": 50, "type": "first"},
 }
+WITHOUT_MARGINS = {kind for kind in RUNS if kind.startswith("mix") or kind == "1 candidate"}
 
 
 def read_run(path: Path, kind: str) -> Choices:
@@ -77,21 +93,34 @@ def overlapping(texts: list) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("kind", RUNS)
-@pytest.mark.parametrize("picture", ["gap_share", "gap_layers", "gap_margins"])
+@pytest.mark.parametrize("picture", ["gap_dominance", "gap_share", "gap_layers", "gap_margins"])
 def test_texts_are_readable(tmp_path, kind, picture):
     """Nothing overlaps, nothing is cut off, and the picture leaves room for what it shows."""
-    drawn = figures(read_run(tmp_path, kind))
-    if kind == "1 candidate":
-        assert list(drawn) == ["gap_share", "gap_layers"], "nothing to be ahead of"
-        drawn["gap_margins"] = drawn["gap_share"]
-    figure = drawn[picture]
+    if picture == "gap_dominance":
+        steps = RUNS[kind]["steps"]
+        each = {"dominance": [0.5] * steps, "correlation": [-0.1] * steps}
+        write_log(tmp_path, [1.0] * steps, every=1, **(each if steps < 5000 else {}))
+        choices = read_run(tmp_path, kind)
+        figure = dominance_figure(read_runs([tmp_path])[0], verdict(choices))
+    else:
+        drawn = figures(read_run(tmp_path, kind))
+        if kind in WITHOUT_MARGINS:
+            assert list(drawn) == ["gap_share", "gap_layers"], "nothing to be ahead of"
+            drawn["gap_margins"] = drawn["gap_share"]
+        figure = drawn[picture]
     draw(figure)
-    (axes,) = figure.axes
-    (legend,) = figure.legends
-    low, high = sorted(axes.get_xlim())
-    ticks = [t.label1 for t in axes.xaxis.get_major_ticks() if low <= t.get_loc() <= high]
-    texts = [*ticks, *axes.get_yticklabels(), *legend.get_texts(), axes.title, axes.xaxis.label, axes.yaxis.label]
-    assert len([t for t in ticks if t.get_text()]) >= 1
+    texts = [text for legend in figure.legends for text in legend.get_texts()]
+    assert texts or kind.startswith("mix")
+    marked = []
+    for axes in figure.axes:
+        for axis, (low, high) in ((axes.xaxis, sorted(axes.get_xlim())), (axes.yaxis, sorted(axes.get_ylim()))):
+            ticks = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+            labels = [label for tick in ticks for label in (tick.label1, tick.label2) if label.get_visible()]
+            texts += [*labels, axis.label]
+            marked += [label for label in labels if axis is axes.xaxis and label.get_text()]
+        texts.append(axes.title)
+    assert marked
+    main = figure.axes[0]
     assert overlapping(texts) == []
     width, height = figure.canvas.get_width_height()
     for text in texts:
@@ -102,8 +131,8 @@ def test_texts_are_readable(tmp_path, kind, picture):
             assert box.x1 <= width, text
             assert box.y1 <= height, text
             assert text.get_fontsize() >= 7
-    assert axes.get_window_extent().width > 0.4 * width
-    assert axes.get_window_extent().height > 0.3 * height
+    assert main.get_window_extent().width > 0.4 * width
+    assert main.get_window_extent().height > 0.3 * height
 
 
 @pytest.mark.parametrize("kind", RUNS)
@@ -122,11 +151,11 @@ def test_files(tmp_path):
     for i, kind in enumerate(RUNS):
         write_run(tmp_path / str(i), **RUNS[kind])
     run = tmp_path / "0"
-    names = [f"gap_{what}.{kind}" for what in ("share", "layers", "margins") for kind in ("png", "svg")]
+    names = [f"gap_{what}.{kind}" for what in ("dominance", "share", "layers", "margins") for kind in ("png", "svg")]
     assert plot_run(run) == [run / name for name in [*names, "gap_report.html"]]
     deep = tmp_path / "new" / "deep"
-    assert plot_run(run / "gap_choices.jsonl", deep, ["png"])[0] == deep / "gap_share.png"
-    assert len(list(deep.iterdir())) == 3
+    assert plot_run(run / "gap_choices.jsonl", deep, ["png"])[0] == deep / "gap_dominance.png"
+    assert len(list(deep.iterdir())) == 4
     for path in [*run.glob("*.png"), *deep.glob("*.png")]:
         pixels = imread(path)
         assert pixels.shape[1] > 900
@@ -154,7 +183,7 @@ def test_resumed_run(tmp_path):
     assert choices.steps.tolist() == list(range(1, 25))
     order = np.argsort(choices.parameters)
     assert (heat_map(layers_figure(choices)) == expected.T[order]).all()
-    assert len(plot_run(tmp_path, formats=["png"])) == 3
+    assert len(plot_run(tmp_path, formats=["png"])) == 4
 
 
 def heat_map(figure: Figure) -> np.ndarray:
@@ -242,6 +271,15 @@ def test_stretches(count, most):
     assert len(starts) <= most
     assert len(set(np.diff(starts))) <= 1
     assert starts[-1] < count
+
+
+@pytest.mark.parametrize(("count", "least"), [(19, 20), (20, 20), (39, 20), (61, 20), (5000, 100)])
+def test_no_stretch_is_too_short(count, least):
+    starts = stretches(count, 60, least)
+    lengths = np.diff([*starts, count])
+    assert lengths.sum() == count
+    assert lengths.min() >= min(least, count)
+    assert len(starts) == max(1, count // max(least, -(-count // 60)))
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 5])
