@@ -247,7 +247,9 @@ def show_report(output_dir: str) -> None:
     if not (Path(output_dir) / FILENAME).is_file():
         return
     run = read_run(output_dir)
-    for name, share in shares(choices_of(run)).items():
-        print(f"GAP applied {name} in {share:.1%} of all choices")
+    choices = choices_of(run)
+    for name, share in shares(choices).items():
+        picked = choices.weights is None
+        print(f"GAP applied {name} in {share:.1%} of all choices" if picked else f"GAP mixed {share:.1%} of {name}")
     for path in plot_run(run):
         print(f"report: {path}")

@@ -123,7 +123,7 @@ class Recorder:
         return [self.optimizer.param_groups[g] for g in self.kept]
 
     def choices(self, decision: Decision) -> list[np.ndarray]:
-        """The choices of the groups that have parameters: one each for ``'switch'``, else one per parameter."""
+        """The choices of the groups that have parameters: one each if it is one for all, else one per parameter."""
         return [decision.choices[g].cpu().numpy() for g in self.kept]
 
     def constant_weights(self, group: dict[str, Any]) -> np.ndarray | None:

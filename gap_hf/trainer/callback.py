@@ -28,9 +28,11 @@ class GapCallback(TrainerCallback):
 
     At ``logging_steps`` it adds, over the steps since the last log:
 
-    * ``gap/beta1`` (or ``gap/momentum``): the mean of the chosen candidates over parameters and steps,
-    * ``gap/share_0.8``, ...: the share of each candidate,
+    * ``gap/beta1`` (or ``gap/momentum``): the mean of the applied candidates over parameters and steps,
+    * ``gap/share_0.8``, ...: the share of each candidate, or in a mix ``gap/weight_0.8``, ...: its mean weight,
+    * ``gap/dominance``: the largest of these,
     * ``gap/changed``: the share of choices that differ from the step before,
+    * ``gap/correlation``: the mean cosine between the gradients of successive steps, measured on a sample,
     * ``gap/resets``: soft resets, counted per parameter (for ``'switch'`` per step),
     * ``gap/skipped``, only where there were any: steps that the loss scaler or DeepSpeed left out,
     * ``gap/not_counted``, only where there were any: parameters (for ``'switch'`` steps) whose score was NaN or
