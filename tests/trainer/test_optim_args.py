@@ -31,6 +31,13 @@ ADAM = {
     "type=switch_parameter_wise": ("type", "switch_parameter_wise"),
     "lr_modulation=true": ("lr_modulation", True),
     "lr_modulation=0": ("lr_modulation", False),
+    "lr_modulation=dc": ("lr_modulation", "dc"),
+    "type=mix": ("type", "mix"),
+    "type=mix_parameter_wise,weights=score": ("weights", "score"),
+    "type=mix,betas=0:0.9,weights=0.3:0.7": ("weights", [0.3, 0.7]),
+    "type=first": ("type", "first"),
+    "type=random,seed=3": ("seed", 3),
+    "type=random_parameter_wise": ("type", "random_parameter_wise"),
     "soft_reset=0.25": ("soft_reset", 0.25),
     "soft_reset=1": ("soft_reset", 1.0),
     "hysteresis_threshold=3": ("hysteresis_threshold", 3),
@@ -48,6 +55,9 @@ SGDM = {
     "nesterov=true": ("nesterov", True),
     "type=switch_parameter_wise": ("type", "switch_parameter_wise"),
     "lr_modulation=true": ("lr_modulation", True),
+    "lr_modulation=Power": ("lr_modulation", "power"),
+    "type=mix,momentum=0:0.9,weights=0.3:0.7": ("weights", [0.3, 0.7]),
+    "type=random,seed=3": ("seed", 3),
     "soft_reset=0.25": ("soft_reset", 0.25),
     "hysteresis_threshold=3": ("hysteresis_threshold", 3),
     "J_ema=0.5": ("J_ema", 0.5),
@@ -111,7 +121,12 @@ def test_every_option_is_tested(cls, table):
         ),
         ("gap_adamw", "hysteresis_threshold=2.5", ["hysteresis_threshold='2.5'", "hysteresis_threshold=10"]),
         ("gap_adamw", "hysteresis_threshold=0", ["hysteresis_threshold=0", ">= 1"]),
-        ("gap_adamw", "lr_modulation=yes", ["lr_modulation='yes'", "lr_modulation=false"]),
+        ("gap_adamw", "lr_modulation=yes", ["lr_modulation='yes'", "lr_modulation=power"]),
+        ("gap_adamw", "type=mix,weights=some", ["weights='some'", "weights=0.3:0.7"]),
+        ("gap_adamw", "type=mix,weights=0.3", ["1 weights for 2 candidates"]),
+        ("gap_adamw", "type=mix,weights=-1:2", ["weights=[-1.0, 2.0]"]),
+        ("gap_adamw", "weights=0.3:0.7", ["type='mix'", "leave weights out"]),
+        ("gap_adamw", "type=random,seed=-1", ["seed=-1", ">= 0"]),
         ("gap_adamw", "maximize=yes", ["maximize='yes'", "maximize=false"]),
         ("gap_adamw", "differentiable=true", ["differentiable=True is not supported", "Leave it out"]),
         ("gap_adamw", "soft_reset=half", ["soft_reset='half'", "soft_reset=0.9"]),
@@ -138,6 +153,8 @@ def test_examples_in_messages_work(tmp_path, name, optimizer):
         for advice in re.findall(r"\w+=[\w.:/]+", option.example):
             if advice == "type=default":  # takes one candidate
                 advice += f",{optimizer.family.candidate_option}=0.9"
+            if key == "weights":  # of two candidates
+                advice += f",type=mix,{optimizer.family.candidate_option}=0:0.9"
             assert key in build(tmp_path, name, advice).param_groups[0]
             tried += 1
     assert tried >= 5

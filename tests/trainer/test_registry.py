@@ -24,6 +24,11 @@ EXPECTED = {
     "gap_adamw": (gap_hf.GapAdamW, LLM | {"decoupled_weight_decay": True}),
     "gap_adam": (gap_hf.Adam, LLM | {"decoupled_weight_decay": False}),
     "gap_sgdm": (gap_hf.SGDM, SGD),
+    "gap_adamw_mix": (
+        gap_hf.GapAdamW,
+        {"type": "mix", "betas": [(0.0, 0.999), (0.9, 0.999)], "weights": [0.3, 0.7], "decoupled_weight_decay": True},
+    ),
+    "gap_sgdm_mix": (gap_hf.SGDM, {"type": "mix", "momentum": [0.0, 0.9], "weights": [0.3, 0.7]}),
     "adai": (gap_hf.Adai, {"decoupled_weight_decay": False, "eps": 1e-3}),
     "adaiw": (gap_hf.Adai, {"decoupled_weight_decay": True}),
     "gap_adamw_llm_lora": (gap_hf.GapAdamW, LLM),
