@@ -5,7 +5,8 @@ import pytest
 
 from gap_hf.candidate import Candidate
 from gap_hf.choices import Choices, read_choices
-from gap_hf.report.verdict import LEAST, lead, percent, verdict
+from gap_hf.optim import rules
+from gap_hf.report.verdict import CONTROLS, LEAST, lead, percent, verdict
 
 from ..choices.files import adams
 from .runs import lora_names, write_run
@@ -140,6 +141,11 @@ def test_controls(tmp_path, type):
     said = verdict(read_choices(tmp_path))
     assert said.startswith("This run is a control: ")
     assert ("first-listed" in said) == (type == "first")
+
+
+def test_every_type_is_a_pick_a_mix_or_a_control():
+    others = {name for name, type in rules.TYPES.items() if type.rule not in (None, rules.best.Best, rules.mix.Mix)}
+    assert set(CONTROLS) == others
 
 
 # ---------------------------------------------------------------- mixes
