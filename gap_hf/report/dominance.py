@@ -16,6 +16,8 @@ from .plot import column_edges, legend, palette, step_ticks
 from .run import Run, choices_of
 from .verdict import lead
 
+NBSP = "\N{NO-BREAK SPACE}"
+
 LOGGED = {
     "gap/dominance": ("gap/dominance, as logged", "#7a7a7a"),
     "gap/correlation": ("correlation of successive gradients", "#0072B2"),
@@ -47,7 +49,9 @@ def dominance_figure(run: Run, sentence: str = "") -> Figure:
         below.axhline(0, color="black", linewidth=0.8)
         below.grid(alpha=0.3)
     above.set(title="Did choosing matter here?", xlim=(edges[0], edges[-1]))
-    below.set(xlabel="\n".join(["step", *(textwrap.wrap(sentence, 100) if sentence else [])]))
+    # "beta1 = 0.8" and "98 %" stay on one line
+    kept_together = sentence.replace(" = ", f"{NBSP}={NBSP}").replace(" %", f"{NBSP}%")
+    below.set(xlabel="\n".join(["step", *textwrap.wrap(kept_together, 100)]))
     step_ticks(below)
     legend(figure, handles)
     return figure

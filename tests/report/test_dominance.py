@@ -53,3 +53,9 @@ def test_few_choices_are_no_dominance(tmp_path):
     write_run(tmp_path, [["a"]], steps=50, type="switch", chosen=np.arange(50)[:, None] % 2)
     figure = dominance_figure(read_runs([tmp_path])[0])
     assert max(area.get_paths()[0].vertices[:, 1].max() for area in figure.axes[0].collections) < 0.52
+
+
+def test_values_are_not_torn_apart(tmp_path):
+    write_run(tmp_path, [["a"]], steps=5)
+    figure = dominance_figure(read_runs([tmp_path])[0], "word " * 18 + "and 98 % of beta1 = 0.8")
+    assert figure.axes[0].get_xlabel().splitlines()[2].startswith("beta1\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}0.8")

@@ -11,8 +11,10 @@ import numpy as np
 
 from gap_hf.candidate import Candidate
 from gap_hf.choices import read_choices
-from gap_hf.choices.format import FILENAME, Header, HeaderGroup, read_header
+from gap_hf.choices.format import FILENAME, MIXES, Header, HeaderGroup, read_header
 from gap_hf.choices.writer import ChoiceWriter
+from gap_hf.report.summary import summarise
+from gap_hf.report.verdict import verdict
 
 from ..choices.files import OLD, adams
 from .mutate import mutated, mutated_bytes
@@ -152,3 +154,9 @@ def check(choices: Any) -> None:
     assert (choices.choices < np.array([len(labels) for labels in choices.labels])).all()
     assert choices.margins.dtype == np.float64
     assert all(step in choices.steps and 0 <= i < parameters for step, i in choices.resets)
+    assert (choices.weights is None) == (choices.type not in MIXES)
+    if choices.weights is not None:
+        assert choices.weights.shape == (steps, parameters, max(map(len, choices.candidates)))
+        assert np.allclose(choices.weights.sum(axis=2), 1, atol=0.11)
+    assert len(summarise(choices)) >= 1
+    assert verdict(choices)
