@@ -78,10 +78,10 @@ def variants() -> list[Variant]:
             options: dict[str, Any] = {} if row == CONTROL else {"type": row}
             if row in CHOOSE:
                 options |= SGD_CANDIDATES if family == "sgd" else ADAM_CANDIDATES
-            if row == "mix" and family == "sgd":  # the others' weights are constant
-                options["weights"] = "score"
             elif family == "sgd":
                 options |= {"momentum": 0.9}
+            if row == "mix" and family == "sgd":  # the others' weights are constant
+                options["weights"] = "score"
             for kernel, flags in KERNELS.items():
                 if row == "mix" and (kernel not in ("fused", "loop") or ours is gap_hf.Adam):  # no need of all
                     continue
