@@ -37,6 +37,11 @@ class Case(NamedTuple):
     groups: Callable[[list[Tensor]], list[dict[str, Any]]] = groups
     steps: int = 50
 
+    def is_constant(self) -> bool:
+        """Whether the choice is the same at every step."""
+        type_ = self.options.get("type", "default")
+        return type_ in ("default", "first") or (type_ == "mix" and self.options.get("weights") != "score")
+
 
 SWITCH = {"type": "switch", "hysteresis_threshold": 1}
 WISE = {"type": "switch_parameter_wise", "hysteresis_threshold": 2}

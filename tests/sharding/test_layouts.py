@@ -50,13 +50,7 @@ def test_choices_and_parameters_are_the_twins(results, backend, world, name):
             assert result["missed_steps"] == 0
             assert result["distance"] < 1e-5, key
             assert result["state_distance"] < 1e-5, key
-            assert is_constant(CASES[key.split("/")[1]].options) or len(result["chosen"]) > 1, f"{key} never changed"
-
-
-def is_constant(options: dict) -> bool:
-    """Whether the choice is the same at every step."""
-    type_ = options.get("type", "default")
-    return type_ in ("default", "first") or (type_ == "mix" and options.get("weights") != "score")
+            assert CASES[key.split("/")[1]].is_constant() or len(result["chosen"]) > 1, f"{key} never changed"
 
 
 def sums_per_parameter(options: dict) -> int:
@@ -74,7 +68,7 @@ def test_one_collective_and_no_waiting(results, backend, world, name):
         if layout != name:
             continue
         options = CASES[case].options
-        chooses = options.get("type", "default") == "first" or not is_constant(options)
+        chooses = options.get("type", "default") == "first" or not CASES[case].is_constant()
         if chooses:
             # FSDP1 packs the presence of gradients into a word
             elements = 7 * sums_per_parameter(options) + (found["layout"] == "FlatShards")
