@@ -96,13 +96,11 @@ def test_the_decoder_does_not_see_what_comes():
     """Its prediction of a byte depends on the bytes before alone."""
     task = TASKS["decoder"]()
     weights = [w[None] for w in task.start(torch.Generator().manual_seed(0))]
-    text = torch.randint(BYTES, (1, 1, 11), generator=torch.Generator().manual_seed(1))
+    text = torch.randperm(BYTES, generator=torch.Generator().manual_seed(1))[:11].view(1, 1, 11)  # no byte twice
     other = text.clone()
     other[..., -1] = (other[..., -1] + 1) % BYTES
     table = weights[0].clone().requires_grad_()
     last = int(text[0, 0, -2])
-    if (text[0, 0, :-2] == last).any():
-        pytest.skip("the byte occurs twice")
     short = SimpleNamespace(loss=task.losses([table, *weights[1:]], (text,)), other=task.losses(weights, (other,)))
     assert short.loss != short.other, "the last target counts"
     # without its last target the loss must not depend on the last input byte

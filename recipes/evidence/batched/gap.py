@@ -1,5 +1,6 @@
 """The two families with candidates, Adam's and SGD's, as docs/algorithm.md states them."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from math import sqrt
 
@@ -27,9 +28,9 @@ class Candidates(Batched):
         self.gains = torch.tensor([self.gain(beta, modulation) for beta in betas], dtype=torch.float64)
         self.norms = torch.tensor([sqrt(1 - beta**2) for beta in betas], dtype=torch.float64)
 
+    @abstractmethod
     def gain(self, beta: float, modulation: str) -> float:
         """A candidate's factor on its step: 1, or at equal power or equal DC gain."""
-        raise NotImplementedError
 
     def dots(self, g: Tensor) -> Tensor:
         """The products of g and each buffer, added up by parameter: ``(R, P, K)``."""
