@@ -76,8 +76,9 @@ class Watched:
         """Return what the last step decided, without waiting for the device."""
         device = self._layout.device if self._layout is not None else torch.device("cpu")
         choices = [held(group, "last_choice", device) for group in self.param_groups]
-        by_score = [group for group in self.param_groups if group.get("weights") == BY_SCORE]
-        weights = [held(group, "last_weights", device) for group in by_score]
+        # of all groups, since some may have constant weights beside others that follow the scores
+        by_score = any(group.get("weights") == BY_SCORE for group in self.param_groups)
+        weights = [held(group, "last_weights", device) for group in self.param_groups] if by_score else []
         decision = Decision(choices, [group["K"] for group in self.param_groups], *self._outcome, weights)
         if any(group.get("capturable") for group in self.param_groups):  # replayed graphs write into its tensors
             decision = copy.deepcopy(decision)

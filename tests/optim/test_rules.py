@@ -7,21 +7,13 @@ import pytest
 import torch
 
 import gap_hf
+from gap_hf.choices import read_choices
 from gap_hf.optim.rules import TYPES
+
+from .test_choice import param, step
 
 BETAS = [(0.5, 0.999), (0.9, 0.999), (0.99, 0.999)]
 ALL = [name for name in TYPES if name != "default"]
-
-
-def param(*values: float) -> torch.Tensor:
-    return torch.tensor(values, requires_grad=True)
-
-
-def step(optimizer, *grads) -> None:
-    params = [p for group in optimizer.param_groups for p in group["params"]]
-    for p, g in zip(params, grads, strict=True):
-        p.grad = None if g is None else torch.tensor(g, dtype=p.dtype).reshape(p.shape)
-    optimizer.step()
 
 
 def weights(optimizer):
@@ -260,3 +252,19 @@ def test_groups_agree_about_the_weights_of_one_mix():
 def test_weights_of_each_parameter_that_can_only_be_the_same_are_pointed_out(caplog):
     gap_hf.Adam([param(0.0)], betas=BETAS, type="mix_parameter_wise")
     assert "weights='score'" in caplog.text
+
+
+def test_groups_of_one_optimizer_may_weigh_in_different_ways(tmp_path):
+    """Where each parameter has its own weights: by the scores in one group, constant in the other."""
+    model = torch.nn.Linear(2, 1)
+    groups = [{"params": [model.weight], "weights": "score"}, {"params": [model.bias], "weights": [1, 1, 2]}]
+    optimizer = gap_hf.Adam(groups, betas=BETAS, type="mix_parameter_wise")
+    with gap_hf.Recorder(optimizer, model, tmp_path) as recorder:
+        for t in range(1, 4):
+            step(optimizer, [1.0, -2.0], [0.5])
+            recorder.add(t)
+        assert recorder.summary()["gap/weight_0.5"] > 0
+    assert optimizer.decision().weights[1].tolist() == [[0.25, 0.25, 0.5]]
+    recorded = read_choices(tmp_path).weights
+    assert recorded.shape == (3, 2, 3)
+    assert recorded[:, 1].tolist() == pytest.approx([pytest.approx([0.25, 0.25, 0.5], abs=0.02)] * 3)
