@@ -133,7 +133,7 @@ MISTAKES = [
     ("rest * g[k] * g[k]", "rest * g[k]", "an element of exp_avg_sq_0"),
     ("x[i] + weight * (y[i] - x[i])", "x[i] - weight * (y[i] - x[i])", FIRST),
     ("correction[u]) + eps)", "correction[u]))", "a sum"),
-    ("/ root + eps", "* root + eps", "a new value"),
+    ("* root + eps", "/ root + eps", "a new value"),
     ("g[k] + momentum * m[k]", "g[k] + m[k]", "a new value"),
     ("if (job->l2 == 0) return g;", "return g;", FIRST),
     ("scratch[i] = -g[i]", "scratch[i] = g[i]", FIRST),

@@ -12,9 +12,9 @@ struct adam_numbers {
   double second_reset;
 };
 
-/* What a thread works out once per fragment: for the first pass 1 - beta2^t of each second moment; for the second one
-   lr / (1 - beta1^t) and sqrt(1 - beta2^t) of the candidate, or of all candidates (times their weights) and of all second
-   moments; a step with constant weights needs all of these. */
+/* What a thread works out once per fragment: for the first pass 1 / (1 - beta2^t) of each second moment; for the second
+   one lr / (1 - beta1^t) and 1 / sqrt(1 - beta2^t) of the candidate, or of all candidates (times their weights) and of all
+   second moments; a step with constant weights needs all of these. */
 static int64_t adam_sums(const struct job *job) { return job->K + job->seconds; }
 
 static int64_t adam_known(const struct job *job) { return job->K + 2 * job->seconds; }
@@ -31,18 +31,18 @@ static float adam_rate(const struct job *job, int64_t i, int64_t j, double weigh
 }
 
 static void adam_before_observe(const struct job *job, int64_t i, float *known) {
-  for (int64_t u = 0; u < job->seconds; u++) known[u] = adam_correction(job, i, u);
+  for (int64_t u = 0; u < job->seconds; u++) known[u] = 1 / adam_correction(job, i, u);
 }
 
 static void adam_before_apply(const struct job *job, int64_t i, int64_t j, float *known) {
   const struct adam_numbers *own = job->own;
   known[0] = adam_rate(job, i, j, 1);
-  known[1] = sqrt(adam_correction(job, i, own->second[j]));
+  known[1] = 1 / sqrt(adam_correction(job, i, own->second[j]));
 }
 
 static void adam_before_mix(const struct job *job, int64_t i, const double *weights, float *known) {
   for (int64_t j = 0; j < job->K; j++) known[j] = adam_rate(job, i, j, weights[j]);
-  for (int64_t u = 0; u < job->seconds; u++) known[job->K + u] = sqrt(adam_correction(job, i, u));
+  for (int64_t u = 0; u < job->seconds; u++) known[job->K + u] = 1 / sqrt(adam_correction(job, i, u));
 }
 
 /* x <- x + weight * (y - x), in the form that torch.lerp takes. */
@@ -101,7 +101,7 @@ static void adam_observe(const struct job *job, int64_t i, int64_t begin, int64_
       float eps = own->eps, total = 0, *restrict w = weighted[u];
 #pragma omp simd reduction(+ : total)
       for (int64_t k = 0; k < n; k++) {
-        float r = 1.0f / (sqrtf(v[k] / correction[u]) + eps);
+        float r = 1.0f / (sqrtf(v[k] * correction[u]) + eps);
         total += r;
         w[k] = r * g[k];
       }
@@ -137,67 +137,79 @@ static void adam_apply(const struct job *job, int64_t i, int64_t begin, int64_t 
                         : filtered(job, stored, grad + at * wide, n, of_first, more);
     float *restrict p = load(stored, job->value_dtype, n, of_value);
     const float *restrict v = load(second + at * size_of(job->second_dtype), job->second_dtype, n, of_second);
-    for (int64_t k = 0; k < n; k++) p[k] = p[k] * keep - rate * (m[k] / (sqrtf(v[k]) / root + eps));
+    for (int64_t k = 0; k < n; k++) p[k] = p[k] * keep - rate * (m[k] / (sqrtf(v[k]) * root + eps));
     store(stored, job->value_dtype, n, p);
     if (reset) adam_reset(job, i, at, n, of_first);
   }
 }
 
-/* total[k] += rate * m[k]. */
-static void add_scaled(float *restrict total, const float *restrict m, int64_t n, float rate) {
-  for (int64_t k = 0; k < n; k++) total[k] += rate * m[k];
-}
-
-/* p <- p * keep - total / (sqrt(v) / root + eps). */
-static void adam_move(float *restrict p, const float *restrict total, const float *restrict v, int64_t n, float keep,
-                      float root, float eps) {
-  for (int64_t k = 0; k < n; k++) p[k] = p[k] * keep - total[k] / (sqrtf(v[k]) / root + eps);
+/* p <- p * keep - total / (root * sqrt(v) + eps), total the sum of rate * m over the candidates with second moment u. Few
+   loops: going through the arrays once more costs more than what is computed. */
+static void adam_move(const struct job *job, int64_t u, float *restrict p, const float *const *m, const float *rate,
+                      const float *restrict v, int64_t n, float keep, float root, float *total) {
+  const struct adam_numbers *own = job->own;
+  float eps = own->eps;
+  int64_t of[job->K], count = 0;
+  for (int64_t j = 0; j < job->K; j++)
+    if (own->second[j] == u) of[count++] = j;
+  const float *one = m[of[0]], *other = m[of[count - 1]];
+  float first = rate[of[0]], last = rate[of[count - 1]];
+  if (count == 1) {
+    for (int64_t k = 0; k < n; k++) p[k] = p[k] * keep - first * one[k] / (sqrtf(v[k]) * root + eps);
+    return;
+  }
+  for (int64_t c = 1; c < count - 1; c++) {
+    const float *next = m[of[c]];
+    for (int64_t k = 0; k < n; k++) total[k] = first * one[k] + rate[of[c]] * next[k];
+    one = total, first = 1;
+  }
+  for (int64_t k = 0; k < n; k++)
+    p[k] = p[k] * keep - (first * one[k] + last * other[k]) / (sqrtf(v[k]) * root + eps);
 }
 
 /* Steps elements [begin, end) of fragment i by the weighted sum of all candidates; then scales the buffers, if a reset is
    due. */
 static void adam_mix(const struct job *job, int64_t i, int64_t begin, int64_t end, const float *known, int reset) {
   const struct adam_numbers *own = job->own;
-  float of_value[TILE], of_grad[TILE], of_first[TILE], of_second[TILE], more[TILE], total[TILE];
+  float of_value[TILE], of_grad[TILE], of_first[job->K][TILE], of_second[TILE], more[TILE];
+  const float *m[job->K];
   int64_t wide = size_of(job->value_dtype);
   for (int64_t at = begin; at < end; at += TILE) {
     int64_t n = end - at < TILE ? end - at : TILE;
     void *stored = value_of(job, i) + at * wide;
     const float *g = NULL;
-    for (int64_t j = 0; j < job->K && !g; j++)
-      if (!is_kept(job, j)) g = filtered(job, stored, grad_of(job, i) + at * wide, n, of_grad, more);
+    for (int64_t j = 0; j < job->K; j++) {
+      if (is_kept(job, j))
+        m[j] = load(first_of(job, i, j) + at * size_of(job->first_dtype), job->first_dtype, n, of_first[j]);
+      else
+        m[j] = g = g ? g : filtered(job, stored, grad_of(job, i) + at * wide, n, of_grad, more);
+    }
     float *p = load(stored, job->value_dtype, n, of_value), keep = own->keep;
     for (int64_t u = 0; u < job->seconds; u++, keep = 1) {
-      memset(total, 0, n * sizeof(float));
-      for (int64_t j = 0; j < job->K; j++) {
-        if (own->second[j] != u) continue;
-        void *m = is_kept(job, j) ? first_of(job, i, j) + at * size_of(job->first_dtype) : NULL;
-        add_scaled(total, m ? load(m, job->first_dtype, n, of_first) : g, n, known[j]);
-      }
       void *v = second_of(job, i, u) + at * size_of(job->second_dtype);
-      adam_move(p, total, load(v, job->second_dtype, n, of_second), n, keep, known[job->K + u], own->eps);
+      adam_move(job, u, p, m, known, load(v, job->second_dtype, n, of_second), n, keep, known[job->K + u], more);
     }
     store(stored, job->value_dtype, n, p);
-    if (reset) adam_reset(job, i, at, n, of_first);
+    if (reset) adam_reset(job, i, at, n, of_first[0]);
   }
 }
 
 /* Updates the moments of elements [begin, end) of fragment i, and steps by the weighted sum of all candidates. */
 static void adam_step_constant(const struct job *job, int64_t i, int64_t begin, int64_t end, const float *known) {
   const struct adam_numbers *own = job->own;
-  float of_value[TILE], of_grad[TILE], of_first[TILE], of_second[TILE], more[TILE], total[TILE];
+  float of_value[TILE], of_grad[TILE], of_first[job->K][TILE], of_second[TILE], more[TILE];
+  const float *m[job->K];
   int64_t wide = size_of(job->value_dtype);
   for (int64_t at = begin; at < end; at += TILE) {
     int64_t n = end - at < TILE ? end - at : TILE;
     fetch_firsts_ahead(job, i, at, n);
     void *stored = value_of(job, i) + at * wide;
     const float *g = filtered(job, stored, grad_of(job, i) + at * wide, n, of_grad, more);
+    for (int64_t j = 0; j < job->K; j++) m[j] = adam_first(job, i, j, at, n, g, of_first[j]);
     float *p = load(stored, job->value_dtype, n, of_value), keep = own->keep;
     for (int64_t u = 0; u < job->seconds; u++, keep = 1) {
-      memset(total, 0, n * sizeof(float));
-      for (int64_t j = 0; j < job->K; j++)
-        if (own->second[j] == u) add_scaled(total, adam_first(job, i, j, at, n, g, of_first), n, known[j]);
-      adam_move(p, total, adam_second(job, i, u, at, n, g, of_second), n, keep, known[job->K + u], own->eps);
+      const float *v = adam_second(job, i, u, at, n, g, of_second);
+      adam_move(job, u, p, m, known, v, n, keep, known[job->K + u], more);
     }
     store(stored, job->value_dtype, n, p);
     adam_fetch_next(job, i, at + TILE, end);
