@@ -9,6 +9,7 @@ their docstrings.
 """
 
 import ast
+import functools
 import hashlib
 import importlib.metadata
 import os
@@ -111,6 +112,7 @@ def _convert(gguf: Path, directory: Path) -> None:
     AutoTokenizer.from_pretrained(**source).save_pretrained(directory)
 
 
+@functools.cache
 def docstrings(max_code: int = 160, max_summary: int = 80) -> tuple[list[Row], list[Row]]:
     """(train, eval) rows `{"prompt", "completion"}`: a short function, and the first lines of its docstring.
 
@@ -137,6 +139,7 @@ def docstrings(max_code: int = 160, max_summary: int = 80) -> tuple[list[Row], l
     return train, held_out
 
 
+@functools.cache
 def topics(classes: int = 8) -> tuple[list[Row], list[Row]]:
     """(train, eval) rows `{"text", "label"}`: a docstring, and the library it is from, of those that have the most.
 

@@ -3,17 +3,20 @@
     PYTHONPATH=recipes python -m evidence.real                                  # everything: a night and more
     PYTHONPATH=recipes python -m evidence.real --studies real_text --seeds 0-4
 
-Each run is a process of a recipe, as a user would start it. The files are those of the small studies, and are resumed
-in the same way: a killed run loses only what was under way. Seed by seed, all contenders at all learning rates are run,
-so that what there is can be compared at any time.
+Each run is a process of a recipe with a command line, as a user would start it; but it is forked from one that has
+read the libraries and the data, which would take as long as the training. The files are those of the small studies, and
+are resumed in the same way: a killed run loses only what was under way. Seed by seed, all contenders at all learning
+rates are run, so that what there is can be compared at any time. Studies may run side by side, one command for each.
 """
 
 import argparse
 import json
-import subprocess
+import multiprocessing
+import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from math import inf
 from pathlib import Path
 from statistics import fmean
@@ -24,7 +27,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from .run import numbers
 from .table import RESULTS, Row, add, read, written
 
-RECIPES = Path(__file__).parents[1]
+LIMIT = 3600
+"""Seconds that a run may take."""
 
 
 class RealStudy(NamedTuple):
@@ -36,6 +40,7 @@ class RealStudy(NamedTuple):
         flags: its flags; what they leave out is the recipe's own.
         lrs: the learning rates, as powers of 2.
         pick: the candidates that the paper's authors recommend for the task, which are chosen among for each parameter.
+        rows: the function of offline.py that takes long to read the data, if there is one.
     """
 
     title: str
@@ -43,21 +48,22 @@ class RealStudy(NamedTuple):
     flags: str
     lrs: tuple[int, ...]
     pick: tuple[float, float]
+    rows: str | None = None
 
 
 REAL_STUDIES = {
     "real_text": RealStudy(
-        "LoRA on MiniLM, text classes", "classify_text.py", "--max_length 32 --max_steps 60 --eval_rows 400",
-        (-9, -8, -7, -6), (0.8, 0.99),
+        "LoRA on MiniLM, text classes", "classify_text", "--max_length 32 --max_steps 60 --eval_rows 400",
+        (-9, -8, -7, -6), (0.8, 0.99), "topics",
     ),
     "real_vision": RealStudy(
-        "LoRA on DINOv2-small, digits", "vision_lora.py",
+        "LoRA on DINOv2-small, digits", "vision_lora",
         "--max_steps 40 --per_device_train_batch_size 16 --eval_rows 300", (-11, -10, -9, -8), (0.5, 0.99),
     ),
     "real_lm": RealStudy(
-        "LoRA on SmolLM2-135M", "quickstart.py",
+        "LoRA on SmolLM2-135M", "quickstart",
         "--max_steps 30 --per_device_train_batch_size 4 --eval_rows 48 --max_length 80", (-11, -10, -9, -8),
-        (0.8, 0.99),
+        (0.8, 0.99), "docstrings",
     ),
 }  # fmt: skip
 
@@ -127,12 +133,31 @@ def run(job: Job) -> Row:
         flags = [*study.flags.split(), "--optim", way.optim, "--weight_decay", "0", "--learning_rate", str(2.0**job.k)]
         flags += ["--optim_args", way.optim_args] if way.optim_args else []
         flags += ["--seed", str(job.seed), "--output_dir", scratch, "--save_strategy", "no", "--disable_tqdm", "true"]
-        command = [sys.executable, "-W", "ignore", str(RECIPES / study.script), *flags]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=3600)
-        if done.returncode:
-            raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+        output = Path(scratch) / "output.txt"
+        process = multiprocessing.get_context("fork").Process(target=started, args=(study.script, flags, output))
+        process.start()
+        process.join(LIMIT)
+        if process.exitcode != 0:
+            process.kill()
+            raise SystemExit(f"{study.script}.py {' '.join(flags)} failed:\n{output.read_text()[-2000:]}")
         log = json.loads((Path(scratch) / "trainer_state.json").read_text())["log_history"]
     return row_of(job, way, log)
+
+
+def started(script: str, flags: Sequence[str], output: Path) -> None:
+    """Run a recipe in this process; ``output`` gets what it prints."""
+    with output.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        sys.argv = [f"{script}.py", *flags]
+        import_module(script).main()
+
+
+def prepare(study: RealStudy) -> None:
+    """Read what every run of a study would read anew. No tensor is computed: a fork doesn't inherit torch's threads."""
+    import_module(study.script)
+    if study.rows is not None:
+        getattr(import_module("offline"), study.rows)()
 
 
 def row_of(job: Job, way: Way, log: list[dict[str, Any]]) -> Row:
@@ -166,10 +191,14 @@ def main() -> None:
     args = parser.parse_args()
     todo = list(jobs(args.studies, args.seeds, args.results))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn()) as progress:
+    for name in {job.study for job in todo}:
+        prepare(REAL_STUDIES[name])
+    # without a thread of its own: a process that is forked meanwhile might inherit its locks
+    with Progress(*columns, TimeRemainingColumn(), auto_refresh=False) as progress:
         bar = progress.add_task("", total=len(todo))
         for job in todo:
-            progress.update(bar, description=f"{job.study}, {job.contender}, seed {job.seed}, 2^{job.k}")
+            what = f"{job.study}, {job.contender}, seed {job.seed}, 2^{job.k}"
+            progress.update(bar, description=what, refresh=True)
             add(job.study, [run(job)], args.results)
             progress.advance(bar)
     print(f"{len(todo)} runs were missing; the results are in {args.results}")
