@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from offline import LEFT_OUT, cache_directory, converted, minilm, topics
+from offline_images import digits
 from torch import Tensor
 
 FASHION_PACKAGE = "dataset-fashion-mnist"
@@ -48,6 +49,18 @@ def fashion() -> Labelled:
     train, test = ((torch.tensor(stored[name]).flatten(1) / 255 - mean) / std for name in ("train", "test"))
     labels = {name: torch.tensor(stored[f"{name}_labels"]) for name in ("train", "test")}
     return Labelled(train, labels["train"], test[:2000], labels["test"][:2000])
+
+
+@cache
+def handwritten() -> Labelled:
+    """The 5,000 digits of ``recipes/offline_images.py``, averaged to 14 x 14 pixels and standardised; 1,000 held out."""
+    both = []
+    for rows in digits():
+        pixels = torch.tensor(np.stack([np.asarray(row["image"]) for row in rows])) / 255
+        both.append((pixels.view(-1, 14, 2, 14, 2).mean((2, 4)).flatten(1), torch.tensor([row["label"] for row in rows])))
+    (train, labels), (held_out, held_out_labels) = both
+    mean, std = train.mean(), train.std()
+    return Labelled((train - mean) / std, labels, (held_out - mean) / std, held_out_labels)
 
 
 def fashion_package() -> Path:

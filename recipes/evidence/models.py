@@ -157,6 +157,30 @@ class Cnn(Rows):
         return cross_entropy(torch.baddbmm(weights[5], x, weights[4]), per_run(batch[1], runs))
 
 
+class Gru(Rows):
+    """A recurrent layer of torch's ``nn.GRU`` that reads pictures of 14 x 14 pixels row by row, and a linear layer."""
+
+    def __init__(self, data: Labelled, size: int, width: int = 32) -> None:
+        super().__init__(data, size)
+        self.width = width
+        self.shapes = [(14, 3 * width), (width, 3 * width), (1, 3 * width), (1, 3 * width), (width, 10), (1, 10)]
+
+    def start(self, generator: torch.Generator) -> list[Tensor]:
+        return scaled_normal(self.shapes, generator, gain=1.0)
+
+    def losses(self, weights: Sequence[Tensor], batch: Batch) -> Tensor:
+        runs = len(weights[0])
+        into, across, bias_into, bias_across, out, bias = weights
+        rows = per_run(batch[0], runs).unflatten(-1, (14, 14)).unbind(2)
+        state = rows[0].new_zeros(runs, rows[0].shape[1], self.width)
+        for row in rows:
+            x = torch.baddbmm(bias_into, row, into).split(self.width, -1)
+            h = torch.baddbmm(bias_across, state, across).split(self.width, -1)
+            reset, update = ((a + b).sigmoid() for a, b in zip(x[:2], h[:2], strict=True))
+            state = torch.lerp((x[2] + reset * h[2]).tanh(), state, update)
+        return cross_entropy(torch.baddbmm(bias, state, out), per_run(batch[1], runs))
+
+
 class Quadratic(Task):
     """The noise-free quadratic sum(h x^2) / 2 with curvatures from 1 / condition to 1: the loss is log10(f / f_0)."""
 

@@ -5,7 +5,7 @@ from functools import cache
 from typing import NamedTuple
 
 from . import data
-from .models import Autoencoder, Cnn, Mlp, Quadratic, Regression, Task
+from .models import Autoencoder, Cnn, Gru, Mlp, Quadratic, Regression, Task
 from .text_models import Decoder, Lora
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from evidence.batched.layout import Layout
 from evidence.data import Labelled
-from evidence.models import Autoencoder, Cnn, Mlp, Quadratic, Regression
+from evidence.models import Autoencoder, Cnn, Gru, Mlp, Quadratic, Regression
 from evidence.text_models import BYTES, Decoder, Lora
 
 
@@ -45,6 +45,7 @@ TASKS = {
     "mlp": lambda: Mlp(pictures(), 4, (196, 8, 10)),
     "autoencoder": lambda: Autoencoder(pictures(), 4, (196, 8, 3, 8, 196)),
     "cnn": lambda: Cnn(pictures(), 4, (2, 3)),
+    "gru": lambda: Gru(pictures(), 4, 5),
     "decoder": lambda: Decoder((torch.arange(500) % BYTES, torch.arange(300) % 7), 2, 8, layers=2, context=10),
     "lora": lora,
     "quadratic": lambda: Quadratic(9, 100.0),
@@ -108,3 +109,16 @@ def test_the_decoder_does_not_see_what_comes():
     shorter = [w[:, :9] if k == 1 else w for k, w in enumerate([table, *weights[1:]])]
     (g,) = torch.autograd.grad(rows.losses(shorter, (text[..., :10],)).sum(), table)
     assert not g[0, last].any()
+
+
+def test_the_recurrent_layer_is_torchs():
+    task = Gru(pictures(), 4, 5)
+    weights = task.start(torch.Generator().manual_seed(0))
+    own = torch.nn.GRU(14, 5, batch_first=True)
+    for parameter, weight in zip(own.parameters(), weights[:4], strict=True):
+        parameter.data = weight.T.squeeze(-1)
+    rows, labels = task.data.held_out, task.data.held_out_labels
+    last = own(rows.view(-1, 14, 14))[0][:, -1]
+    expected = F.cross_entropy(last @ weights[4] + weights[5], labels)
+    ours = task.losses([w[None] for w in weights], task.held_out())
+    torch.testing.assert_close(ours, expected[None])
