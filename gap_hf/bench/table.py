@@ -147,7 +147,7 @@ def legend(device: str) -> str:
         "scratch": "MB of tensors that a step makes and frees, at the peak",
         "-switch, -each": f"type='{TYPES['switch']}' and type='{TYPES['each']}'",
         "gap-mix, -score, -each": "type='mix', constant weights, by score, and by score for each parameter",
-        "gap-qhm": "type='mix' of the gradient and beta1 = 0.9, as optim='gap_adamw_mix'",
+        "gap-qhm": "the mix of the gradient and beta1 = 0.9 of optim='gap_adamw_mix'; -score, -each: by score",
     }
     return "\n".join(f"{name}: {meaning}" for name, meaning in meanings.items())
 

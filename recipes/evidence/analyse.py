@@ -10,12 +10,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from . import correlations
-from .compare import Interval, Results, load
+from . import correlations, lightbench
+from .compare import Interval, Results, load, paired
 from .contenders import CONTENDERS, REFERENCE
+from .real import REAL_STUDIES
 from .studies import STUDIES
 from .table import RESULTS
 
+TITLES = {name: study.title for name, study in (*STUDIES.items(), *REAL_STUDIES.items())}
 PICKS = ("pw_.5_.99", "pw_.8_.99", "switch_.5_.9_.99", "gap_small_batch")
 RECOMMENDABLE = ("mix_.5_.9_.99", "qhm", "mix_.5_.9", "mix_score_.5_.9_.99", "mix_score_pw_.5_.9_.99", *PICKS)
 QUESTIONS = (
@@ -60,7 +62,7 @@ def by_contender(all_: dict[str, Results], cell: Cell, contenders: Sequence[str]
         cells = [cell(results, name) for results in all_.values()]
         if any(value is not None for value in cells):
             rows.append([f"`{name}`", *("" if value is None else value for value in cells)])
-    return table(["contender", *(STUDIES[study].title for study in all_)], rows)
+    return table(["contender", *(TITLES[study] for study in all_)], rows)
 
 
 def best_rates(results: Results, contender: str) -> str | None:
@@ -101,7 +103,7 @@ def shares_by_rate(all_: dict[str, Results], contender: str) -> str:
             cells.append("" if share is None else f"{share:.3f}")
         if any(cells):
             rows.append([f"best x 2^{offset}" if offset else "**best**", *cells])
-    return table([f"`{contender}`", *(STUDIES[study].title for study in all_)], rows)
+    return table([f"`{contender}`", *(TITLES[study] for study in all_)], rows)
 
 
 def shares_at_best(results: Results, contender: str) -> str | None:
@@ -122,7 +124,7 @@ def correlation_table(results: Path) -> str:
             some = [row for row in measured if (row.study, row.contender) == (study, contender)]
             if some:
                 means = [fmean(values) for values in zip(*(row.cosines for row in some), strict=True)]
-                rows.append([STUDIES[study].title, f"`{contender}`", len(some), *(f"{mean:+.3f}" for mean in means)])
+                rows.append([TITLES[study], f"`{contender}`", len(some), *(f"{mean:+.3f}" for mean in means)])
     return table(["study", "contender", "seeds", *(f"lag {lag}" for lag in correlations.LAGS)], rows)
 
 
@@ -132,7 +134,7 @@ def questions(all_: dict[str, Results]) -> str:
     for study, contender, other, about in QUESTIONS:
         if study in all_ and (own := all_[study].against(contender, other)) is not None:
             tuned = all_[study].at_tuned(contender, other)
-            rows.append([STUDIES[study].title, about, f"`{contender}` - `{other}`", own, tuned or "", own.seeds])
+            rows.append([TITLES[study], about, f"`{contender}` - `{other}`", own, tuned or "", own.seeds])
     return table(["study", "question", "difference", "own best rates", "at 0.9's rate", "seeds"], rows)
 
 
@@ -142,10 +144,12 @@ def verdicts(all_: dict[str, Results]) -> str:
     for name in RECOMMENDABLE:
         regrets = {study: value for study, results in all_.items() if (value := results.regret(name)) is not None}
         tuned = {study: value for study, results in all_.items() if (value := results.at_tuned(name)) is not None}
+        if not regrets:
+            continue
         good = [study for study, value in regrets.items() if not value.low > 0]
         better = [study for study, value in tuned.items() if value.high < 0]
-        worse = [STUDIES[study].title for study, value in tuned.items() if value.low > 0]
-        bad = [STUDIES[study].title for study, value in regrets.items() if value.low > 0]
+        worse = [TITLES[study] for study, value in tuned.items() if value.low > 0]
+        bad = [TITLES[study] for study, value in regrets.items() if value.low > 0]
         rows.append(
             [
                 f"`{name}`",
@@ -165,15 +169,36 @@ def verdicts(all_: dict[str, Results]) -> str:
     return table(header, rows)
 
 
+def solved(results: Path) -> str:
+    """LightBench's tasks: how many each contender solves, and how often, against AdamW at the same draws."""
+    trials = lightbench.by_task(results)
+    shares = {
+        name: {task: fmean(some[name]) for task, some in enumerate(trials.values())} for name in lightbench.CONTENDERS
+    }
+    rows = [
+        [
+            f"`{name}`",
+            f"{sum(any(some[name]) for some in trials.values())} of {len(trials)}",
+            f"{sum(sum(some[name]) for some in trials.values())} of {sum(len(some[name]) for some in trials.values())}",
+            *(paired(shares[name], shares[other]) or "" for other in (lightbench.REFERENCE, lightbench.SEARCHED)),
+        ]
+        for name in lightbench.CONTENDERS
+    ]
+    header = ["contender", "tasks solved", "trials that solved one", "share, against AdamW", "against AdamW, beta1 drawn"]
+    return table(header, rows)
+
+
 def report(results: Path) -> str:
     """All tables."""
-    all_ = load(STUDIES, results)
+    small, real = load(STUDIES, results), load(REAL_STUDIES, results)
+    all_ = {**small, **real}
     seeds = ", ".join(
-        f"{STUDIES[study].title}: {f'fixed {name[6:]}' if (name := some.best_fixed()) else 'none yet'}"
+        f"{TITLES[study]}: {f'fixed {name[6:]}' if (name := some.best_fixed()) else 'none yet'}"
         for study, some in all_.items()
     )
     tables = [
-        ("In short", verdicts(all_)),
+        ("In short: small studies", verdicts(small)),
+        *([("In short: real models", verdicts(real))] if real else []),
         (f"Regret against the best fixed beta1, own best rates ({seeds})", by_contender(all_, Results.regret)),
         ("Difference from 0.9, own best rates", by_contender(all_, lambda r, name: r.against(name, REFERENCE))),
         ("Difference from 0.9 at the rate tuned for it", by_contender(all_, Results.at_tuned)),
@@ -188,6 +213,7 @@ def report(results: Path) -> str:
         ("Mean weight of each candidate at the best rate (of a pick: its share)", by_contender(all_, shares_at_best)),
         ("Cosine of gradients some steps apart", correlation_table(results)),
         ("Open questions", questions(all_)),
+        *([("LightBench's tasks", solved(results))] if (results / lightbench.FILE).exists() else []),
     ]
     return "\n\n".join(f"## {title}\n\n{body}" for title, body in tables)
 

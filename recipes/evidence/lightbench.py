@@ -17,6 +17,7 @@ import csv
 import io
 import os
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from inspect import signature
 from pathlib import Path
@@ -204,6 +205,19 @@ def read(path: Path) -> dict[tuple[str, str, str, int], Result]:
             numbers = (float(line[name]) for name in ("lr", "beta1", "beta2"))
             found[names] = Result(*names, *numbers, line["solved"] == "1", float(line["seconds"]))
     return found
+
+
+def by_task(results: Path) -> dict[tuple[str, str], dict[str, list[bool]]]:
+    """Of each task and difficulty, whether each contender's trials solved it; only trials that all contenders have."""
+    found: dict[tuple[str, str], dict[int, dict[str, bool]]] = defaultdict(lambda: defaultdict(dict))
+    for row in read(results / FILE).values():
+        found[row.task, row.difficulty][row.trial][row.contender] = row.solved
+    whole = {
+        task: [some for some in trials.values() if some.keys() == CONTENDERS.keys()] for task, trials in found.items()
+    }
+    return {
+        task: {name: [some[name] for some in trials] for name in CONTENDERS} for task, trials in whole.items() if trials
+    }
 
 
 def write(path: Path, results: Iterable[Result]) -> None:

@@ -13,9 +13,10 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .analyse import PICKS
+from .analyse import PICKS, TITLES
 from .compare import FIXED_NAMES, Interval, Results, load
 from .contenders import REFERENCE
+from .real import REAL_STUDIES
 from .studies import STUDIES
 from .table import RESULTS
 
@@ -58,7 +59,7 @@ def intervals(all_: dict[str, Results], compare: Callable[[Results, str], Interv
     axes.set_xticks([-0.5, -0.1, -0.05, -0.02, 0, 0.02, 0.05, 0.1, 0.5])
     axes.set_xticklabels(["-.5", "-.1", "-.05", "-.02", "0", ".02", ".05", ".1", ".5"])
     axes.minorticks_off()
-    labels = [STUDIES[study].title + (", in tens of decades" if study in UNITS else "") for study in all_]
+    labels = [TITLES[study] + (", in tens of decades" if study in UNITS else "") for study in all_]
     axes.set_yticks(range(len(all_)), labels)
     axes.invert_yaxis()
     axes.set_xlabel("held-out loss, lower is better; paired 95 % intervals")
@@ -75,7 +76,7 @@ def panels(all_: dict[str, Results], draw: Callable[[Axes, Results], None], x: s
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, study in zip(grid.flat, all_, strict=False):
         draw(axes, all_[study])
-        axes.set_title(STUDIES[study].title, fontsize=9)
+        axes.set_title(TITLES[study], fontsize=9)
     for axes in grid.flat[len(all_) :]:
         axes.set_axis_off()
     figure.supxlabel(x, fontsize=9)
@@ -120,7 +121,7 @@ def draw_shares(axes: Axes, results: Results) -> None:
 
 def figures(results: Path) -> dict[str, Figure]:
     """All figures by file name."""
-    all_ = load(STUDIES, results)
+    all_ = load((*STUDIES, *REAL_STUDIES), results)
     return {
         "regret": intervals(all_, Results.regret, "Against the best fixed beta1, each at its own best learning rate"),
         "tuned": intervals(all_, Results.at_tuned, "Against 0.9, at the learning rate tuned for 0.9"),

@@ -25,7 +25,7 @@ QUICK = Options(("tiny",), rounds=2, only=HERE, copy_bytes=1 << 16)
 NAMES = [
     *["torch-fused", "torch-foreach", "torch-loop", "literal-switch", "literal-each"],
     *[f"gap-{kernel}-{type}" for kernel in ("loop", "foreach", "fused", "bf16") for type in ("switch", "each")],
-    *[f"gap-{mix}" for mix in ("mix", "mix-score", "mix-each", "qhm")],
+    *[f"gap-{mix}" for mix in ("mix", "mix-score", "mix-each", "qhm", "qhm-score", "qhm-each")],
 ]
 
 
