@@ -17,7 +17,10 @@ from .real import REAL_STUDIES
 from .studies import STUDIES
 from .table import RESULTS
 
-TITLES = {name: study.title for name, study in (*STUDIES.items(), *REAL_STUDIES.items())}
+TITLES = {
+    **{name: study.title for name, study in STUDIES.items()},
+    **{name: study.title for name, study in REAL_STUDIES.items()},
+}
 PICKS = ("pw_.5_.99", "pw_.8_.99", "switch_.5_.9_.99", "gap_small_batch")
 RECOMMENDABLE = ("mix_.5_.9_.99", "qhm", "mix_.5_.9", "mix_score_.5_.9_.99", "mix_score_pw_.5_.9_.99", *PICKS)
 QUESTIONS = (
@@ -184,7 +187,13 @@ def solved(results: Path) -> str:
         ]
         for name in lightbench.CONTENDERS
     ]
-    header = ["contender", "tasks solved", "trials that solved one", "share, against AdamW", "against AdamW, beta1 drawn"]
+    header = [
+        "contender",
+        "tasks solved",
+        "trials that solve one",
+        "share, against AdamW",
+        "against AdamW, beta1 drawn",
+    ]
     return table(header, rows)
 
 

@@ -53,12 +53,11 @@ def fashion() -> Labelled:
 
 @cache
 def handwritten() -> Labelled:
-    """The 5,000 digits of ``recipes/offline_images.py``, averaged to 14 x 14 pixels and standardised; 1,000 held out."""
-    both = []
-    for rows in digits():
-        pixels = torch.tensor(np.stack([np.asarray(row["image"]) for row in rows])) / 255
-        both.append((pixels.view(-1, 14, 2, 14, 2).mean((2, 4)).flatten(1), torch.tensor([row["label"] for row in rows])))
-    (train, labels), (held_out, held_out_labels) = both
+    """The 5,000 digits of ``offline_images.py``, averaged to 14 x 14 pixels and standardised; 1,000 are held out."""
+    both = digits()
+    pixels = [torch.tensor(np.stack([np.asarray(row["image"]) for row in rows])) / 255 for rows in both]
+    train, held_out = (x.view(-1, 14, 2, 14, 2).mean((2, 4)).flatten(1) for x in pixels)
+    labels, held_out_labels = (torch.tensor([row["label"] for row in rows]) for rows in both)
     mean, std = train.mean(), train.std()
     return Labelled((train - mean) / std, labels, (held_out - mean) / std, held_out_labels)
 

@@ -7,8 +7,8 @@
 LightBench (https://github.com/HomebrewML/LightBench, BSD) has small tasks, each with a condition that tells whether it
 is solved, and a search over lr, 1 - beta1 and 1 - beta2. The tasks, their harness and its early stopping are used as
 they are, but for two things. They are written for CUDA, so a mode sends their tensors to the CPU. And the search is
-random, in the middle of LightBench's space (most of which solves nothing), with the same draws for every contender: then
-their successes can be compared draw by draw.
+random, in the middle of LightBench's space (most of which solves nothing), with the same draws for every contender:
+then their successes can be compared draw by draw.
 """
 
 import argparse
@@ -133,7 +133,7 @@ def sampler(seed: int) -> Any:
     """What optuna asks for the values of a trial."""
     import optuna
 
-    class Drawn(optuna.samplers.RandomSampler):  # type: ignore[misc]
+    class Drawn(optuna.samplers.RandomSampler):
         def sample_independent(self, study: Any, trial: Any, name: str, distribution: Any) -> Any:
             if name in DRAWN:
                 distribution = optuna.distributions.FloatDistribution(*DRAWN[name], log=True)
@@ -155,7 +155,7 @@ def run(task: str, difficulty: str, contender: str, trial: int, steps: int) -> R
         return CONTENDERS[contender](params, lr, *betas, eps=eps, weight_decay=weight_decay)
 
     def watched(
-        model: Any, data: Any, loss_fn: Any, win_condition: Any, steps: int, opt: Any, weight_decay: float, **options: Any
+        model: Any, data: Any, loss_fn: Any, win_condition: Any, steps: int, opt: Any, *decay: Any, **options: Any
     ) -> Any:
         def condition(*args: Any) -> tuple[bool, Any]:
             nonlocal solved
@@ -164,7 +164,7 @@ def run(task: str, difficulty: str, contender: str, trial: int, steps: int) -> R
             return won, extra
 
         options = {**options, "trials": 1, "device": "cpu"}
-        return utils.trial(model, data, loss_fn, condition, steps, [optimizer], weight_decay, **options)
+        return utils.trial(model, data, loss_fn, condition, steps, [optimizer], *decay, **options)
 
     module = lightbench.load(task)
     module.trial = watched
@@ -202,8 +202,8 @@ def read(path: Path) -> dict[tuple[str, str, str, int], Result]:
     with path.open(newline="") as file:
         for line in csv.DictReader(file):
             names = (line["task"], line["difficulty"], line["contender"], int(line["trial"]))
-            numbers = (float(line[name]) for name in ("lr", "beta1", "beta2"))
-            found[names] = Result(*names, *numbers, line["solved"] == "1", float(line["seconds"]))
+            lr, beta1, beta2, seconds = (float(line[name]) for name in ("lr", "beta1", "beta2", "seconds"))
+            found[names] = Result(*names, lr, beta1, beta2, line["solved"] == "1", seconds)
     return found
 
 
