@@ -8,7 +8,8 @@ RUN    ?= runs/quickstart
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test check lint types docs test-4.57 torture bench-recipe evidence evidence-quick evidence-real evidence-report clean
+.PHONY: demo test test-all check lint types docs test-4.57 torture bench-recipe evidence evidence-quick evidence-real evidence-lightbench \
+	evidence-report clean
 
 demo: $(VENV)/.recipes
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/accelerate launch --config_file recipes/configs/ddp_cpu.yaml \
@@ -18,6 +19,10 @@ demo: $(VENV)/.recipes
 # by files, since some keep expensive fixtures for all of their tests
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
+
+# Every case in every layout, and the tests that take minutes: an hour and more.
+test-all: $(VENV)/.dev
+	GAP_HF_TEST_ALL=1 $(BIN)/python -m pytest -m "" -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 check: lint types test  ## what CI runs
 
@@ -57,6 +62,17 @@ STUDIES := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false PYTHONPATH=recipes $(B
 evidence-real: $(VENV)/.dev
 	$(STUDIES) evidence.real --results $(RESULTS) $(ARGS)
 
+# LightBench's tasks, in an environment of their own, since it brings an optimizer library and a tuner.
+evidence-lightbench: $(VENV)-lightbench/.done
+	OMP_NUM_THREADS=1 PYTHONPATH=recipes $(VENV)-lightbench/bin/python -W ignore -m evidence.lightbench \
+		--results $(RESULTS) $(ARGS)
+
+$(VENV)-lightbench/.done:
+	test -x $(VENV)-lightbench/bin/python || $(PYTHON) -m venv $(VENV)-lightbench
+	$(VENV)-lightbench/bin/python -m pip install "$(TORCH)"
+	$(VENV)-lightbench/bin/python -m pip install -e . lightbench==0.1.1 heavyball==3.2.1 gpytorch pandas scikit-learn rich
+	touch $@
+
 evidence: $(VENV)/.dev
 	$(STUDIES) evidence.run --results $(RESULTS) $(ARGS)
 
@@ -72,7 +88,7 @@ docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) $(VENV)-4.57 site runs
+	rm -rf $(VENV) $(VENV)-4.57 $(VENV)-lightbench site runs
 
 # torch goes first and by itself: a range would let pip fetch the newest release and its accelerator packages
 $(VENV)/.torch: constraints.txt

@@ -1,8 +1,6 @@
 """LightBench's tasks on a CPU: how often each contender solves one, at the same draws of learning rate and betas.
 
-    python -m venv lightbench && lightbench/bin/pip install torch==2.13.0 lightbench==0.1.1 gpytorch pandas scikit-learn
-    lightbench/bin/pip install -e .
-    PYTHONPATH=recipes lightbench/bin/python -m evidence.lightbench
+    make evidence-lightbench          # in an environment of its own, which it makes
 
 LightBench (https://github.com/HomebrewML/LightBench, BSD) has small tasks, each with a condition that tells whether it
 is solved, and a search over lr, 1 - beta1 and 1 - beta2. The tasks, their harness and its early stopping are used as

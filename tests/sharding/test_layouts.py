@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import sys
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -13,6 +14,8 @@ from . import layouts, zero
 from .bag import CASES
 from .run_layouts import ALL_CASES
 
+LIMIT = 3600 if os.environ.get("GAP_HF_TEST_ALL") else 600
+"""Seconds for a launch with its cases."""
 LAYOUTS = [pytest.param("layouts", world, name, id=name) for name, (world, _) in layouts.LAYOUTS.items()]
 LAYOUTS += [pytest.param("zero", 2, name, id=name, marks=needs_compiler) for name in zero.LAYOUTS]
 
@@ -26,7 +29,7 @@ def results(tmp_path_factory):
         out: Path = tmp_path_factory.mktemp(f"{backend}{world}")
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", world]
         command = [*torchrun, "-m", "tests.sharding.run_layouts", backend, out]
-        return out, run(command, timeout=580, DS_ACCELERATOR="cpu")
+        return out, run(command, timeout=LIMIT - 20, DS_ACCELERATOR="cpu")
 
     def read(backend: str, world: int) -> list[dict]:
         out, done = launch(backend, world)
@@ -36,7 +39,7 @@ def results(tmp_path_factory):
     return read
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(LIMIT)
 @pytest.mark.parametrize(("backend", "world", "name"), LAYOUTS)
 def test_choices_and_parameters_are_the_twins(results, backend, world, name):
     ranks = results(backend, world)
