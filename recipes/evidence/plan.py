@@ -50,10 +50,14 @@ def grid(study: str, contender: str, known: Mapping[Key, Row], seeds: Sequence[i
     tuned = best([row for row in known.values() if row.contender == REFERENCE], seeds)
     if tuned is not None and its.comparable:
         ks.add(tuned)
-    if len(ks) < MOST and ks <= mean_losses(own, seeds).keys():
-        found = best(own, seeds)
-        assert found is not None
-        ks |= {found - 1, found + 1}
+    return grown(ks, own, seeds)
+
+
+def grown(ks: set[int], own: Sequence[Row], seeds: Sequence[int]) -> list[int]:
+    """The learning rates to run and, once all have been, the neighbours of the best one."""
+    found = best(own, seeds)
+    if found is not None and len(ks) < MOST and ks <= mean_losses(own, seeds).keys():
+        ks = ks | {found - 1, found + 1}
     return sorted(ks)
 
 

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from .plan import exponent, grown
 from .run import numbers
 from .table import RESULTS, Row, add, read, written
 
@@ -111,12 +112,13 @@ class Job(NamedTuple):
 
 
 def jobs(studies: Sequence[str], seeds: Sequence[int], results: Path) -> Iterator[Job]:
-    """All runs that there are no rows of."""
+    """All runs that there are no rows of; the grid grows until each contender's best learning rate is inside."""
     for seed in seeds:
         for study in studies:
             known = read(study, results)
             for contender in ways(REAL_STUDIES[study]):
-                for k in REAL_STUDIES[study].lrs:
+                own = [row for row in known.values() if row.contender == contender]
+                for k in grown({*REAL_STUDIES[study].lrs, *(exponent(row.lr) for row in own)}, own, seeds):
                     if (contender, seed, written(2.0**k)) not in known:
                         yield Job(study, contender, seed, k)
 
@@ -189,19 +191,22 @@ def main() -> None:
     parser.add_argument("--seeds", type=numbers, default=list(range(5)), help="like 0-4")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the directory of the files")
     args = parser.parse_args()
-    todo = list(jobs(args.studies, args.seeds, args.results))
+    todo, done = list(jobs(args.studies, args.seeds, args.results)), 0
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     for name in {job.study for job in todo}:
         prepare(REAL_STUDIES[name])
     # without a thread of its own: a process that is forked meanwhile might inherit its locks
     with Progress(*columns, TimeRemainingColumn(), auto_refresh=False) as progress:
         bar = progress.add_task("", total=len(todo))
-        for job in todo:
+        while todo:
+            job = todo.pop(0)
             what = f"{job.study}, {job.contender}, seed {job.seed}, 2^{job.k}"
             progress.update(bar, description=what, refresh=True)
             add(job.study, [run(job)], args.results)
-            progress.advance(bar)
-    print(f"{len(todo)} runs were missing; the results are in {args.results}")
+            done += 1
+            todo = todo or list(jobs(args.studies, args.seeds, args.results))
+            progress.update(bar, completed=done, total=done + len(todo))
+    print(f"{done} runs were missing; the results are in {args.results}")
 
 
 if __name__ == "__main__":
