@@ -4,9 +4,9 @@
 
 LightBench (https://github.com/HomebrewML/LightBench, BSD) has small tasks, each with a condition that tells whether it
 is solved, and a search over lr, 1 - beta1 and 1 - beta2. The tasks, their harness and its early stopping are used as
-they are, but for two things. They are written for CUDA, so a mode sends their tensors to the CPU. And the search is
-random, in the middle of LightBench's space (most of which solves nothing), with the same draws for every contender:
-then their successes can be compared draw by draw.
+they are, but for two things. They are written for CUDA, so a ``TorchFunctionMode`` redirects their tensors to the CPU.
+And the search is random, over a smaller part of LightBench's space, since most of it solves nothing, with the same
+draws for every contender: then their successes can be compared draw by draw.
 """
 
 import argparse

@@ -3,10 +3,11 @@
     PYTHONPATH=recipes python -m evidence.real                                  # everything: a night and more
     PYTHONPATH=recipes python -m evidence.real --studies real_text --seeds 0-4
 
-Each run is a process of a recipe with a command line, as a user would start it; but it is forked from one that has
-read the libraries and the data, which would take as long as the training. The files are those of the small studies, and
-are resumed in the same way: a killed run loses only what was under way. Seed by seed, all contenders at all learning
-rates are run, so that what there is can be compared at any time. Studies may run side by side, one command for each.
+Each run is a process of a recipe with a command line, as a user would start it; but it is forked from a process that
+has already loaded the libraries and the data, since loading takes as long as training. The files are those of the small
+studies, and are resumed in the same way: a killed run loses only what was under way. Seed by seed, all contenders at
+all learning rates are run, so that what there is can be compared at any time. Studies may run side by side, one command
+for each.
 """
 
 import argparse
@@ -63,8 +64,8 @@ REAL_STUDIES = {
     ),
     "real_lm": RealStudy(
         "LoRA on SmolLM2-135M", "quickstart",
-        "--max_steps 30 --per_device_train_batch_size 4 --eval_rows 48 --max_length 80", (-11, -10, -9, -8),
-        (0.8, 0.99), "docstrings",
+        "--dtype bfloat16 --max_steps 30 --per_device_train_batch_size 4 --eval_rows 48 --max_length 64",
+        (-11, -10, -9, -8), (0.8, 0.99), "docstrings",
     ),
 }  # fmt: skip
 
