@@ -50,8 +50,8 @@ losses; ± is a paired 95 % t-interval over seeds, and a star marks one that exc
 
 Contenders: `fixed` is one beta1 (momentum), `qhm` the mix of 0 and 0.9 with weights 0.3 and 0.7, `mix` a constant mix
 and `mix_score` one by scores, `switch` the pick for all parameters at once; with `pw`, each parameter has its own
-choice or weights. `corrected` has bias correction in the scores, and `guard` shifts weight to the long memory while successive
-gradients point against each other. Of the quadratic, the loss is its decimal logarithm.
+choice or weights. `corrected` has bias correction in the scores, and `guard` shifts weight to the long memory while
+successive gradients point against each other. Of the quadratic, the loss is its decimal logarithm.
 
 """
 Cell = Callable[[Results, str], object | None]
