@@ -31,8 +31,15 @@ ONE_OF_EACH = ("ddp", "fsdp1", "fsdp2", "zero1-bf16-fp32", "zero2", "zero3-offlo
 """Layouts that are tried with Adai, too: one for each adapter."""
 
 
+MIXED = ("tensor-parallel", "zero1", "zero2-offload", "zero3-sub-groups")
+"""Layouts that are tried with a mix by scores in place of a pick. They are loaded as they were saved: elsewhere the
+sums are rounded otherwise, and the weights with them."""
+
+
 def cases_of(name: str) -> tuple[str, ...]:
     """The cases that a layout is tried with."""
+    if name in MIXED:
+        return ("adamw-switch", "sgdm-mix-wise")
     return (*SOME_CASES, "adai") if name in ONE_OF_EACH else SOME_CASES
 
 
