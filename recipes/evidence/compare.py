@@ -42,6 +42,8 @@ class Interval(NamedTuple):
         return abs(self.mean) > self.half
 
     def __str__(self) -> str:
+        if self.seeds == 1:
+            return f"{self.mean:+.3f} (1 seed)"
         return f"{self.mean:+.3f} ± {self.half:.3f}{'*' if self.clear else ''}"
 
 
