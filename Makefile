@@ -67,10 +67,10 @@ evidence-lightbench: $(VENV)-lightbench/.done
 	OMP_NUM_THREADS=1 PYTHONPATH=recipes $(VENV)-lightbench/bin/python -W ignore -m evidence.lightbench \
 		--results $(RESULTS) $(ARGS)
 
-$(VENV)-lightbench/.done:
+$(VENV)-lightbench/.done: constraints-lightbench.txt
 	test -x $(VENV)-lightbench/bin/python || $(PYTHON) -m venv $(VENV)-lightbench
-	$(VENV)-lightbench/bin/python -m pip install "$(TORCH)"
-	$(VENV)-lightbench/bin/python -m pip install -e . lightbench==0.1.1 heavyball==3.2.1 gpytorch pandas scikit-learn rich
+	$(VENV)-lightbench/bin/python -m pip install -c constraints-lightbench.txt "$(TORCH)"
+	$(VENV)-lightbench/bin/python -m pip install -c constraints-lightbench.txt -e . lightbench gpytorch pandas scikit-learn
 	touch $@
 
 evidence: $(VENV)/.dev

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..optim import GapAdamW
+from ..optim.families.gap_adamw import MIX_CANDIDATES, MIX_WEIGHTS
 from .errors import BenchError, first_line
 from .literal import LiteralGap
 
@@ -23,18 +24,16 @@ NUMBERS: dict[str, Any] = {"lr": 1e-4, "weight_decay": 1e-2}
 TYPES = {"switch": "switch", "each": "switch_parameter_wise"}
 """The short names in contenders' names, and the ``type`` that each stands for."""
 
-QHM = [(0.0, 0.999), (0.9, 0.999)]
-"""The candidates of ``optim="gap_adamw_mix"``, of which the first needs no buffer."""
-
 MIXES: dict[str, dict[str, Any]] = {
     "mix": {"type": "mix"},
     "mix-score": {"type": "mix", "weights": "score"},
     "mix-each": {"type": "mix_parameter_wise", "weights": "score"},
-    "qhm": {"type": "mix", "betas": QHM, "weights": [0.3, 0.7]},
-    "qhm-score": {"type": "mix", "betas": QHM, "weights": "score"},
-    "qhm-each": {"type": "mix_parameter_wise", "betas": QHM, "weights": "score"},
+    "qhm": {"type": "mix", "betas": MIX_CANDIDATES, "weights": MIX_WEIGHTS},
+    "qhm-score": {"type": "mix", "betas": MIX_CANDIDATES, "weights": "score"},
+    "qhm-each": {"type": "mix_parameter_wise", "betas": MIX_CANDIDATES, "weights": "score"},
 }
-"""The ends of the names of contenders that mix, with the fused kernel; those named qhm have candidates of their own."""
+"""The ends of the names of contenders that mix, with the fused kernel; those named qhm have the candidates of
+``optim="gap_adamw_mix"``, of which the first needs no buffer."""
 
 GAP_FLAGS: dict[str, dict[str, Any]] = {
     "loop": {"foreach": False, "fused": False},

@@ -13,8 +13,8 @@ struct adam_numbers {
 };
 
 /* What a thread works out once per fragment: for the first pass 1 / (1 - beta2^t) of each second moment; for the second
-   one lr / (1 - beta1^t) and 1 / sqrt(1 - beta2^t) of the candidate, or of all candidates (times their weights) and of all
-   second moments; a step with constant weights needs all of these. */
+   one lr / (1 - beta1^t) and 1 / sqrt(1 - beta2^t) of the candidate, or of all candidates (times their weights) and of
+   all second moments; a step with constant weights needs all of these. */
 static int64_t adam_sums(const struct job *job) { return job->K + job->seconds; }
 
 static int64_t adam_known(const struct job *job) { return job->K + 2 * job->seconds; }
@@ -143,8 +143,8 @@ static void adam_apply(const struct job *job, int64_t i, int64_t begin, int64_t 
   }
 }
 
-/* p <- p * keep - total / (root * sqrt(v) + eps), total the sum of rate * m over the candidates with second moment u. Few
-   loops: going through the arrays once more costs more than what is computed. */
+/* p <- p * keep - total / (root * sqrt(v) + eps), total the sum of rate * m over the candidates with second moment u.
+   Few loops: going through the arrays once more costs more than what is computed. */
 static void adam_move(const struct job *job, int64_t u, float *restrict p, const float *const *m, const float *rate,
                       const float *restrict v, int64_t n, float keep, float root, float *total) {
   const struct adam_numbers *own = job->own;
