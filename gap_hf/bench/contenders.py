@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..optim import GapAdamW
-from ..optim.families.gap_adamw import MIX_CANDIDATES, MIX_WEIGHTS
 from .errors import BenchError, first_line
 from .literal import LiteralGap
 
@@ -28,12 +27,12 @@ MIXES: dict[str, dict[str, Any]] = {
     "mix": {"type": "mix"},
     "mix-score": {"type": "mix", "weights": "score"},
     "mix-each": {"type": "mix_parameter_wise", "weights": "score"},
-    "qhm": {"type": "mix", "betas": MIX_CANDIDATES, "weights": MIX_WEIGHTS},
-    "qhm-score": {"type": "mix", "betas": MIX_CANDIDATES, "weights": "score"},
-    "qhm-each": {"type": "mix_parameter_wise", "betas": MIX_CANDIDATES, "weights": "score"},
+    "qhm": {"betas": None, "type": "mix"},
+    "qhm-score": {"betas": None, "type": "mix", "weights": "score"},
+    "qhm-each": {"betas": None, "type": "mix_parameter_wise", "weights": "score"},
 }
 """The ends of the names of contenders that mix, with the fused kernel; those named qhm have the candidates of
-``optim="gap_adamw_mix"``, of which the first needs no buffer."""
+``optim="gap_adamw_mix"`` (``betas=None`` means them), of which the first needs no buffer."""
 
 GAP_FLAGS: dict[str, dict[str, Any]] = {
     "loop": {"foreach": False, "fused": False},
