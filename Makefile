@@ -54,7 +54,7 @@ bench-recipe: $(VENV)/.recipes
 	TOKENIZERS_PARALLELISM=false $(BIN)/python tests/scripts/recipe_speed.py
 
 # The studies behind the advice (recipes/evidence). What is in the results is not run again, so stop it at will and go on.
-# From scratch, or with fresh seeds: make evidence evidence-report RESULTS=runs/fresh ARGS="--seeds 100-107"
+# From scratch, or with fresh seeds: make evidence evidence-report RESULTS=runs/mine/results ARGS="--seeds 200-207"
 RESULTS ?= docs/evidence/results
 STUDIES := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false PYTHONPATH=recipes $(BIN)/python -W ignore -m
 

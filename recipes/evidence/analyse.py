@@ -45,7 +45,7 @@ QUESTIONS = (
 )
 HEAD = """# All tables
 
-Made by `make evidence-report` from the [results](index.md#rerun-it), all contenders and all seeds. Losses are held-out
+Made by `make evidence-report` from the files in `results`, all contenders and all seeds. Losses are held-out
 losses; ± is a paired 95 % t-interval over seeds, and a star marks one that excludes 0. An empty cell was not run.
 
 Contenders: `fixed` is one beta1 (momentum), `qhm` the mix of 0 and 0.9 with weights 0.3 and 0.7, `mix` a constant mix
@@ -229,7 +229,7 @@ def report(results: Path) -> str:
         ("Open questions", questions(all_)),
         *([("LightBench's tasks", solved(results))] if (results / lightbench.FILE).exists() else []),
     ]
-    return "\n\n".join(f"## {title}\n\n{body}" for title, body in tables)
+    return "\n\n".join(f"## {title}\n\n{body}" for title, body in tables if body.count("\n") > 1)  # those with rows
 
 
 def main() -> None:
