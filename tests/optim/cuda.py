@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 import gap_hf
-from gap_hf.optim.families.adam import AdamFamily, AdamNumbers
+from gap_hf.optim.families.adam import AdamFamily
 from gap_hf.optim.families.common import places
+from gap_hf.optim.families.moments import MomentNumbers
 from gap_hf.optim.families.sgdm import SGDMFamily, SGDMNumbers
 from gap_hf.optim.kernels import fused_cuda
 from gap_hf.optim.kernels.foreach import Loop
@@ -24,7 +25,7 @@ needs_gpu = pytest.mark.skipif(not (HAS_TRITON and torch.cuda.is_available()), r
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
 
-ADAM = AdamNumbers(
+ADAM = MomentNumbers(
     betas=(0.8, 0.99),
     betas2=(0.999,),
     first=(0, 1),
@@ -36,8 +37,8 @@ ADAM = AdamNumbers(
     soft_reset=0.7,
 )
 SGDM = SGDMNumbers((0.9, 0.5), (0, 1), (1.0, 1.0), (1.0, 1.0), 0.1, soft_reset=0.7)
-Numbers = AdamNumbers | SGDMNumbers
-FAMILIES = {AdamNumbers: AdamFamily(), SGDMNumbers: SGDMFamily()}
+Numbers = MomentNumbers | SGDMNumbers
+FAMILIES = {MomentNumbers: AdamFamily(), SGDMNumbers: SGDMFamily()}
 
 
 def candidates(numbers: Numbers, values: tuple[float, ...], second: tuple[int, ...] = ()) -> Numbers:
@@ -125,7 +126,7 @@ def work_of(numbers: Numbers, dtypes: tuple[torch.dtype, ...], shapes: list[tupl
     steps = [torch.zeros((), dtype=torch.float64) for _ in shapes]
     kept = [j for j, place in enumerate(numbers.first) if place is not None]
     declared = [Buffer(f"first_{j}", soft_reset=numbers.soft_reset) for j in kept]
-    if isinstance(numbers, AdamNumbers):
+    if isinstance(numbers, MomentNumbers):
         declared += [
             Buffer(f"second_{u}", compact=False, soft_reset=numbers.second_reset) for u in range(len(numbers.betas2))
         ]
@@ -171,7 +172,7 @@ def copy_of(work: Work) -> Work:
 def true_sums(work: Work) -> Tensor:
     """The partial sums of the buffers as they are stored, in float64."""
     numbers, rows = work.numbers, []
-    betas2 = numbers.betas2 if isinstance(numbers, AdamNumbers) else ()
+    betas2 = numbers.betas2 if isinstance(numbers, MomentNumbers) else ()
     for i, p in enumerate(work.values):
         g = work.grads[i].double() * (-1 if numbers.maximize else 1) + numbers.l2 * p.double()
         r = [

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from gap_hf.optim.families.adam import AdamNumbers
+from gap_hf.optim.families.moments import MomentNumbers
 from gap_hf.optim.families.sgdm import SGDMNumbers
 from gap_hf.optim.kernels import fused_cuda, selfcheck
 from gap_hf.optim.kernels.foreach import Loop
@@ -126,7 +126,7 @@ class TestInTheInterpreter:
         numbers = replaced(RULES[rule], stochastic=dtypes in STOCHASTIC)
         if numbers.stochastic:  # the last bit of the L2 term is another in each kernel, and so the noise
             numbers = replaced(numbers, l2=0.0)
-        if dtypes == "fp16" and isinstance(numbers, AdamNumbers):  # small v are 0 in it; the step must stay finite
+        if dtypes == "fp16" and isinstance(numbers, MomentNumbers):  # small v are 0 in it; the step must stay finite
             numbers = replaced(numbers, eps=1e-2)
         work = work_of(numbers, DTYPES[dtypes], SHAPES)
         for t in range(4):
@@ -135,7 +135,7 @@ class TestInTheInterpreter:
     @pytest.mark.parametrize(("rule", "dtypes"), CONSTANT_CASES)
     def test_a_step_with_constant_weights(self, rule: str, dtypes: str) -> None:
         numbers = replaced(RULES[rule], stochastic=dtypes in STOCHASTIC)
-        if dtypes == "fp16" and isinstance(numbers, AdamNumbers):  # as above
+        if dtypes == "fp16" and isinstance(numbers, MomentNumbers):  # as above
             numbers = replaced(numbers, eps=1e-2)
         work = work_of(numbers, DTYPES[dtypes], SHAPES)
         for t in range(2):
@@ -248,7 +248,7 @@ class TestInTheInterpreter:
 
     @pytest.mark.parametrize("dtypes", [(F32,) * 4, (F32, F32, BF16)], ids=["adam", "sgdm"])
     def test_passes_the_check_before_its_use(self, dtypes: tuple[torch.dtype, ...]) -> None:
-        family = FAMILIES[AdamNumbers if len(dtypes) == 4 else SGDMNumbers]
+        family = FAMILIES[MomentNumbers if len(dtypes) == 4 else SGDMNumbers]
         selfcheck.check(family.fused["cuda"](family), torch.device("cpu"), dtypes)
 
     @pytest.mark.parametrize(("module", "right", "mistaken", "what"), MISTAKES)
@@ -269,7 +269,7 @@ class TestInTheInterpreter:
             monkeypatch.delitem(sys.modules, name)
         wrong = {name: importlib.import_module(f"wrong_kernels.{name}") for name in MODULES}
         monkeypatch.setattr(fused_cuda, "load", lambda name="triton_common": wrong[name])
-        family = FAMILIES[SGDMNumbers if "sgdm" in module else AdamNumbers]
+        family = FAMILIES[SGDMNumbers if "sgdm" in module else MomentNumbers]
         dtypes = (F32,) * 3 if "sgdm" in module else (F32, F32, BF16 if what == "rounded otherwise" else F32, F32)
         with pytest.raises(selfcheck.Disagreement, match=what):
             selfcheck.check(family.fused["cuda"](family), torch.device("cpu"), dtypes)

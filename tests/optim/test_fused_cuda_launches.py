@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gap_hf.optim.families.adam import AdamFamily, AdamNumbers
+from gap_hf.optim.families.adam import AdamFamily
+from gap_hf.optim.families.moments import MomentNumbers
 from gap_hf.optim.kernels import fused_cuda
 from gap_hf.optim.kernels.adam_cuda import AdamOnCUDA
 from gap_hf.optim.kernels.deal import Dealer
@@ -218,7 +219,7 @@ def test_compiles(silent: list, monkeypatch: Any, tmp_path: Path, rule: str, dty
     work = work_of(replaced(RULES[rule], stochastic=dtypes in STOCHASTIC), DTYPES[dtypes], [(5,)])
     for type_ in ("switch", "mix", "mix-score"):
         take(kernel_of(work), work, type_)
-    module = "triton_adam" if isinstance(work.numbers, AdamNumbers) else "triton_sgdm"
+    module = "triton_adam" if isinstance(work.numbers, MomentNumbers) else "triton_sgdm"
     passes = {name: (arguments, options) for name, arguments, options in silent}
     assert list(passes) == [
         *(f"{module}.{kernel}" for kernel in ("tick", "observe", "add_up", "apply")),

@@ -1,4 +1,5 @@
-"""The families: each module here but ``common`` is one, with its arithmetic and the optimizer classes that users build.
+"""The families: each module here but ``common`` and ``moments`` is one, with its arithmetic and the optimizer classes
+that users build.
 
 A module that is added here is found by itself: there is no list of families.
 """

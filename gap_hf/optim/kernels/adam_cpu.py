@@ -1,4 +1,4 @@
-"""The Adam family's fused CPU kernel: ``c/adam.h``."""
+"""The fused CPU kernel of Adam and root-free AdamW: ``c/adam.h``."""
 
 import ctypes
 from typing import Any, ClassVar
@@ -13,7 +13,7 @@ class AdamStruct(ctypes.Structure):
 
     _fields_: ClassVar = [
         *[(name, ctypes.c_void_p) for name in ("second", "beta1", "beta2")],
-        *[(name, ctypes.c_double) for name in ("eps", "keep", "second_reset")],
+        *[(name, ctypes.c_double) for name in ("eps", "keep", "second_reset", "batch_size")],
     ]
 
 
@@ -32,5 +32,6 @@ class AdamOnCPU(FusedCPU):
             eps=numbers.eps,
             keep=1 - float(numbers.lr) * numbers.decay,
             second_reset=numbers.second_reset,
+            batch_size=numbers.batch_size or 0.0,
         )
         return found, [betas, second]

@@ -1,4 +1,4 @@
-"""The Adam family's fused CUDA kernels: how ``triton_adam.py`` and ``triton_adam_mix.py`` are told what to do."""
+"""The fused CUDA kernels of Adam and root-free AdamW: what ``triton_adam.py`` and ``triton_adam_mix.py`` are told."""
 
 from typing import Any, ClassVar
 
@@ -14,8 +14,10 @@ class AdamOnCUDA(FusedCUDA):
     module: ClassVar[str] = "triton_adam"
 
     def numbers(self, numbers: Any) -> np.ndarray:
-        first = [*numbers.betas, *logarithms(numbers.betas), *numbers.modulation, *numbers.second, *places(numbers)]
-        return np.array([*first, *numbers.betas2, *logarithms(numbers.betas2)], dtype=np.float64)
+        B = numbers.batch_size
+        logs = [logarithms(betas) if B is None else [-np.inf] * len(betas) for betas in (numbers.betas, numbers.betas2)]
+        first = [*numbers.betas, *logs[0], *numbers.modulation, *numbers.second, *places(numbers)]
+        return np.array([*first, *numbers.betas2, *logs[1], B or 0.0], dtype=np.float64)
 
     def told(self, numbers: Any) -> dict[str, tuple[list[float], dict[str, Any]]]:
         eps, l2, decay = (float(x) for x in (numbers.eps, numbers.l2, numbers.decay))

@@ -1,7 +1,8 @@
-"""The Adam family's fused CUDA kernels, in Triton (``triton_common.py`` says what they read).
+"""The fused CUDA kernels of Adam and root-free AdamW, in Triton (``triton_common.py`` says what they read).
 
-F first moments, then U second moments, are its buffers. Its numbers: K beta1, their K logarithms, K factors on the
-learning rate, K second moments that the candidates use, K places; U beta2, their U logarithms.
+F first moments, then U second moments, are their buffers. Their numbers: K beta1, their K logarithms, K factors on the
+learning rate, K second moments that the candidates use, K places; U beta2, their U logarithms; the batch size, 0 for
+Adam. Without bias corrections, as in a root-free family, the logarithms are minus infinity.
 """
 
 import triton
@@ -96,6 +97,16 @@ def first_moment(
     return stored
 
 
+@triton.jit
+def denominator(
+    numbers: tl.tensor, v: tl.tensor, u: tl.tensor, t: tl.tensor, eps: tl.tensor, K: tl.constexpr, U: tl.constexpr
+) -> tl.tensor:
+    """Return the denominators of elements with second moments ``v``, float32, which are the ``u``-th."""
+    batch_size = tl.load(numbers + 5 * K + 2 * U).to(tl.float32)
+    scale = (1.0 / tl.sqrt(bias_correction(tl.load(numbers + 5 * K + U + u), t))).to(tl.float32)
+    return tl.where(batch_size > 0, v * batch_size, tl.sqrt_rn(v) * scale) + eps
+
+
 # ---------------------------------------------------------------- the first pass
 
 
@@ -132,8 +143,7 @@ def observe_block(
     g = filtered(table, n, i, begin, inside, l2, 2 + F + U, VALUE, L2, MAXIMIZE, BLOCK, WHOLE)
     for u in tl.static_range(U):
         v = second_moment(table, numbers, n, i, begin, inside, g, u, K, F, SECOND_DTYPE, True, BLOCK, WHOLE)
-        scale = (1.0 / bias_correction(tl.load(numbers + 5 * K + U + u), t)).to(tl.float32)
-        r = tl.div_rn(1.0, tl.sqrt_rn(v.to(tl.float32) * scale) + eps)
+        r = tl.div_rn(1.0, denominator(numbers, v.to(tl.float32), u, t, eps, K, U))
         if not WHOLE:
             r = tl.where(inside, r, 0.0)
         tl.store(partial + (K + u) * n_blocks + b, tl.sum(r))
@@ -260,9 +270,8 @@ def apply_block(
     v = read(elements(table, n, 2 + F + u, i, begin, SECOND_DTYPE, BLOCK, WHOLE), inside, WHOLE).to(tl.float32)
     rate = lr * tl.load(numbers + 2 * K + j)
     rate = (rate / bias_correction(tl.load(numbers + K + j), t)).to(tl.float32)
-    scale = (1.0 / tl.sqrt(bias_correction(tl.load(numbers + 5 * K + U + u), t))).to(tl.float32)
     keep = (1.0 - lr * decay).to(tl.float32)
-    p = p * keep - rate * tl.div_rn(m, tl.sqrt_rn(v) * scale + eps)
+    p = p * keep - rate * tl.div_rn(m, denominator(numbers, v, u, t, eps, K, U))
     write(at, p.to(VALUE), inside, WHOLE)
     if due:
         reset(

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .triton_adam import first_moment, reset, second_moment
+from .triton_adam import denominator, first_moment, reset, second_moment
 from .triton_common import bias_correction, elements, filtered, learning_rate, place, read, steps_of, write
 
 __all__ = ["mix", "step_constant"]
@@ -60,10 +60,9 @@ def mix_block(
                 rate = lr * tl.load(numbers + 2 * K + j) * tl.load(weights + j * weight_stride)
                 total += (rate / bias_correction(tl.load(numbers + K + j), t)).to(tl.float32) * m.to(tl.float32)
         v = second_moment(table, numbers, n, i, begin, inside, g, u, K, F, SECOND_DTYPE, UPDATE, BLOCK, WHOLE)
-        scale = (1.0 / tl.sqrt(bias_correction(tl.load(numbers + 5 * K + U + u), t))).to(tl.float32)
         if u == 0:  # not before, where they would be in the way of the others
             p = read(at, inside, WHOLE).to(tl.float32) * (1.0 - lr * decay).to(tl.float32)
-        p = p - tl.div_rn(total, tl.sqrt_rn(v.to(tl.float32)) * scale + eps)
+        p = p - tl.div_rn(total, denominator(numbers, v.to(tl.float32), u, t, eps, K, U))
     write(at, p.to(VALUE), inside, WHOLE)
     if due:
         reset(

@@ -1,4 +1,5 @@
-/* The Adam family: K first moments, and a second moment for each distinct beta2. Formulas: families/adam.py. */
+/* K first moments, and a second moment for each distinct beta2: Adam, and root-free AdamW where there is a batch size.
+   Formulas: families/moments.py. */
 
 #include <math.h>
 
@@ -10,39 +11,47 @@ struct adam_numbers {
   const double *beta2;   /* U */
   double eps, keep;      /* keep: 1 - lr * decay where it is decoupled */
   double second_reset;
+  double batch_size; /* of a root-free family, which has no bias corrections; 0 for Adam */
 };
 
-/* What a thread works out once per fragment: for the first pass 1 / (1 - beta2^t) of each second moment; for the second
-   one lr / (1 - beta1^t) and 1 / sqrt(1 - beta2^t) of the candidate, or of all candidates (times their weights) and of
-   all second moments; a step with constant weights needs all of these. */
+/* What a thread works out once per fragment: for the first pass 1 / sqrt(1 - beta2^t), or the batch size, of each second
+   moment; for the second one lr / (1 - beta1^t) and the same of the candidate, or of all candidates (times their weights)
+   and of all second moments; a step with constant weights needs all of these. */
 static int64_t adam_sums(const struct job *job) { return job->K + job->seconds; }
 
 static int64_t adam_known(const struct job *job) { return job->K + 2 * job->seconds; }
 
-static double adam_correction(const struct job *job, int64_t i, int64_t u) {
+static int is_rootless(const struct job *job) { return ((const struct adam_numbers *)job->own)->batch_size != 0; }
+
+static double adam_scale(const struct job *job, int64_t i, int64_t u) {
   const struct adam_numbers *own = job->own;
-  return 1 - pow(own->beta2[u], step_of(job, i));
+  return is_rootless(job) ? own->batch_size : 1 / sqrt(1 - pow(own->beta2[u], step_of(job, i)));
+}
+
+/* The denominator of an element with second moment v. */
+static inline float adam_denominator(float v, float scale, float eps, int rootless) {
+  return (rootless ? v : sqrtf(v)) * scale + eps;
 }
 
 static float adam_rate(const struct job *job, int64_t i, int64_t j, double weight) {
   const struct adam_numbers *own = job->own;
   float rate = job->rate[j] * weight;
-  return rate / (1 - pow(own->beta1[j], step_of(job, i)));
+  return is_rootless(job) ? rate : rate / (1 - pow(own->beta1[j], step_of(job, i)));
 }
 
 static void adam_before_observe(const struct job *job, int64_t i, float *known) {
-  for (int64_t u = 0; u < job->seconds; u++) known[u] = 1 / adam_correction(job, i, u);
+  for (int64_t u = 0; u < job->seconds; u++) known[u] = adam_scale(job, i, u);
 }
 
 static void adam_before_apply(const struct job *job, int64_t i, int64_t j, float *known) {
   const struct adam_numbers *own = job->own;
   known[0] = adam_rate(job, i, j, 1);
-  known[1] = 1 / sqrt(adam_correction(job, i, own->second[j]));
+  known[1] = adam_scale(job, i, own->second[j]);
 }
 
 static void adam_before_mix(const struct job *job, int64_t i, const double *weights, float *known) {
   for (int64_t j = 0; j < job->K; j++) known[j] = adam_rate(job, i, j, weights[j]);
-  for (int64_t u = 0; u < job->seconds; u++) known[job->K + u] = 1 / sqrt(adam_correction(job, i, u));
+  for (int64_t u = 0; u < job->seconds; u++) known[job->K + u] = adam_scale(job, i, u);
 }
 
 /* x <- x + weight * (y - x), in the form that torch.lerp takes. */
@@ -85,11 +94,12 @@ static void adam_fetch_next(const struct job *job, int64_t i, int64_t next, int6
 }
 
 /* Updates the moments of elements [begin, end) of fragment i; sums: K of g r m_j, then U of r. */
-static void adam_observe(const struct job *job, int64_t i, int64_t begin, int64_t end, const float *correction,
+static void adam_observe(const struct job *job, int64_t i, int64_t begin, int64_t end, const float *scale,
                          double *sums) {
   const struct adam_numbers *own = job->own;
   float of_grad[TILE], of_value[TILE], of_first[TILE], of_second[TILE];
   int64_t U = job->seconds, wide = size_of(job->value_dtype);
+  int rootless = is_rootless(job);
   float weighted[U][TILE];
   memset(sums, 0, adam_sums(job) * sizeof(double));
   for (int64_t at = begin; at < end; at += TILE) {
@@ -101,7 +111,7 @@ static void adam_observe(const struct job *job, int64_t i, int64_t begin, int64_
       float eps = own->eps, total = 0, *restrict w = weighted[u];
 #pragma omp simd reduction(+ : total)
       for (int64_t k = 0; k < n; k++) {
-        float r = 1.0f / (sqrtf(v[k] * correction[u]) + eps);
+        float r = 1.0f / adam_denominator(v[k], scale[u], eps, rootless);
         total += r;
         w[k] = r * g[k];
       }
@@ -127,8 +137,9 @@ static void adam_apply(const struct job *job, int64_t i, int64_t begin, int64_t 
   const struct adam_numbers *own = job->own;
   float of_value[APPLY_TILE], of_first[APPLY_TILE], of_second[APPLY_TILE], more[APPLY_TILE];
   char *value = value_of(job, i), *grad = grad_of(job, i), *second = second_of(job, i, own->second[j]);
-  float keep = own->keep, eps = own->eps, rate = known[0], root = known[1];
+  float keep = own->keep, eps = own->eps, rate = known[0], scale = known[1];
   int64_t wide = size_of(job->value_dtype);
+  int rootless = is_rootless(job);
   for (int64_t at = begin; at < end; at += APPLY_TILE) {
     int64_t n = end - at < APPLY_TILE ? end - at : APPLY_TILE;
     void *stored = value + at * wide;
@@ -137,25 +148,26 @@ static void adam_apply(const struct job *job, int64_t i, int64_t begin, int64_t 
                         : filtered(job, stored, grad + at * wide, n, of_first, more);
     float *restrict p = load(stored, job->value_dtype, n, of_value);
     const float *restrict v = load(second + at * size_of(job->second_dtype), job->second_dtype, n, of_second);
-    for (int64_t k = 0; k < n; k++) p[k] = p[k] * keep - rate * (m[k] / (sqrtf(v[k]) * root + eps));
+    for (int64_t k = 0; k < n; k++) p[k] = p[k] * keep - rate * (m[k] / adam_denominator(v[k], scale, eps, rootless));
     store(stored, job->value_dtype, n, p);
     if (reset) adam_reset(job, i, at, n, of_first);
   }
 }
 
-/* p <- p * keep - total / (root * sqrt(v) + eps), total the sum of rate * m over the candidates with second moment u.
-   Few loops: going through the arrays once more costs more than what is computed. */
+/* p <- p * keep - total / denominator, total the sum of rate * m over the candidates with second moment u. Few loops:
+   going through the arrays once more costs more than what is computed. */
 static void adam_move(const struct job *job, int64_t u, float *restrict p, const float *const *m, const float *rate,
-                      const float *restrict v, int64_t n, float keep, float root, float *total) {
+                      const float *restrict v, int64_t n, float keep, float scale, float *total) {
   const struct adam_numbers *own = job->own;
   float eps = own->eps;
+  int rootless = is_rootless(job);
   int64_t of[job->K], count = 0;
   for (int64_t j = 0; j < job->K; j++)
     if (own->second[j] == u) of[count++] = j;
   const float *one = m[of[0]], *other = m[of[count - 1]];
   float first = rate[of[0]], last = rate[of[count - 1]];
   if (count == 1) {
-    for (int64_t k = 0; k < n; k++) p[k] = p[k] * keep - first * one[k] / (sqrtf(v[k]) * root + eps);
+    for (int64_t k = 0; k < n; k++) p[k] = p[k] * keep - first * one[k] / adam_denominator(v[k], scale, eps, rootless);
     return;
   }
   for (int64_t c = 1; c < count - 1; c++) {
@@ -164,7 +176,7 @@ static void adam_move(const struct job *job, int64_t u, float *restrict p, const
     one = total, first = 1;
   }
   for (int64_t k = 0; k < n; k++)
-    p[k] = p[k] * keep - (first * one[k] + last * other[k]) / (sqrtf(v[k]) * root + eps);
+    p[k] = p[k] * keep - (first * one[k] + last * other[k]) / adam_denominator(v[k], scale, eps, rootless);
 }
 
 /* Steps elements [begin, end) of fragment i by the weighted sum of all candidates; then scales the buffers, if a reset is
