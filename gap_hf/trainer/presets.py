@@ -17,6 +17,7 @@ ADAMW_MIX: dict[str, Any] = {
     "type": "mix",
 }
 SGDM_MIX: dict[str, Any] = {"momentum": list(sgdm.MIX_CANDIDATES), "weights": list(sgdm.MIX_WEIGHTS), "type": "mix"}
+RF_ADAMW: dict[str, Any] = {"betas": [0.9], "eps": 1e-4, "batch_size": "told", "type": "default"}
 SGD_BASELINE: dict[str, Any] = {"momentum": [0.5, 0.9, 0.99], "type": "switch"}
 
 
@@ -53,6 +54,8 @@ PRESETS: dict[str, Preset] = {
     "gap_sgdm_mix": Preset("SGDM", SGDM_MIX, "the same for SGD, at the learning rate of momentum 0.9"),
     "adai": Preset("Adai", {}, "Adai: an inertia for each element, at a learning rate of SGD"),
     "adaiw": Preset("Adai", {"decoupled_weight_decay": True}, "Adai with decoupled weight decay"),
+    "rf_adamw": Preset("RFAdamW", RF_ADAMW, "root-free AdamW, which is told the size of each batch"),
+    "rf_rmsprop": Preset("RFRMSprop", {"batch_size": "told"}, "root-free RMSProp with momentum, likewise"),
     "gap_adamw_llm_lora": Preset(
         "GapAdamW", LLM_LORA, "LoRA on language models", {"learning_rate": 2e-4, "weight_decay": 0.0}
     ),

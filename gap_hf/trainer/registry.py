@@ -3,7 +3,8 @@
 transformers has no public way to register an optimizer: ``TrainingArguments`` turns ``optim`` into a member of the
 closed enum ``OptimizerNames``, and ``Trainer.get_optimizer_cls_and_kwargs`` maps members to classes. So two things are
 done, in the same way for every supported version: the enum gets more members, and that static method is wrapped to
-answer for them. (``card.py`` wraps the function that describes them in model cards, too.)
+answer for them. (``card.py`` wraps the function that describes them in model cards, too, and ``batch.py`` the one that
+fetches the batches of a step.)
 """
 
 import importlib.metadata
@@ -41,6 +42,7 @@ def register() -> bool:
         return False
     from transformers import trainer
 
+    from .batch import count_batches
     from .callback import DefaultGapCallback
     from .card import describe_in_model_cards
 
@@ -49,6 +51,7 @@ def register() -> bool:
     if DefaultGapCallback not in trainer.DEFAULT_CALLBACKS:
         trainer.DEFAULT_CALLBACKS.append(DefaultGapCallback)
     describe_in_model_cards()
+    count_batches()
     original = trainer.Trainer.get_optimizer_cls_and_kwargs
     if getattr(original, "answers_for_gap", False):
         return True
@@ -112,10 +115,15 @@ def advise(name: str, args: Any, options: dict[str, Any]) -> None:
                 f"{key}={getattr(args, key)} has no effect with optim={name}: the candidates are {options[listed]}; "
                 f"set them by optim_args, for example {optim_args.example(optimizer, listed)}"
             )
+    if "batch_size" in optimizer.options and args.max_grad_norm:
+        logger.warning(
+            f"optim={name} divides by the mean square of the gradients: clipping them by max_grad_norm="
+            f"{args.max_grad_norm} makes steps larger, not smaller. Set max_grad_norm=0"
+        )
     advised = PRESETS[name].recommended
     if advised and args.learning_rate == untouched["learning_rate"] != advised["learning_rate"]:
         logger.warning(
-            f"optim={name} is meant for learning_rate={advised['learning_rate']}, weight_decay="
-            f"{advised['weight_decay']}; this run uses the default {args.learning_rate}. "
-            f"gap_hf.recommended({name!r}) gives all three as TrainingArguments."
+            f"optim={name} is meant for {', '.join(f'{key}={value}' for key, value in advised.items())}; this run uses "
+            f"the default learning_rate={args.learning_rate}. gap_hf.recommended({name!r}) gives all of them as "
+            "TrainingArguments."
         )

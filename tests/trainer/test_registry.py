@@ -31,6 +31,8 @@ EXPECTED = {
     "gap_sgdm_mix": (gap_hf.SGDM, {"type": "mix", "momentum": [0.0, 0.9], "weights": [0.3, 0.7]}),
     "adai": (gap_hf.Adai, {"decoupled_weight_decay": False, "eps": 1e-3}),
     "adaiw": (gap_hf.Adai, {"decoupled_weight_decay": True}),
+    "rf_adamw": (gap_hf.RFAdamW, {"type": "default", "betas": [(0.9, 0.999)], "eps": 1e-4, "batch_size": "told"}),
+    "rf_rmsprop": (gap_hf.RFRMSprop, {"type": "default", "momentum": 0.9, "eps": 1e-4, "batch_size": "told"}),
     "gap_adamw_llm_lora": (gap_hf.GapAdamW, LLM),
     "gap_adamw_vision_lora": (gap_hf.GapAdamW, LLM | {"betas": [(0.5, 0.999), (0.99, 0.999)]}),
     "gap_adamw_small_batch": (

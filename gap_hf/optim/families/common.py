@@ -91,3 +91,23 @@ def parse_betas(betas: Any) -> list[Betas]:
 def distinct_beta2(pairs: list[Betas]) -> list[float]:
     """List the different beta2 in order of appearance: one second moment is kept for each."""
     return list(dict.fromkeys(beta2 for _, beta2 in pairs))
+
+
+def momentum_gain(momentum: float) -> float:
+    """The factor that brings ``momentum`` to the gain of 0.9 for a constant gradient, 1 / (1 - 0.9)."""
+    return (1 - momentum) / (1 - 0.9)
+
+
+def parse_momentum(momentum: Any) -> list[float]:
+    """Turn one momentum or a list of them into a list of floats.
+
+    Raises:
+        ValueError: there are none, they are not numbers, or a value lies outside [0, 1).
+    """
+    momenta = list(momentum) if isinstance(momentum, (list, tuple)) else [momentum]
+    if not momenta or not all(is_number(m) and 0 <= m < 1 for m in momenta):
+        raise ValueError(
+            f"momentum={momentum!r} is malformed or out of range; expected one number in [0, 1) or a list of them, one "
+            "per candidate, like [0.5, 0.9, 0.99]"
+        )
+    return [float(m) for m in momenta]

@@ -10,6 +10,7 @@ from torch import Tensor
 from ...candidate import Candidate
 from ..arithmetic.operations import Operations
 from ..arithmetic.precision import cast, compute_dtype, store, update
+from ..batch_size import batch_size, is_root_free
 from ..family import Option, Scored, modulation
 from ..options import is_number, number
 from ..uploads import constant
@@ -54,7 +55,7 @@ class MomentNumbers(NamedTuple):
         soft_reset: factor on the first moments at a reset.
         second_reset: factor on the second moments at a reset.
         stochastic: whether first moments are rounded stochastically to bfloat16.
-        batch_size: B of a root-free family, which has no bias corrections; None for Adam.
+        batch_size: B of a root-free family, which has no roots and no bias corrections; None for Adam.
     """
 
     betas: tuple[float, ...]
@@ -80,15 +81,15 @@ class Moments(Scored):
     For each gradient \(g\), candidate \(j\) and distinct \(\beta_2\):
 
     \[
-    m_j \leftarrow m_j + (1-\beta_{1,j})(g - m_j), \quad v \leftarrow \beta_2 v + (1-\beta_2) g^2
+    m_j \leftarrow m_j + (1-\beta_{1,j})(g - m_j), \quad v \leftarrow \beta_2 v + (1-\beta_2)\, s\, g^2
     \]
     \[
     J_j = \sqrt{1-\beta_{1,j}^2}\; W^{-1/2} \sum g\, r\, \frac{m_j}{1-\beta_{1,j}}, \qquad W = \mathrm{mean}(r), \qquad
     p \leftarrow p - \eta\, r\, \frac{m_j}{c_j}
     \]
 
-    Adam has \(r = 1/(\sqrt{v/(1-\beta_2^t)} + \epsilon)\) and \(c_j = 1-\beta_{1,j}^t\), a root-free family
-    \(r = 1/(B v + \epsilon)\) and \(c_j = 1\).
+    Adam has \(s = 1\), \(r = 1/(\sqrt{v/(1-\beta_2^t)} + \epsilon)\) and \(c_j = 1-\beta_{1,j}^t\); a root-free family,
+    with batches of B, \(s = B\), \(r = 1/(v + \epsilon)\) and \(c_j = 1\).
     """
 
     # ------------------------------------------------------------------ options
@@ -117,10 +118,10 @@ class Moments(Scored):
     def buffers(self, options: Mapping[str, Any]) -> list[Buffer]:
         pairs = self.parse(options)
         soft, second = reset_factors(options)
-        size = batch_size(options)
-        fill = 1 / size if size else 0.0
+        # a root-free one in bfloat16 would stay what it was at the beginning: 0.999 of 1 is 1 there
+        fill, dtype = (1.0, torch.float32) if is_root_free(options) else (0.0, None)
         return [Buffer(f"exp_avg_{j}", soft_reset=soft) for j in kept_moments(self, options)] + [
-            Buffer(f"exp_avg_sq_{u}", compact=False, fill=fill, soft_reset=second, nonnegative=True)
+            Buffer(f"exp_avg_sq_{u}", compact=False, dtype=dtype, fill=fill, soft_reset=second, nonnegative=True)
             for u in range(len(distinct_beta2(pairs)))
         ]
 
@@ -146,7 +147,7 @@ class Moments(Scored):
             soft_reset=soft,
             second_reset=second,
             stochastic=options["state_dtype"] == "bfloat16",
-            batch_size=batch_size(options),
+            batch_size=batch_size(options) if is_root_free(options) else None,
         )
 
     # ------------------------------------------------------------------ a step
@@ -163,9 +164,9 @@ class Moments(Scored):
             if numbers.batch_size is None:
                 r = list(ops.div(v, [1 - beta2**t for t in steps]))
                 ops.sqrt_(r)
+                ops.add_(r, numbers.eps)
             else:
-                r = list(ops.mul(v, numbers.batch_size))
-            ops.add_(r, numbers.eps)
+                r = list(ops.add(v, numbers.eps))
             ops.reciprocal_(r)
             sums.append([t.sum(dtype=torch.float64) for t in r])
             ops.mul_(r, cast(grads, r[0].dtype))
@@ -225,11 +226,11 @@ class Moments(Scored):
 def second_moments(ops: Operations, work: Work, grads: list[Tensor], u: int) -> list[Tensor]:
     """Update second moment ``u`` by the gradients, and return it in the precision of the scores."""
     numbers: MomentNumbers = work.numbers
-    beta2 = numbers.betas2[u]
+    beta2, size = numbers.betas2[u], numbers.batch_size
 
     def operation(v: list[Tensor], g: list[Tensor]) -> None:
         ops.mul_(v, beta2)
-        ops.addcmul_(v, g, g, value=1 - beta2)
+        ops.addcmul_(v, g, g, value=(1 - beta2) * (1.0 if size is None else size))
 
     return update(ops, work.buffers[u - len(numbers.betas2)], grads, operation)
 
@@ -266,11 +267,10 @@ def denominators(ops: Operations, work: Work, steps: list[float], u: int, dtype:
     numbers: MomentNumbers = work.numbers
     betas2 = numbers.betas2
     stored = cast(work.buffers[u - len(betas2)], dtype)
-    if numbers.batch_size is None:
-        found = list(ops.sqrt(stored))
-        ops.div_(found, [(1 - betas2[u] ** t) ** 0.5 for t in steps])
-    else:
-        found = list(ops.mul(stored, numbers.batch_size))
+    if numbers.batch_size is not None:
+        return list(ops.add(stored, numbers.eps))
+    found = list(ops.sqrt(stored))
+    ops.div_(found, [(1 - betas2[u] ** t) ** 0.5 for t in steps])
     ops.add_(found, numbers.eps)
     return found
 
@@ -278,11 +278,6 @@ def denominators(ops: Operations, work: Work, steps: list[float], u: int, dtype:
 def corrections(numbers: MomentNumbers, j: int, steps: list[float]) -> list[float]:
     """The bias corrections of first moment ``j``, by which it is divided."""
     return [1 - numbers.betas[j] ** t if numbers.batch_size is None else 1.0 for t in steps]
-
-
-def batch_size(options: Mapping[str, Any]) -> float | None:
-    """B of a root-free family, None for others."""
-    return float(options["batch_size"]) if "batch_size" in options else None
 
 
 def reset_factors(options: Mapping[str, Any]) -> tuple[float, float]:

@@ -3,21 +3,12 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from ..family import Option
+from ..batch_size import BATCH_SIZE, KnowsBatchSize
 from ..kernels.adam_cpu import AdamOnCPU
 from ..kernels.adam_cuda import AdamOnCUDA
-from ..options import given, is_number
-from ..shell import GapOptimizer
+from ..options import given
 from .common import Betas
 from .moments import OPTIONS, Moments
-
-BATCH_SIZE = Option(
-    "B, how many samples each gradient is the mean of: over all processes and accumulated steps.",
-    lambda x: is_number(x) and x > 0,
-    "the number of samples in a batch, over all processes and accumulated steps",
-    resumed="run",
-)
-
 
 class RFAdamWFamily(Moments):
     r"""The arithmetic of root-free AdamW.
@@ -25,13 +16,13 @@ class RFAdamWFamily(Moments):
     For each gradient \(g\), the mean over a batch of B samples (arXiv 2402.03496):
 
     \[
-    m_j \leftarrow m_j + (1-\beta_{1,j})(g - m_j), \quad s \leftarrow \beta_2 s + (1-\beta_2) g^2, \quad
-    r = 1/(B s + \epsilon), \qquad p \leftarrow (1 - \eta\lambda)\, p - \eta\, r\, m_j
+    m_j \leftarrow m_j + (1-\beta_{1,j})(g - m_j), \quad v \leftarrow \beta_2 v + (1-\beta_2) B g^2, \quad
+    r = 1/(v + \epsilon), \qquad p \leftarrow (1 - \eta\lambda)\, p - \eta\, r\, m_j
     \]
 
-    with \(s = 1/B\) at the beginning, and no bias corrections. For a loss that is a mean of negative log likelihoods,
-    \(B g^2\) estimates the diagonal of the Fisher information. So a step is not invariant to the scale of the loss:
-    r g grows as the loss falls.
+    with \(v = 1\) at the beginning, and no bias corrections. The paper keeps \(v/B\); kept like this, B may change from
+    step to step. For a loss that is a mean of negative log likelihoods, \(B g^2\) estimates the diagonal of the Fisher
+    information. So a step is not invariant to the scale of the loss: r g grows as the gradient shrinks.
     """
 
     # fmt: off
@@ -49,19 +40,19 @@ class RFAdamWFamily(Moments):
     # fmt: on
 
 
-class RFAdamW(GapOptimizer):
+class RFAdamW(KnowsBatchSize):
     r"""Root-free AdamW (arXiv 2402.03496): AdamW whose step is divided by B v, not by its square root.
 
     Args:
         params: parameters or group dicts, as for any ``torch.optim`` optimizer.
         {options}
 
-    ``batch_size`` has no default, because a wrong one is another learning rate: it is the number of samples that the
-    gradient is the mean of, over all processes and accumulated steps. Where the last batch is smaller, set
-    ``param_group['batch_size']`` before its step.
+    ``batch_size`` has no default, because with a wrong one the steps are wrong. Where it changes from step to step, as in
+    a last, smaller batch, set ``param_group['batch_size']``; ``param_group['last_batch_size']`` is what the last step
+    used.
 
     State per parameter: ``step`` (0-dim), ``exp_avg_0`` ... ``exp_avg_{K-1}`` and ``exp_avg_sq_0`` ... (one per
-    distinct beta2, 1/B at the beginning), each of the parameter's shape and dtype. A candidate with beta1 = 0 has no
+    distinct beta2, 1 at the beginning), each of the parameter's shape and dtype. A candidate with beta1 = 0 has no
     ``exp_avg_j``, which would be the gradient itself.
 
     Raises:
@@ -78,7 +69,7 @@ class RFAdamW(GapOptimizer):
         eps: float = 1e-4,
         weight_decay: float = 1e-2,
         *,
-        batch_size: float,
+        batch_size: float | str,
         type: str = "default",
         weights: Sequence[float] | str | None = None,
         lr_modulation: bool | str = False,

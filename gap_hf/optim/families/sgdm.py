@@ -19,13 +19,10 @@ from ..rules.mix import is_mix
 from ..shell import GapOptimizer
 from ..uploads import constant
 from ..work import Buffer, Work
-from .common import filtered, kept_moments, numbers_of_text, places, salts
+from .common import filtered, kept_moments, momentum_gain, numbers_of_text, parse_momentum, places, salts
 
 MIX_CANDIDATES, MIX_WEIGHTS = (0.0, 0.9), (0.3, 0.7)
 """The candidates of ``SGDM(type="mix")`` and of ``optim="gap_sgdm_mix"``, and their weights."""
-
-REFERENCE = 0.9
-"""The momentum whose gain for a constant gradient, 1 / (1 - momentum), all candidates are brought to."""
 
 
 class SGDMNumbers(NamedTuple):
@@ -137,7 +134,7 @@ class SGDMFamily(Scored, TorchsDefault):
             momenta=tuple(momenta),
             first=places(len(momenta), self.kept(options)),
             gains=tuple(norms),
-            modulation=modulation(options, norms, [(1 - m) / (1 - REFERENCE) for m in momenta]),
+            modulation=modulation(options, norms, [momentum_gain(m) for m in momenta]),
             lr=number(options["lr"]),
             l2=float(options["weight_decay"]),
             dampening=float(options["dampening"]),
@@ -312,21 +309,6 @@ class SGDM(GapOptimizer):
         elif momentum is None:
             momentum = 0
         super().__init__(params, given(locals()))
-
-
-def parse_momentum(momentum: Any) -> list[float]:
-    """Turn one momentum or a list of them into a list of floats.
-
-    Raises:
-        ValueError: there are none, they are not numbers, or a value lies outside [0, 1).
-    """
-    momenta = list(momentum) if isinstance(momentum, (list, tuple)) else [momentum]
-    if not momenta or not all(is_number(m) and 0 <= m < 1 for m in momenta):
-        raise ValueError(
-            f"momentum={momentum!r} is malformed or out of range; expected one number in [0, 1) or a list of them, one "
-            "per candidate, like [0.5, 0.9, 0.99]"
-        )
-    return [float(m) for m in momenta]
 
 
 def one_over_norm(momentum: float) -> float:

@@ -41,6 +41,7 @@ def second_moment(
     u: tl.constexpr,
     K: tl.constexpr,
     F: tl.constexpr,
+    U: tl.constexpr,
     DTYPE: tl.constexpr,
     UPDATE: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -51,7 +52,9 @@ def second_moment(
     if UPDATE:
         beta2 = tl.load(numbers + 5 * K + u)
         v = read(at, inside, WHOLE).to(tl.float32)
-        stored = (v * beta2.to(tl.float32) + (1.0 - beta2).to(tl.float32) * g * g).to(DTYPE)
+        batch_size = tl.load(numbers + 5 * K + 2 * U)
+        rest = (1.0 - beta2) * tl.where(batch_size > 0, batch_size, 1.0)
+        stored = (v * beta2.to(tl.float32) + rest.to(tl.float32) * g * g).to(DTYPE)
         write(at, stored, inside, WHOLE)
     else:
         stored = read(at, inside, WHOLE)
@@ -102,9 +105,9 @@ def denominator(
     numbers: tl.tensor, v: tl.tensor, u: tl.tensor, t: tl.tensor, eps: tl.tensor, K: tl.constexpr, U: tl.constexpr
 ) -> tl.tensor:
     """Return the denominators of elements with second moments ``v``, float32, which are the ``u``-th."""
-    batch_size = tl.load(numbers + 5 * K + 2 * U).to(tl.float32)
+    batch_size = tl.load(numbers + 5 * K + 2 * U)
     scale = (1.0 / tl.sqrt(bias_correction(tl.load(numbers + 5 * K + U + u), t))).to(tl.float32)
-    return tl.where(batch_size > 0, v * batch_size, tl.sqrt_rn(v) * scale) + eps
+    return tl.where(batch_size > 0, v, tl.sqrt_rn(v) * scale) + eps
 
 
 # ---------------------------------------------------------------- the first pass
@@ -142,7 +145,7 @@ def observe_block(
     t = steps_of(table, n, i)
     g = filtered(table, n, i, begin, inside, l2, 2 + F + U, VALUE, L2, MAXIMIZE, BLOCK, WHOLE)
     for u in tl.static_range(U):
-        v = second_moment(table, numbers, n, i, begin, inside, g, u, K, F, SECOND_DTYPE, True, BLOCK, WHOLE)
+        v = second_moment(table, numbers, n, i, begin, inside, g, u, K, F, U, SECOND_DTYPE, True, BLOCK, WHOLE)
         r = tl.div_rn(1.0, denominator(numbers, v.to(tl.float32), u, t, eps, K, U))
         if not WHOLE:
             r = tl.where(inside, r, 0.0)

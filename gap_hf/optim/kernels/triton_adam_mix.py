@@ -59,7 +59,7 @@ def mix_block(
                 )  # fmt: skip
                 rate = lr * tl.load(numbers + 2 * K + j) * tl.load(weights + j * weight_stride)
                 total += (rate / bias_correction(tl.load(numbers + K + j), t)).to(tl.float32) * m.to(tl.float32)
-        v = second_moment(table, numbers, n, i, begin, inside, g, u, K, F, SECOND_DTYPE, UPDATE, BLOCK, WHOLE)
+        v = second_moment(table, numbers, n, i, begin, inside, g, u, K, F, U, SECOND_DTYPE, UPDATE, BLOCK, WHOLE)
         if u == 0:  # not before, where they would be in the way of the others
             p = read(at, inside, WHOLE).to(tl.float32) * (1.0 - lr * decay).to(tl.float32)
         p = p - tl.div_rn(total, denominator(numbers, v.to(tl.float32), u, t, eps, K, U))

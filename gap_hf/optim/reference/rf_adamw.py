@@ -2,9 +2,9 @@ r"""The reference of root-free AdamW. For each parameter \(p\) with gradient \(g
 
 \[
 \begin{aligned}
-m_j &\leftarrow \beta_{1,j} m_j + (1-\beta_{1,j}) g, \qquad s_j \leftarrow \beta_{2,j} s_j + (1-\beta_{2,j}) g^2
-\quad (s_j = 1/B \text{ at first}) \\
-r_j &= 1 / (B s_j + \epsilon), \qquad
+m_j &\leftarrow \beta_{1,j} m_j + (1-\beta_{1,j}) g, \qquad v_j \leftarrow \beta_{2,j} v_j + (1-\beta_{2,j}) B g^2
+\quad (v_j = 1 \text{ at first}) \\
+r_j &= 1 / (v_j + \epsilon), \qquad
 J_j = \sqrt{1-\beta_{1,j}^2} \; \mathrm{mean}(r_j)^{-1/2} \sum g \, r_j \, m_j / (1-\beta_{1,j}) \\
 p &\leftarrow (1 - \eta \lambda)\, p - \eta \sum_j w_j \, r_j \, m_j
 \end{aligned}
@@ -56,10 +56,10 @@ class ReferenceRFAdamW(Reference):
         J = []
         for j, (beta1, beta2) in enumerate(group["betas"]):
             m = state.setdefault(f"m_{j}", torch.zeros_like(p))
-            s = state.setdefault(f"s_{j}", torch.full_like(p, 1 / B))
+            v = state.setdefault(f"v_{j}", torch.ones_like(p))
             m.lerp_(g, 1 - beta1)
-            s.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-            r = 1 / (B * s.double() + group["eps"])
+            v.mul_(beta2).addcmul_(g, g, value=(1 - beta2) * B)
+            r = 1 / (v.double() + group["eps"])
             dot = (g.double() * r * m.double() / (1 - beta1)).sum()
             J.append(float(sqrt(1 - beta1**2) / r.mean().sqrt() * dot) if p.numel() else 0.0)
         return J
@@ -70,7 +70,7 @@ class ReferenceRFAdamW(Reference):
         total = torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32))
         for j, weight in enumerate(weights):
             if weight:
-                update = state[f"m_{j}"] / (group["batch_size"] * state[f"s_{j}"] + group["eps"])
+                update = state[f"m_{j}"] / (state[f"v_{j}"] + group["eps"])
                 total += weight * factor(group, group["betas"][j][0]) * update
         p.sub_((lr * total).to(p.dtype))
 
@@ -79,4 +79,4 @@ class ReferenceRFAdamW(Reference):
         for j in range(len(group["betas"])):
             self.state[p][f"m_{j}"] *= factor
             mode = group["second_order_momentum_reset_mode"]
-            self.state[p][f"s_{j}"] *= {"none": 1, "same": factor, "square": factor**2}[mode]
+            self.state[p][f"v_{j}"] *= {"none": 1, "same": factor, "square": factor**2}[mode]

@@ -11,12 +11,12 @@ struct adam_numbers {
   const double *beta2;   /* U */
   double eps, keep;      /* keep: 1 - lr * decay where it is decoupled */
   double second_reset;
-  double batch_size; /* of a root-free family, which has no bias corrections; 0 for Adam */
+  double batch_size; /* of a root-free family, which has no roots and no bias corrections; 0 for Adam */
 };
 
-/* What a thread works out once per fragment: for the first pass 1 / sqrt(1 - beta2^t), or the batch size, of each second
-   moment; for the second one lr / (1 - beta1^t) and the same of the candidate, or of all candidates (times their weights)
-   and of all second moments; a step with constant weights needs all of these. */
+/* What a thread works out once per fragment: for the first pass 1 / sqrt(1 - beta2^t) of each second moment; for the
+   second one lr / (1 - beta1^t) and 1 / sqrt(1 - beta2^t) of the candidate, or of all candidates (times their weights) and
+   of all second moments; a step with constant weights needs all of these. */
 static int64_t adam_sums(const struct job *job) { return job->K + job->seconds; }
 
 static int64_t adam_known(const struct job *job) { return job->K + 2 * job->seconds; }
@@ -25,12 +25,12 @@ static int is_rootless(const struct job *job) { return ((const struct adam_numbe
 
 static double adam_scale(const struct job *job, int64_t i, int64_t u) {
   const struct adam_numbers *own = job->own;
-  return is_rootless(job) ? own->batch_size : 1 / sqrt(1 - pow(own->beta2[u], step_of(job, i)));
+  return 1 / sqrt(1 - pow(own->beta2[u], step_of(job, i)));
 }
 
 /* The denominator of an element with second moment v. */
 static inline float adam_denominator(float v, float scale, float eps, int rootless) {
-  return (rootless ? v : sqrtf(v)) * scale + eps;
+  return (rootless ? v : sqrtf(v) * scale) + eps;
 }
 
 static float adam_rate(const struct job *job, int64_t i, int64_t j, double weight) {
@@ -68,7 +68,7 @@ static const float *adam_second(const struct job *job, int64_t i, int64_t u, int
   const struct adam_numbers *own = job->own;
   void *stored = second_of(job, i, u) + at * size_of(job->second_dtype);
   float *restrict v = load(stored, job->second_dtype, n, scratch);
-  float beta2 = own->beta2[u], rest = 1 - own->beta2[u];
+  float beta2 = own->beta2[u], rest = (1 - own->beta2[u]) * (is_rootless(job) ? own->batch_size : 1);
   for (int64_t k = 0; k < n; k++) v[k] = v[k] * beta2 + rest * g[k] * g[k];
   store(stored, job->second_dtype, n, v);
   return v;

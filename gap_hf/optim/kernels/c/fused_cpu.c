@@ -13,6 +13,7 @@
 #include "adam.h"
 #include "blocks.h"
 #include "choice.h"
+#include "rf_rmsprop.h"
 #include "sgdm.h"
 
 #define THIS_THREAD omp_get_thread_num(), omp_get_num_threads()
@@ -34,6 +35,12 @@ int gap_has_float16(void) {
 
 #define FAMILY(name) adam_##name
 #define EXPORTED(name) gap_adam_##name
+#include "passes.h"
+#undef FAMILY
+#undef EXPORTED
+
+#define FAMILY(name) rf_rmsprop_##name
+#define EXPORTED(name) gap_rf_rmsprop_##name
 #include "passes.h"
 #undef FAMILY
 #undef EXPORTED
