@@ -34,6 +34,6 @@ def from_accelerate() -> int:
 def unknown(why: str) -> ValueError:
     """The error where Accelerate can't say it."""
     return ValueError(
-        f"batch_size='accelerate', but {why}. Give the number itself: batch_size=64, or param_group['batch_size'] before "
-        "each step"
+        f"batch_size='accelerate', but {why}. Give the number itself: batch_size=64, or param_group['batch_size'] "
+        "before each step"
     )

@@ -50,7 +50,7 @@ def batch_size(trainer: Any, batches: list[Any], items: Any) -> float:
     """
     args, copies = trainer.args, 1
     if items is None:
-        local = sum(items_of(batch, getattr(trainer, "_loss_shifts_labels", False)) for batch in batches)
+        local = float(sum(items_of(batch, getattr(trainer, "_loss_shifts_labels", False)) for batch in batches))
         sizes = (getattr(trainer, f"get_{kind}_size", lambda: 1) for kind in ("tp", "cp", "sp"))
         for size in sizes:  # processes with the same batch
             copies *= size()
@@ -60,7 +60,7 @@ def batch_size(trainer: Any, batches: list[Any], items: Any) -> float:
         if args.average_tokens_across_devices:
             return local
         local *= max(1, args.n_gpu)
-    counts = torch.tensor(float(local), device=trainer.accelerator.device)
+    counts = torch.tensor(local, device=trainer.accelerator.device)
     return float(trainer.accelerator.gather(counts).sum()) / copies
 
 

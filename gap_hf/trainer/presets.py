@@ -53,7 +53,8 @@ PRESETS: dict[str, Preset] = {
     "gap_adamw_mix": Preset("GapAdamW", ADAMW_MIX, "AdamW that mixes the gradient into its momentum: nothing to sweep"),
     "gap_sgdm_mix": Preset("SGDM", SGDM_MIX, "the same for SGD, at the learning rate of momentum 0.9"),
     "adai": Preset("Adai", {}, "Adai: an inertia for each element, at a learning rate of SGD"),
-    "adaiw": Preset("Adai", {"decoupled_weight_decay": True}, "Adai with decoupled weight decay"),
+    "adaiw": Preset("AdaiW", {}, "Adai with decoupled weight decay"),
+    "adaiv2": Preset("AdaiV2", {}, "AdaiW for a dampening below 1"),
     "rf_adamw": Preset("RFAdamW", RF_ADAMW, "root-free AdamW, which is told the size of each batch"),
     "rf_rmsprop": Preset("RFRMSprop", {"batch_size": "told"}, "root-free RMSProp with momentum, likewise"),
     "gap_adamw_llm_lora": Preset(

@@ -11,6 +11,7 @@ import gap_hf
 from gap_hf.optim.families.adam import AdamFamily
 from gap_hf.optim.families.common import places
 from gap_hf.optim.families.moments import MomentNumbers
+from gap_hf.optim.families.rf_rmsprop import RFRMSpropFamily, RFRMSpropNumbers
 from gap_hf.optim.families.sgdm import SGDMFamily, SGDMNumbers
 from gap_hf.optim.kernels import fused_cuda
 from gap_hf.optim.kernels.foreach import Loop
@@ -37,8 +38,9 @@ ADAM = MomentNumbers(
     soft_reset=0.7,
 )
 SGDM = SGDMNumbers((0.9, 0.5), (0, 1), (1.0, 1.0), (1.0, 1.0), 0.1, soft_reset=0.7)
-Numbers = MomentNumbers | SGDMNumbers
-FAMILIES = {MomentNumbers: AdamFamily(), SGDMNumbers: SGDMFamily()}
+RMSPROP = RFRMSpropNumbers((0.9, 0.5), (0, 1), (1.0, 1.0), (1.0, 1.0), 0.1, 0.9, 4.0, 0.1, soft_reset=0.7)
+Numbers = MomentNumbers | RFRMSpropNumbers | SGDMNumbers
+FAMILIES = {MomentNumbers: AdamFamily(), RFRMSpropNumbers: RFRMSpropFamily(), SGDMNumbers: SGDMFamily()}
 
 
 def candidates(numbers: Numbers, values: tuple[float, ...], second: tuple[int, ...] = ()) -> Numbers:
@@ -46,7 +48,7 @@ def candidates(numbers: Numbers, values: tuple[float, ...], second: tuple[int, .
     ones = (1.0,) * len(values)
     kept = [j for j, value in enumerate(values) if value or (isinstance(numbers, SGDMNumbers) and not any(values))]
     numbers = numbers._replace(first=places(len(values), kept), gains=ones, modulation=ones)
-    if isinstance(numbers, SGDMNumbers):
+    if not isinstance(numbers, MomentNumbers):
         return numbers._replace(momenta=values)
     betas2 = (0.999, 0.99, 0.95)[: max(second) + 1]
     return numbers._replace(betas=values, betas2=betas2, second=second)
@@ -91,6 +93,9 @@ RULES: dict[str, Numbers] = {
         candidates(SGDM, (0.0, 0.9)), l2=0.1, dampening=0.3, maximize=True, modulation=(1.0, 3.0)
     ),
     "sgdm-0": candidates(SGDM, (0.0,)),
+    "rf_adamw": replaced(candidates(ADAM, (0.9, 0.0), (0, 1)), batch_size=4.0, eps=0.1, decay=0.1, maximize=True),
+    "rf_rmsprop": replaced(RMSPROP, maximize=True, modulation=(1.0, 3.0)),
+    "rf_rmsprop-gradient": replaced(candidates(RMSPROP, (0.9, 0.0, 0.5)), decay=0.1),
 }
 DTYPES = {  # of values and gradients, first moments, second moments
     "fp32": (F32, F32, F32),
@@ -130,6 +135,8 @@ def work_of(numbers: Numbers, dtypes: tuple[torch.dtype, ...], shapes: list[tupl
         declared += [
             Buffer(f"second_{u}", compact=False, soft_reset=numbers.second_reset) for u in range(len(numbers.betas2))
         ]
+    elif isinstance(numbers, RFRMSpropNumbers):
+        declared.append(Buffer("square", compact=False))
     buffers = [zeros(dtypes[1] if buffer.compact else dtypes[2]) for buffer in declared]
     return Work(numbers, declared, values, zeros(dtypes[0]), steps, buffers)
 
@@ -172,18 +179,33 @@ def copy_of(work: Work) -> Work:
 def true_sums(work: Work) -> Tensor:
     """The partial sums of the buffers as they are stored, in float64."""
     numbers, rows = work.numbers, []
+    if isinstance(numbers, RFRMSpropNumbers):
+        return true_sums_of_rmsprop(work)
     betas2 = numbers.betas2 if isinstance(numbers, MomentNumbers) else ()
     for i, p in enumerate(work.values):
         g = work.grads[i].double() * (-1 if numbers.maximize else 1) + numbers.l2 * p.double()
-        r = [
-            1 / ((v[i].double() / (1 - beta2 ** work.steps[i].item())).sqrt() + numbers.eps)
-            for beta2, v in zip(betas2, work.buffers[len(work.buffers) - len(betas2) :], strict=True)
-        ]
+        r = []
+        for beta2, v in zip(betas2, work.buffers[len(work.buffers) - len(betas2) :], strict=True):
+            root = v[i].double()
+            if numbers.batch_size is None:
+                root = (root / (1 - beta2 ** work.steps[i].item())).sqrt()
+            r.append(1 / (root + numbers.eps))
         weights = [r[u] for u in numbers.second] if betas2 else [torch.ones(())] * len(numbers.gains)
         gradient = g * (1 - numbers.dampening) if not betas2 and work.steps[i] != 1 else g
         moments = [gradient if place is None else work.buffers[place][i].double() for place in numbers.first]
         dots = [(g * w * m).sum() for w, m in zip(weights, moments, strict=True)]
         rows.append(torch.stack([*dots, *(x.sum() for x in r)]))
+    return torch.stack(rows)
+
+
+def true_sums_of_rmsprop(work: Work) -> Tensor:
+    numbers, rows = work.numbers, []
+    for i, p in enumerate(work.values):
+        upward = work.grads[i].double() * (-1 if numbers.maximize else 1)
+        denominator = work.buffers[-1][i].double() + numbers.eps
+        d = upward / denominator + numbers.decay * p.double()
+        moments = [d if place is None else work.buffers[place][i].double() for place in numbers.first]
+        rows.append(torch.stack([*((d * denominator * m).sum() for m in moments), (1 / denominator).sum()]))
     return torch.stack(rows)
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from gap_hf.optim.families.moments import MomentNumbers
+from gap_hf.optim.families.rf_rmsprop import RFRMSpropNumbers
 from gap_hf.optim.families.sgdm import SGDMNumbers
 from gap_hf.optim.kernels import fused_cuda, selfcheck
 from gap_hf.optim.kernels.foreach import Loop
@@ -64,7 +65,7 @@ def exact_conversion(convert: Callable) -> Callable:
     return rounded
 
 
-MODULES = ("triton_common", "triton_adam", "triton_adam_mix", "triton_sgdm", "triton_sgdm_mix")
+MODULES = ("triton_common", *(f"triton_{f}{mix}" for f in ("adam", "rf_rmsprop", "sgdm") for mix in ("", "_mix")))
 FIRST = r"an element of (exp_avg|momentum_buffer)_\d is"
 MISTAKES = [
     ("triton_adam", "p * keep - rate *", "p * keep + rate *", "a new value is"),
@@ -88,6 +89,10 @@ MISTAKES = [
     ("triton_sgdm_mix", "weights + j * weight_stride", "weights", "a new value is"),
     ("triton_sgdm_mix", "n, 2 + c", "n, 2", FIRST),
     ("triton_sgdm_mix", "NESTEROV, True, STOCHASTIC", "NESTEROV, False, STOCHASTIC", FIRST),
+    ("triton_rf_rmsprop", "v + eps) + decay", "v + eps) - decay", FIRST),
+    ("triton_rf_rmsprop", "rest * g * g", "rest * g", FIRST),
+    ("triton_rf_rmsprop", "if where == F", "if where != F", "a new value is"),
+    ("triton_rf_rmsprop_mix", "p - rate", "p + rate", "a new value is"),
 ]
 
 
@@ -246,9 +251,13 @@ class TestInTheInterpreter:
         assert sums[0].isnan().all()
         assert sums[1].isfinite().all()
 
-    @pytest.mark.parametrize("dtypes", [(F32,) * 4, (F32, F32, BF16)], ids=["adam", "sgdm"])
-    def test_passes_the_check_before_its_use(self, dtypes: tuple[torch.dtype, ...]) -> None:
-        family = FAMILIES[MomentNumbers if len(dtypes) == 4 else SGDMNumbers]
+    @pytest.mark.parametrize(
+        ("numbers", "dtypes"),
+        [(MomentNumbers, (F32,) * 4), (SGDMNumbers, (F32, F32, BF16)), (RFRMSpropNumbers, (F32, F32, BF16, F32))],
+        ids=["adam", "sgdm", "rf_rmsprop"],
+    )
+    def test_passes_the_check_before_its_use(self, numbers: Any, dtypes: tuple[torch.dtype, ...]) -> None:
+        family = FAMILIES[numbers]
         selfcheck.check(family.fused["cuda"](family), torch.device("cpu"), dtypes)
 
     @pytest.mark.parametrize(("module", "right", "mistaken", "what"), MISTAKES)
@@ -269,7 +278,8 @@ class TestInTheInterpreter:
             monkeypatch.delitem(sys.modules, name)
         wrong = {name: importlib.import_module(f"wrong_kernels.{name}") for name in MODULES}
         monkeypatch.setattr(fused_cuda, "load", lambda name="triton_common": wrong[name])
-        family = FAMILIES[SGDMNumbers if "sgdm" in module else MomentNumbers]
+        kinds = {"sgdm": SGDMNumbers, "rmsprop": RFRMSpropNumbers}
+        family = FAMILIES[next((kinds[name] for name in kinds if name in module), MomentNumbers)]
         dtypes = (F32,) * 3 if "sgdm" in module else (F32, F32, BF16 if what == "rounded otherwise" else F32, F32)
         with pytest.raises(selfcheck.Disagreement, match=what):
             selfcheck.check(family.fused["cuda"](family), torch.device("cpu"), dtypes)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from gap_hf.optim.families.adam import AdamFamily
-from gap_hf.optim.families.moments import MomentNumbers
 from gap_hf.optim.kernels import fused_cuda
 from gap_hf.optim.kernels.adam_cuda import AdamOnCUDA
 from gap_hf.optim.kernels.deal import Dealer
@@ -209,6 +208,7 @@ HARDWARE = [(rule, dtypes, 90) for rule in ("adam-3-distinct", "adam-5-distinct"
 HARDWARE += [("adam-3-distinct", dtypes, 90) for dtypes in ("fp16", "bf16-fp32", "fp32-bf16", "bf16-bf16")]
 HARDWARE += [("sgdm-nesterov", dtypes, 90) for dtypes in ("fp32", "bf16", "fp32-bf16")]
 HARDWARE += [("adam-l2", "fp32", 90), ("adam-reset", "bf16-bf16", 80), ("sgdm-1", "fp16", 80)]
+HARDWARE += [("rf_adamw", "fp32", 90), ("rf_rmsprop-gradient", "fp32-bf16", 90), ("rf_rmsprop", "bf16", 80)]
 HARDWARE += [("adam-gradient", "fp32-bf16", 80), ("adam-gradients", "fp32", 90), ("sgdm-gradient", "bf16-bf16", 90)]
 
 
@@ -219,7 +219,7 @@ def test_compiles(silent: list, monkeypatch: Any, tmp_path: Path, rule: str, dty
     work = work_of(replaced(RULES[rule], stochastic=dtypes in STOCHASTIC), DTYPES[dtypes], [(5,)])
     for type_ in ("switch", "mix", "mix-score"):
         take(kernel_of(work), work, type_)
-    module = "triton_adam" if isinstance(work.numbers, MomentNumbers) else "triton_sgdm"
+    module = type(kernel_of(work)).module
     passes = {name: (arguments, options) for name, arguments, options in silent}
     assert list(passes) == [
         *(f"{module}.{kernel}" for kernel in ("tick", "observe", "add_up", "apply")),

@@ -1,6 +1,6 @@
 """Train by Trainer and in a bare Accelerate loop, and write what each step took for its batch size, on each rank.
 
-    accelerate launch -m tests.scripts.batch_sizes DIRECTORY
+accelerate launch -m tests.scripts.batch_sizes DIRECTORY
 """
 
 import json

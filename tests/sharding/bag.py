@@ -10,6 +10,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 import gap_hf
 from gap_hf.optim.reference.adai import ReferenceAdai
 from gap_hf.optim.reference.adam import ReferenceAdam
+from gap_hf.optim.reference.rf_adamw import ReferenceRFAdamW
+from gap_hf.optim.reference.rf_rmsprop import ReferenceRFRMSprop
 from gap_hf.optim.reference.sgdm import ReferenceSGDM
 
 SHAPES = [[(6, 5), (5,)], [(4, 3), (1,)], [(7, 2, 3), (2,)], [(3, 1)]]
@@ -104,6 +106,18 @@ CASES: dict[str, Case] = {
         gap_hf.GapAdamW, ReferenceAdam, {**SWITCH, "type": "first", "betas": [(0.9, 0.99), (0.5, 0.99)]}, steps=26
     ),
     "adai": Case(gap_hf.Adai, ReferenceAdai, {}),
+    "rf_adamw-wise": Case(
+        gap_hf.RFAdamW,
+        ReferenceRFAdamW,
+        {**WISE, "betas": [(0.8, 0.9), (0.99, 0.9)], "batch_size": 4.0, "eps": 1e-2},
+        steps=26,
+    ),
+    "rf_rmsprop-switch": Case(
+        gap_hf.RFRMSprop,
+        ReferenceRFRMSprop,
+        {**SWITCH, "momentum": [0.0, 0.9, 0.99], "alpha": 0.9, "batch_size": 4.0, "eps": 1e-2},
+        steps=26,
+    ),
     "adamw-default": Case(gap_hf.GapAdamW, torch.optim.AdamW, {"type": "default", "betas": (0.9, 0.99)}),
 }
 

@@ -35,6 +35,8 @@ RARE = {
     "sgdm-random-wise": ("single", "fsdp1", "zero2"),
     "adamw-random": ("single", "ddp", "fsdp2", "zero1", "zero3"),
     "adamw-first": ("single", "fsdp2", "zero3"),
+    "rf_adamw-wise": ("single", "fsdp1", "tensor-parallel", "zero3"),
+    "rf_rmsprop-switch": ("single", "ddp", "fsdp2", "zero0", "zero1", "zero2"),
 }
 """Cases that share all of their code with others, and where they are tried even so."""
 

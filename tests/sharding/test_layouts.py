@@ -57,9 +57,9 @@ def test_choices_and_parameters_are_the_twins(results, backend, world, name):
 
 
 def sums_per_parameter(options: dict) -> int:
-    """K, and with Adam one more for each distinct beta2."""
+    """K, and one more for each distinct beta2, or for root-free RMSProp's mean square."""
     if "momentum" in options:
-        return len(options["momentum"])
+        return len(options["momentum"]) + ("alpha" in options)
     return len(options["betas"]) + len({beta2 for _, beta2 in options["betas"]})
 
 

@@ -77,7 +77,7 @@ class AdaiFamily(Family):
             "a number in [1e-6, 1)",
         ),
         "dampening": Option(
-            "the gradient enters the first moment with the weight (1 - beta1)^dampening.",
+            "the gradient enters the first moment with the weight (1 - beta1)^dampening; below 1 it is AdaiV2.",
             lambda x: is_number(x) and 0 <= x <= 1,
             "a number in [0, 1]",
         ),
@@ -167,8 +167,8 @@ class AdaiFamily(Family):
 class Adai(GapOptimizer):
     r"""Adai: SGD whose momentum is adapted to every element, by comparing its second moment with the model's mean.
 
-    With ``decoupled_weight_decay`` it is AdaiW, with ``dampening`` below 1 AdaiV2 (arXiv 2006.15815). It takes learning
-    rates like SGD's, which are larger than Adam's. There is nothing to choose yet: ``type`` is ``'default'``.
+    It takes learning rates like SGD's, which are larger than Adam's (arXiv 2006.15815). There is nothing to choose yet:
+    ``type`` is ``'default'``. ``AdaiW`` and ``AdaiV2`` are the same with other defaults.
 
     Args:
         params: parameters or group dicts, as for any ``torch.optim`` optimizer.
@@ -199,3 +199,47 @@ class Adai(GapOptimizer):
         differentiable: bool = False,
     ) -> None:
         super().__init__(params, given(locals()))
+
+
+class AdaiW(Adai):
+    """Adai with decoupled weight decay (arXiv 2006.15815), the same as ``optim="adaiw"``.
+
+    Args:
+        params: parameters or group dicts, as for any ``torch.optim`` optimizer.
+        {options}
+
+    Raises:
+        ValueError: an option is out of range.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-1,
+        betas: Betas = (0.1, 0.99),
+        eps: float = 1e-3,
+        weight_decay: float = 0,
+        decoupled_weight_decay: bool = True,
+        dampening: float = 1.0,
+        type: str = "default",
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        super().__init__(params, **given(locals()))
+
+
+class AdaiV2(AdaiW):
+    """AdaiW with ``dampening``, the same as ``optim="adaiv2"``: with 1, the authors' default, it is AdaiW.
+
+    With less, the gradient enters the first moment with more weight than 1 - beta1, and the step is scaled by
+    beta0^(1 - dampening) instead.
+
+    Args:
+        params: parameters or group dicts, as for any ``torch.optim`` optimizer.
+        {options}
+
+    Raises:
+        ValueError: an option is out of range.
+    """

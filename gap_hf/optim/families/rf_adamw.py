@@ -10,6 +10,7 @@ from ..options import given
 from .common import Betas
 from .moments import OPTIONS, Moments
 
+
 class RFAdamWFamily(Moments):
     r"""The arithmetic of root-free AdamW.
 
@@ -47,9 +48,9 @@ class RFAdamW(KnowsBatchSize):
         params: parameters or group dicts, as for any ``torch.optim`` optimizer.
         {options}
 
-    ``batch_size`` has no default, because with a wrong one the steps are wrong. Where it changes from step to step, as in
-    a last, smaller batch, set ``param_group['batch_size']``; ``param_group['last_batch_size']`` is what the last step
-    used.
+    ``batch_size`` has no default, because with a wrong one the steps are wrong. Where it changes from step to step, as
+    in a last, smaller batch, set ``param_group['batch_size']``; ``param_group['last_batch_size']`` is what the last
+    step used.
 
     State per parameter: ``step`` (0-dim), ``exp_avg_0`` ... ``exp_avg_{K-1}`` and ``exp_avg_sq_0`` ... (one per
     distinct beta2, 1 at the beginning), each of the parameter's shape and dtype. A candidate with beta1 = 0 has no

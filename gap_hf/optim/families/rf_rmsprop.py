@@ -13,6 +13,7 @@ from ..arithmetic.precision import cast, compute_dtype, store, update
 from ..batch_size import BATCH_SIZE, KnowsBatchSize, batch_size
 from ..family import Option, Scored, modulation
 from ..kernels.rf_rmsprop_cpu import RFRMSpropOnCPU
+from ..kernels.rf_rmsprop_cuda import RFRMSpropOnCUDA
 from ..options import given, is_number, number
 from ..uploads import constant
 from ..work import Buffer, Work
@@ -74,11 +75,15 @@ class RFRMSpropFamily(Scored):
     # fmt: off
     name, candidate_name, candidate_option = "rf_rmsprop", "momentum", "momentum"
     grid = (0.0, 0.5, 0.8, 0.9, 0.99)
-    fused: ClassVar = {"cpu": RFRMSpropOnCPU}
+    fused: ClassVar = {"cpu": RFRMSpropOnCPU, "cuda": RFRMSpropOnCUDA}
     examples: ClassVar = (
         {
             "momentum": [0.0, 0.9, 0.95], "lr": 0.1, "alpha": 0.95, "eps": 0.1, "weight_decay": 0.2, "batch_size": 3.0,
             "maximize": True, "lr_modulation": True, "soft_reset": 0.7, "type": "switch", "state_dtype": None,
+        },
+        {
+            "momentum": [0.9, 0.5], "lr": 0.1, "alpha": 0.9, "eps": 0.1, "weight_decay": 0.0, "batch_size": 5.0,
+            "maximize": False, "lr_modulation": False, "soft_reset": 0.7, "type": "switch", "state_dtype": None,
         },
     )
     options: ClassVar = {
@@ -206,9 +211,9 @@ class RFRMSprop(KnowsBatchSize):
 
     The decay goes through the momentum, as in ``torch.optim.RMSprop``, but is not divided by the mean square.
 
-    ``batch_size`` has no default, because with a wrong one the steps are wrong. Where it changes from step to step, as in
-    a last, smaller batch, set ``param_group['batch_size']``; ``param_group['last_batch_size']`` is what the last step
-    used.
+    ``batch_size`` has no default, because with a wrong one the steps are wrong. Where it changes from step to step, as
+    in a last, smaller batch, set ``param_group['batch_size']``; ``param_group['last_batch_size']`` is what the last
+    step used.
 
     State per parameter: ``step`` (0-dim), ``momentum_buffer_0`` ... ``momentum_buffer_{K-1}`` of the parameter's dtype,
     and ``square_avg`` (1 at the beginning, in float32 at least), each of the parameter's shape. A candidate without
