@@ -1,5 +1,6 @@
 """The table of docs/options.md, from the options as they are declared: python -m tests.docs.options"""
 
+import inspect
 import re
 
 from gap_hf.optim.families import OPTIMIZERS
@@ -17,6 +18,11 @@ def in_markdown(text: str) -> str:
     return text.replace("``", "`").replace("`docs/speed.md`", "[which one](speed.md#which-kernel-does-the-step)")
 
 
+def default(parameter: inspect.Parameter) -> str:
+    """What the constructor takes if it is given nothing."""
+    return "must be given" if parameter.default is inspect.Parameter.empty else f"`{parameter.default!r}`"
+
+
 def table() -> str:
     """The rows: what each key is, in which optimizers, with which default, and whose value a resumed run takes."""
     known: dict[str, dict[str, list[str]]] = {}  # by key and text, the optimizers
@@ -29,7 +35,7 @@ def table() -> str:
         for text, names in texts.items():
             option = OPTIMIZERS[names[0]].options[key].option
             values = f"`{option.example}`" if option.example else option.expected
-            defaults = {name: f"`{OPTIMIZERS[name].options[key].parameter.default!r}`" for name in names}
+            defaults = {name: default(OPTIMIZERS[name].options[key].parameter) for name in names}
             everywhere = len(set(defaults.values())) == 1 and names == list(OPTIMIZERS)
             shown = defaults[names[0]] if everywhere else ", ".join(f"{n} {value}" for n, value in defaults.items())
             rows.append(

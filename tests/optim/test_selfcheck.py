@@ -14,6 +14,8 @@ import gap_hf
 from gap_hf.doctor import machine as doctor
 from gap_hf.doctor.finding import State
 from gap_hf.optim.families.adam import AdamFamily
+from gap_hf.optim.families.rf_adamw import RFAdamWFamily
+from gap_hf.optim.families.rf_rmsprop import RFRMSpropFamily
 from gap_hf.optim.families.sgdm import SGDMFamily
 from gap_hf.optim.kernels import build, fused_cpu, selfcheck
 from gap_hf.optim.kernels.adam_cuda import AdamOnCUDA
@@ -30,6 +32,7 @@ CPU = torch.device("cpu")
 ADAM, SGDM = (F32,) * 4, (F32,) * 3
 FAMILIES = {4: AdamFamily(), 3: SGDMFamily()}
 """By the number of dtypes: of value, gradient, first and (for Adam) second moments."""
+ROOT_FREE = [family.fused["cpu"](family) for family in (RFAdamWFamily(), RFRMSpropFamily())]
 ALL = [(value, value, first, second)[:n] for value, first, second in DTYPES.values() for n in (4, 3)]
 
 
@@ -48,6 +51,14 @@ def test_the_kernel_agrees(dtypes):
     if not known(dtypes):
         pytest.skip("the C compiler has no _Float16")
     selfcheck.check(kernel_for(dtypes), CPU, dtypes)
+
+
+@pytest.mark.parametrize("kernel", ROOT_FREE, ids=lambda kernel: kernel.family.name)
+@pytest.mark.parametrize("dtypes", [dtypes for dtypes in dict.fromkeys(ALL) if len(dtypes) == 4], ids=str)
+def test_the_kernels_of_root_free_families_agree(kernel, dtypes):
+    if not known(dtypes):
+        pytest.skip("the C compiler has no _Float16")
+    selfcheck.check(kernel, CPU, dtypes)
 
 
 class Watched:
@@ -132,7 +143,7 @@ MISTAKES = [
     ("if (!is_kept(job, j)) return g;", "if (!is_kept(job, j)) j = job->K - 1;", "an element of"),
     ("rest * g[k] * g[k]", "rest * g[k]", "an element of exp_avg_sq_0"),
     ("x[i] + weight * (y[i] - x[i])", "x[i] - weight * (y[i] - x[i])", FIRST),
-    ("* scale + eps;", "* scale;", "a sum"),
+    ("* scale) + eps;", "* scale);", "a sum"),
     ("keep - rate * (m[k]", "keep + rate * (m[k]", "a new value"),
     ("g[k] + momentum * m[k]", "g[k] + m[k]", "a new value"),
     ("if (job->l2 == 0) return g;", "return g;", FIRST),
@@ -152,13 +163,22 @@ MISTAKES = [
     ("*steps[i] += 1", "*steps[i] += 2", "a count of steps"),
     ("? job->numel[*i] : *begin", "? job->numel[*i] - 1 : *begin", FIRST),
     ("omp_get_thread_num(), omp", "0, 1 + omp", FIRST),
+    ("is_rootless(job) ? own->batch_size : 1", "1", "an element of exp_avg_sq_0"),
+    ("(rootless ? v :", "(0 ? v :", "a sum"),
+    ("is_rootless(job) ? rate :", "0 ? rate :", "a new value"),
+    ("(1 - own->alpha) * own->batch_size", "(1 - own->alpha)", FIRST),
+    ("eps) + decay * p[k]", "eps)", FIRST),
+    ("uphill[k] = d[k] *", "uphill[k] =", "a sum"),
+    ("p[k] - known[j] * m[k]", "p[k] - known[0] * m[k]", "a new value"),
+    ("sqrt(sums[job->K] / numel)", "1", "a score"),
 ]
 
 
 def disagreements():
-    for dtypes in (ADAM, SGDM, (BF16,) * 4, (F32, F32, BF16, F32)):
+    kernels = [(kernel_for(dtypes), dtypes) for dtypes in (ADAM, SGDM, (BF16,) * 4, (F32, F32, BF16, F32))]
+    for kernel, dtypes in [*kernels, *((kernel, ADAM) for kernel in ROOT_FREE)]:
         try:
-            selfcheck.check(kernel_for(dtypes), CPU, dtypes)
+            selfcheck.check(kernel, CPU, dtypes)
         except selfcheck.Disagreement as error:
             yield str(error)
 

@@ -21,7 +21,7 @@ from ..choice import Choice, average, choose
 from ..family import Family
 from ..rules.mix import BY_SCORE
 from ..rules.rule import Rule
-from ..work import Work
+from ..work import Buffer, Work
 from . import build, cache, fused_cuda
 from .foreach import Loop
 from .kernel import ChoosingKernel, Kernel, locate
@@ -256,6 +256,10 @@ def start(family: Family, example: int, device: torch.device, dtypes: tuple[torc
         # the later half does not begin at a multiple of 16 bytes
         return [torch.zeros(n + i // 2, dtype=dtype, device=device)[i // 2 :] for i, n in enumerate(SIZES)]
 
+    def dtype_of(buffer: Buffer) -> torch.dtype:
+        given = dtypes[2] if buffer.compact else dtypes[-1]
+        return given if buffer.dtype is None else torch.promote_types(given, buffer.dtype)
+
     declared = family.buffers(options)
     work = Work(
         numbers,
@@ -263,7 +267,7 @@ def start(family: Family, example: int, device: torch.device, dtypes: tuple[torc
         values=column(dtypes[0]),
         grads=column(dtypes[1]),
         steps=[torch.zeros((), dtype=torch.float64, device=device) for _ in SIZES],
-        buffers=[column(dtypes[2] if buffer.compact else dtypes[-1]) for buffer in declared],
+        buffers=[column(dtype_of(buffer)) for buffer in declared],
     )
     generator = torch.Generator().manual_seed(0)
     for value in work.values:
