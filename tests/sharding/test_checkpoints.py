@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from ..tiny import needs_compiler, run
-from .run_checkpoints import LOADS, REFUSED, SAVES, SOME_CASES, cases_of
+from .run_checkpoints import LOADS, OTHERS, REFUSED, SAVES, SOME_CASES, cases_of
 
 pytestmark = needs_compiler
 PLANS = {("save", world): list(names) for world, names in SAVES.items()}
@@ -42,7 +42,7 @@ def test_the_rest_of_the_run(results, action, world, name):
 
 def test_all_layouts_end_in_the_same_bits(results):
     """With whole gradients on every rank and powers of two of them, not even the rounding differs."""
-    for case in (*SOME_CASES, "adai"):
+    for case in (*SOME_CASES, *OTHERS):
         ends = {
             name: results["save", world][0][f"{name}/{case}"]["digest"]
             for world, names in SAVES.items()
