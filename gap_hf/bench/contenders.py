@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..optim import GapAdamW
+from ..optim.families import OPTIMIZERS
 from .errors import BenchError, first_line
 from .literal import LiteralGap
 
@@ -33,6 +34,13 @@ MIXES: dict[str, dict[str, Any]] = {
 }
 """The ends of the names of contenders that mix, with the fused kernel; those named qhm have the candidates of
 ``optim="gap_adamw_mix"`` (``betas=None`` means them), of which the first needs no buffer."""
+
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "rf-adamw": ("RFAdamW", {"batch_size": 16}),
+    "rf-rmsprop": ("RFRMSprop", {"batch_size": 16}),
+    "adai": ("Adai", {}),
+}
+"""gap_hf's other optimizers by contenders' names: class and options. They have a single candidate."""
 
 GAP_FLAGS: dict[str, dict[str, Any]] = {
     "loop": {"foreach": False, "fused": False},
@@ -85,7 +93,7 @@ def candidates(K: int) -> list[tuple[float, float]]:
 
 def contenders() -> list[Contender]:
     """All contenders, in the table's order: torch's, the literal GAP, gap_hf's, and other packages'."""
-    return [*from_torch(), *gaps(), *peers()]
+    return [*from_torch(), *gaps(), *families(), *peers()]
 
 
 def from_torch() -> list[Contender]:
@@ -117,6 +125,15 @@ def gaps() -> list[Contender]:
         for short, type in TYPES.items():
             found.append(Contender(f"gap-{way}-{short}", ours({"type": type, **flags}), package))
     return found + [Contender(f"gap-{short}", ours({**options, "fused": True})) for short, options in MIXES.items()]
+
+
+def families() -> list[Contender]:
+    """gap_hf's optimizers of other families."""
+
+    def maker(name: str, options: dict[str, Any]) -> Callable[[list[Tensor], int], Optimizer]:
+        return lambda params, K: OPTIMIZERS[name](params, **NUMBERS, **options)
+
+    return [Contender(name, maker(*told)) for name, told in FAMILIES.items()]
 
 
 def peers() -> list[Contender]:

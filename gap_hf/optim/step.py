@@ -111,11 +111,16 @@ class Step:
         for part, kernel, work in arrived:
             kernel.tick(work)
             rule = self.groups[part.g].rule
-            if rule is not None and not rule.scored:
-                assert rule.weights is not None
-                kernel.step_constant(work, rule.weights)
+            if weights := self.constant_weights(rule):
+                kernel.step_constant(work, weights)
             elif not self.at_once(part, kernel, work, alone=len(arrived) == 1):
                 self.observed.append(Observed(part, kernel, work, kernel.observe(work, [])))
+
+    def constant_weights(self, rule: Rule | None) -> tuple[float, ...] | None:
+        """Return the weights with which one pass can do the step, if they are known beforehand."""
+        if rule is None:  # a single candidate
+            return (1.0,) if isinstance(self.family, Scored) and not self.family.rounds else None
+        return None if rule.scored else rule.weights
 
     def work(self, part: Part) -> Work:
         """Join fragments that all have a gradient with their buffers, which are made where there are none."""
