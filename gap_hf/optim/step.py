@@ -4,7 +4,7 @@ If the backend calls the optimizer's ``step`` once per group, one step takes sev
 for the device, as long as the kernels take the choices there.
 """
 
-from collections.abc import Iterable, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -118,8 +118,10 @@ class Step:
 
     def constant_weights(self, rule: Rule | None) -> tuple[float, ...] | None:
         """Return the weights with which one pass can do the step, if they are known beforehand."""
+        if self.family.rounds or not isinstance(self.family, Scored):
+            return None
         if rule is None:  # a single candidate
-            return (1.0,) if isinstance(self.family, Scored) and not self.family.rounds else None
+            return (1.0,)
         return None if rule.scored else rule.weights
 
     def work(self, part: Part) -> Work:
@@ -171,22 +173,25 @@ class Step:
     # ------------------------------------------------------------------ what is decided
     def finish(self) -> Outcome:
         """Add up what has been observed, choose, apply, and reset where hysteresis asks for it."""
-        groups = {}
+        groups, settled = {}, {}
         for g, grouped in self.groups.items():
             if grouped.rule is not None and not grouped.rule.scored:
-                remember_constant(grouped.group, grouped.rule)  # they have been applied
+                remember_constant(grouped.group, grouped.rule)
+                settled[g] = grouped.rule
             else:
                 groups[g] = grouped
         if self.scope.per_parameter and not self.layout.reduces:
             # the others have chosen, or have no gradient
-            groups = {o.part.g: groups[o.part.g] for o in self.observed}
-        if groups and not self.done:
+            groups = {o.part.g: groups[o.part.g] for o in self.observed if o.part.g in groups}
+        if (groups or self.family.rounds) and not self.done:  # else everything has been applied
             self.advance()
-            chosen = self.choose(groups) if self.decides else only_candidate(groups)
+            chosen = only_candidate(groups)
+            if self.decides and groups:
+                chosen = self.choose(groups)
+                self.note(chosen)
+            chosen = with_constant(chosen, settled)
             for o in self.observed:
                 apply(o, chosen)
-            if self.decides:
-                self.note(chosen)
         return Outcome(tuple(self.resets), self.scores, tuple(self.sums))
 
     def advance(self) -> None:
@@ -276,6 +281,15 @@ def only_candidate(groups: Iterable[int]) -> Chosen:
     return Chosen(
         dict.fromkeys(groups, torch.tensor(0, device="cpu")), dict.fromkeys(groups, torch.tensor(False, device="cpu"))
     )
+
+
+def with_constant(chosen: Chosen, rules: Mapping[int, Rule]) -> Chosen:
+    """Add the groups whose weights are constant."""
+    if not rules:
+        return chosen
+    weights = {g: torch.tensor(rule.weights, dtype=torch.float64, device="cpu") for g, rule in rules.items()}
+    resets = dict.fromkeys(rules, torch.tensor(False, device="cpu"))
+    return chosen._replace(choices=chosen.choices | weights, resets=chosen.resets | resets)
 
 
 def apply(o: Observed, chosen: Chosen) -> None:

@@ -20,6 +20,17 @@ OPTIONS = [
 ]
 
 
+RULES = [
+    {"type": "switch", "J_ema": 0.5, "weight_decay": 0.1, "decoupled_weight_decay": True},
+    {"type": "switch_parameter_wise", "hysteresis_threshold": 2, "maximize": True},
+    {"type": "mix", "weights": (0.2, 0.3, 0.5)},
+    {"type": "mix", "weights": "score", "dampening": 0.5},
+    {"type": "mix_parameter_wise", "weights": "score"},
+    {"type": "random", "seed": 3},
+]
+CANDIDATES = [(0.02, 0.99), (0.1, 0.99), (0.5, 0.99)]
+
+
 def parameters(dtype=torch.float32):
     generator = torch.Generator().manual_seed(0)
     return [torch.randn(s, generator=generator).to(dtype).requires_grad_() for s in ((6, 5), (4,), (), (0,))]
@@ -41,7 +52,7 @@ def groups(ps):
 def test_as_the_reference(kernel, options):
     ps, qs = parameters(), parameters()
     optimizer = gap_hf.Adai(groups(ps), lr=0.05, **options, **FLAGS[kernel])
-    reference = ReferenceAdai(groups(qs), lr=0.05, **options)
+    reference = ReferenceAdai(groups(qs), lr=0.05, **{**options, "betas": [options.get("betas", (0.1, 0.99))]})
     for t in range(60):
         for some in (ps, qs):
             set_gradients(some, t)
@@ -52,6 +63,44 @@ def test_as_the_reference(kernel, options):
             torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
             assert (p.grad is None) == (g is None)
             assert g is None or torch.equal(p.grad, g), "the gradient is left alone"
+
+
+@pytest.mark.parametrize("kernel", FLAGS)
+@pytest.mark.parametrize("options", RULES, ids=lambda options: f"{options['type']}-{options.get('weights')}")
+def test_several_candidates_as_the_reference(kernel, options):
+    ps, qs = parameters(), parameters()
+    optimizer = gap_hf.Adai(groups(ps), lr=0.05, betas=CANDIDATES, **options, **FLAGS[kernel])
+    reference = ReferenceAdai(groups(qs), lr=0.05, betas=CANDIDATES, **options)
+    chosen = set()
+    for t in range(60):
+        for some in (ps, qs):
+            set_gradients(some, t)
+        for p, q in zip(ps, qs, strict=True):
+            q.data.copy_(p.data)
+        optimizer.step()
+        reference.step()
+        for mine, theirs in zip(optimizer.param_groups, reference.param_groups, strict=True):
+            assert mine["last_choice"] == theirs["last_choice"], t
+            chosen.add(str(mine["last_choice"]))
+            if "mix" in options["type"]:
+                torch.testing.assert_close(
+                    torch.tensor(mine["last_weights"]), torch.tensor(theirs["last_weights"]), rtol=1e-4, atol=1e-5
+                )
+        for p, q in zip(ps, qs, strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+    assert len(chosen) > 1 or options.get("weights", "score") != "score"
+
+
+def test_with_one_inertia_for_all_the_scores_are_those_of_momentum():
+    """If every element has the mean second moment, Adai's filter is SGD's momentum 1 - beta0, dampened."""
+    p, q = (torch.zeros(6, requires_grad=True) for _ in range(2))
+    adai = gap_hf.Adai([p], lr=0.0, betas=[(0.5, 0.0), (0.1, 0.0)], type="switch", J_ema=0.0)
+    sgdm = gap_hf.SGDM([q], lr=0.0, momentum=[0.5, 0.9], type="switch")
+    for t in range(20):
+        p.grad = q.grad = torch.full((6,), float(torch.randn((), generator=torch.Generator().manual_seed(t))))
+        adai.step()
+        sgdm.step()
+        torch.testing.assert_close(adai.last_scores, sgdm.last_scores, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kernel", FLAGS)
@@ -108,9 +157,11 @@ def test_a_closure_and_a_resume():
     ("options", "message"),
     [
         ({"betas": (0.1, 1.0)}, r"expected \(beta0, beta2\), like \(0.1, 0.99\)"),
-        ({"betas": [(0.1, 0.99), (0.2, 0.99)]}, r"expected \(beta0, beta2\)"),
+        ({"betas": [(0.1, 0.99), 0.2], "type": "switch"}, r"expected \(beta0, beta2\)"),
+        ({"betas": [(0.1, 0.99), (0.2, 0.9)], "type": "switch"}, "all candidates have the same beta2"),
+        ({"betas": [(0.1, 0.99), (0.2, 0.99)]}, "takes one candidate, got 2"),
         ({"eps": 0}, r"eps=0 is out of range; expected a number in \[1e-6, 1\)"),
-        ({"type": "switch"}, "takes type='default' only"),
+        ({"lr_modulation": "power"}, "elements have filters of different power"),
         ({"fused": True}, None),
     ],
 )

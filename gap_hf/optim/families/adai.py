@@ -1,6 +1,6 @@
 """Adai and AdaiW: SGD with an inertia of its own for every element (Xie et al., arXiv 2006.15815)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -9,20 +9,19 @@ from torch import Tensor
 from ...candidate import Candidate
 from ..arithmetic.operations import Operations
 from ..arithmetic.precision import cast, store
-from ..family import Family, Option, Round
+from ..family import Option, Round, Scored
 from ..options import given, is_flag, is_number, number
 from ..shell import GapOptimizer
 from ..work import Buffer, Work
-from .common import filtered
-
-Betas = tuple[float, float]
+from .common import Betas, filtered, pairs_of_text
 
 
 class AdaiNumbers(NamedTuple):
     """The options as a step of the Adai family needs them.
 
     Attributes:
-        beta0: how far the inertia of an element with the mean second moment is from 1.
+        beta0: the K candidates: how far the inertia of an element with the mean second moment is from 1.
+        gains: K factors of the scores: 1, as everything is in the sums.
         beta2: decay rate of the second moments.
         lr: learning rate; a tensor stays on its device.
         eps: keeps the inertia at most 1 - eps.
@@ -30,9 +29,11 @@ class AdaiNumbers(NamedTuple):
         decay: decoupled weight decay.
         l2: weight decay through the gradient.
         maximize: take the gradients with the other sign.
+        soft_reset: factor on the first moments at a reset.
     """
 
-    beta0: float
+    beta0: tuple[float, ...]
+    gains: tuple[float, ...]
     beta2: float
     lr: float | Tensor
     eps: float
@@ -40,36 +41,46 @@ class AdaiNumbers(NamedTuple):
     decay: float
     l2: float
     maximize: bool
+    soft_reset: float = 1.0
 
 
-class AdaiFamily(Family):
+class AdaiFamily(Scored):
     r"""The arithmetic of Adai, which is elementwise except for one mean over the model.
 
-    For each gradient \(g\), with dampening \(d\) (1 is Adai; arXiv 2006.15815, algorithm 2):
+    For each gradient \(g\) and candidate \(\beta_{0,j}\), with dampening \(d\) (1 is Adai; arXiv 2006.15815, algorithm
+    2):
 
     \[
     v \leftarrow \beta_2 v + (1-\beta_2) g^2, \qquad \hat v = v/(1-\beta_2^t), \qquad
     \bar v = \mathrm{mean}(\hat v) \text{ over all elements of all groups}
     \]
     \[
-    \beta_1 = \mathrm{clip}\bigl(1 - \beta_0 (\hat v/\bar v)^{1/(3-2d)},\, 0,\, 1-\epsilon\bigr), \qquad
-    P \leftarrow \beta_1 P, \qquad m \leftarrow \beta_1 m + (1-\beta_1)^d g
+    \beta_{1,j} = \mathrm{clip}\bigl(1 - \beta_{0,j} (\hat v/\bar v)^{1/(3-2d)},\, 0,\, 1-\epsilon\bigr), \qquad
+    P_j \leftarrow \beta_{1,j} P_j, \qquad m_j \leftarrow \beta_{1,j} m_j + (1-\beta_{1,j})^d g
     \]
     \[
-    p \leftarrow p - \eta\, \beta_0^{1-d}\, m/(1-P)
+    p \leftarrow p - \eta\, \beta_{0,j}^{1-d}\, m_j/(1-P_j)
     \]
 
     An element with a large second moment has little inertia. If all gradients so far were 0, so is every
-    \(\hat v/\bar v\).
+    \(\hat v/\bar v\). Each element has a filter of its own, with the squared norm \(n\) if its inertia stays what it
+    is; the norm of a parameter's filter is the root of their mean, and
+
+    \[
+    J_j = (\operatorname{mean}\, n_j)^{-1/2} \sum g\, m_j, \qquad n_j = \frac{(1-\beta_{1,j})^{2d}}{1-\beta_{1,j}^2}
+    \]
     """
 
+    # fmt: off
     name, candidate_name, candidate_option = "adai", "beta0", "betas"
+    grid = (0.5, 0.2, 0.1, 0.05, 0.01)
     rounds: ClassVar = (Round("model", 2),)  # the sum of vhat, and of how many elements
     options: ClassVar = {
         "betas": Option(
-            "``(beta0, beta2)``: the inertia of an element with the mean second moment is 1 - beta0.",
-            example="betas=0.1/0.99",
-            read=lambda text: tuple(map(float, text.split("/"))),
+            "``(beta0, beta2)``: the inertia of an element with the mean second moment is 1 - beta0; or a list of K "
+            "of them, with the same beta2: the candidates.",
+            example="betas=0.1/0.99 or betas=0.05/0.99:0.1/0.99:0.5/0.99",
+            read=pairs_of_text,
         ),
         "eps": Option(
             "the inertia is at most 1 - eps, as float32 can tell it from 1.",
@@ -85,97 +96,178 @@ class AdaiFamily(Family):
             "decay apart from the gradient (AdaiW).", is_flag, "True or False", resumed="run"
         ),
     }
+    # fmt: on
 
     # ------------------------------------------------------------------ options
     def parse(self, options: Mapping[str, Any]) -> list[Betas]:
         betas = options["betas"]
-        pair = isinstance(betas, (list, tuple)) and len(betas) == 2 and all(map(is_number, betas))
-        if not pair or not 0 < betas[0] <= 1 or not 0 <= betas[1] < 1:
-            raise ValueError(f"betas={betas!r} is malformed or out of range; expected (beta0, beta2), like (0.1, 0.99)")
-        return [(float(betas[0]), float(betas[1]))]
+        listed = [as_tuple(pair) for pair in betas] if isinstance(betas, list) else [betas]
+        pairs = [pair for pair in listed if isinstance(pair, tuple) and len(pair) == 2 and all(map(is_number, pair))]
+        if not pairs or pairs != listed or not all(0 < beta0 <= 1 and 0 <= beta2 < 1 for beta0, beta2 in pairs):
+            raise ValueError(
+                f"betas={betas!r} is malformed or out of range; expected (beta0, beta2), like (0.1, 0.99), or a list "
+                "of such pairs"
+            )
+        if len({beta2 for _, beta2 in pairs}) > 1:
+            raise ValueError(
+                f"betas={betas!r}: all candidates have the same beta2, since they are compared with one mean; give "
+                "them one"
+            )
+        return [(float(beta0), float(beta2)) for beta0, beta2 in pairs]
 
     def candidates(self, options: Mapping[str, Any]) -> list[Candidate]:
-        ((beta0, _),) = self.parse(options)
-        return [Candidate(f"{beta0:g}", beta0, self.name)]
+        return [Candidate(f"{beta0:g}", beta0, self.name) for beta0, _ in self.parse(options)]
+
+    def check(self, options: Mapping[str, Any]) -> None:
+        if options["lr_modulation"] not in (False, "dc"):
+            raise ValueError(
+                f"lr_modulation={options['lr_modulation']!r} is not for Adai, whose elements have filters of different "
+                "power; leave it out (all candidates have the same gain for a constant gradient)"
+            )
+
+    def from_training_arguments(
+        self, options: dict[str, Any], given: Mapping[str, Any], adam: Mapping[str, float]
+    ) -> None:
+        if isinstance(betas := options.get("betas"), list):  # of text, in which beta2 may be left out
+            pairs = [pair if isinstance(pair, tuple) else (pair, 0.99) for pair in betas]
+            options["betas"] = pairs[0] if len(pairs) == 1 else pairs
+
+    def decays(self, options: Mapping[str, Any]) -> tuple[float, ...]:
+        return tuple(1 - beta0 for beta0, _ in self.parse(options))
 
     def buffers(self, options: Mapping[str, Any]) -> list[Buffer]:
         # in bfloat16, 1 - eps is 1, and the bias correction divides by 0
+        wide, factor, K = torch.float32, float(options["soft_reset"]), len(self.parse(options))
         return [
-            Buffer("exp_avg", dtype=torch.float32),
-            Buffer("exp_avg_sq", dtype=torch.float32, nonnegative=True),
-            Buffer("beta1_prod", dtype=torch.float32, fill=1.0, nonnegative=True),
+            *(Buffer(f"exp_avg_{j}", dtype=wide, soft_reset=factor) for j in range(K)),
+            *(Buffer(f"beta1_prod_{j}", dtype=wide, fill=1.0, nonnegative=True) for j in range(K)),
+            Buffer("exp_avg_sq", dtype=wide, nonnegative=True),
         ]
 
     def numbers(self, options: Mapping[str, Any]) -> AdaiNumbers:
-        ((beta0, beta2),) = self.parse(options)
+        pairs = self.parse(options)
         decoupled, decay = options["decoupled_weight_decay"], float(options["weight_decay"])
         return AdaiNumbers(
-            beta0=beta0,
-            beta2=beta2,
+            beta0=tuple(beta0 for beta0, _ in pairs),
+            gains=(1.0,) * len(pairs),
+            beta2=pairs[0][1],
             lr=number(options["lr"]),
             eps=float(options["eps"]),
             dampening=float(options["dampening"]),
             decay=decay if decoupled else 0.0,
             l2=0.0 if decoupled else decay,
             maximize=options["maximize"],
+            soft_reset=float(options["soft_reset"]),
         )
 
     # ------------------------------------------------------------------ a step
     def observe(self, ops: Operations, work: Work, answers: list[Tensor]) -> Tensor:
         numbers: AdaiNumbers = work.numbers
-        exp_avg, exp_avg_sq, beta1_prod = work.buffers
+        squares = work.buffers[-1]
         corrections = [1 - numbers.beta2 ** step.item() for step in work.steps]
-        grads = cast(filtered(ops, work), exp_avg[0].dtype)
+        grads = cast(filtered(ops, work), squares[0].dtype)
         if not answers:
-            ops.mul_(exp_avg_sq, numbers.beta2)
-            ops.addcmul_(exp_avg_sq, grads, grads, value=1 - numbers.beta2)
-            sums = [v.sum(dtype=torch.float64) / c for v, c in zip(exp_avg_sq, corrections, strict=True)]
+            ops.mul_(squares, numbers.beta2)
+            ops.addcmul_(squares, grads, grads, value=1 - numbers.beta2)
+            sums = [v.sum(dtype=torch.float64) / c for v, c in zip(squares, corrections, strict=True)]
             return torch.stack(
-                [torch.stack([s, torch.full_like(s, v.numel())]) for s, v in zip(sums, exp_avg_sq, strict=True)]
+                [torch.stack([s, torch.full_like(s, v.numel())]) for s, v in zip(sums, squares, strict=True)]
             )
         total, count = answers[0]
-        dtype = exp_avg[0].dtype
-        mean = torch.where(total == 0, 1.0, total / count).to(dtype).clamp(min=torch.finfo(dtype).tiny)
-        beta1 = list(ops.div(exp_avg_sq, corrections))
-        ops.div_(beta1, mean)
-        ops.pow_(beta1, 1 / (3 - 2 * numbers.dampening))
-        ops.mul_(beta1, -numbers.beta0)
+        mean = torch.where(total == 0, 1.0, total / count).to(squares[0].dtype)
+        ratios = list(ops.div(squares, corrections))
+        ops.div_(ratios, mean.clamp(min=torch.finfo(mean.dtype).tiny))
+        ops.pow_(ratios, 1 / (3 - 2 * numbers.dampening))
+        dots, norms = [], []
+        for j in range(len(numbers.beta0)):
+            beta1, weights = self.inertia(ops, numbers, ratios, j)
+            self.update(ops, work, grads, beta1, weights, j)
+            if work.scored:
+                dots.append([t.sum(dtype=torch.float64) for t in ops.mul(grads, work.buffers[j])])
+                norms.append([t.sum(dtype=torch.float64) for t in powers(ops, numbers, beta1, weights)])
+        if not work.scored:
+            return torch.zeros(len(work.values), 0, dtype=torch.float64, device=mean.device)
+        return torch.stack([torch.stack(column) for column in dots + norms], dim=1)
+
+    @staticmethod
+    def inertia(
+        ops: Operations, numbers: AdaiNumbers, ratios: list[Tensor], j: int
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Return beta1 of candidate ``j``, and the weight (1 - beta1)^d of the gradient."""
+        beta1 = list(ops.mul(ratios, -numbers.beta0[j]))
         ops.add_(beta1, 1.0)
         ops.clamp_(beta1, 0.0, 1 - numbers.eps)
-        ops.mul_(beta1_prod, beta1)
-        ops.mul_(exp_avg, beta1)
         weights = list(ops.neg(beta1))
         ops.add_(weights, 1.0)
         ops.pow_(weights, numbers.dampening)
-        ops.addcmul_(exp_avg, weights, grads)
-        return torch.zeros(len(work.values), 0, dtype=torch.float64, device=mean.device)
+        return beta1, weights
+
+    @staticmethod
+    def update(
+        ops: Operations, work: Work, grads: list[Tensor], beta1: list[Tensor], weights: list[Tensor], j: int
+    ) -> None:
+        """Update the buffers of candidate ``j``."""
+        moments, products = work.buffers[j], work.buffers[len(work.numbers.beta0) + j]
+        ops.mul_(products, beta1)
+        ops.mul_(moments, beta1)
+        ops.addcmul_(moments, weights, grads)
+
+    def sums(self, numbers: AdaiNumbers) -> int:
+        return 2 * len(numbers.beta0)
+
+    def scores(self, numbers: AdaiNumbers, sums: Tensor, numel: Tensor) -> Tensor:
+        K = len(numbers.beta0)
+        norms = (sums[:, K:] / numel.unsqueeze(1)).sqrt()
+        # a parameter without elements scores 0, not 0 / 0
+        return torch.where(numel.unsqueeze(1) > 0, sums[:, :K] / norms, 0.0)
 
     def apply(self, ops: Operations, work: Work, answers: list[Tensor], candidate: int) -> None:
+        sizes = [float(j == candidate) for j in range(len(work.numbers.beta0))]
+        self.mix(ops, work, answers, [sizes] * len(work.values))
+
+    def mix(self, ops: Operations, work: Work, answers: list[Tensor], weights: Sequence[Sequence[float]]) -> None:
         numbers: AdaiNumbers = work.numbers
-        exp_avg, _, beta1_prod = work.buffers
-        lr = float(numbers.lr)
-        values = cast(work.values, torch.promote_types(work.values[0].dtype, exp_avg[0].dtype))
+        lr, K = float(numbers.lr), len(numbers.beta0)
+        values = cast(work.values, torch.promote_types(work.values[0].dtype, work.buffers[0][0].dtype))
         if numbers.decay:
             ops.mul_(values, 1 - lr * numbers.decay)
-        corrections = list(ops.neg(beta1_prod))
-        ops.add_(corrections, 1.0)
-        size = -lr * numbers.beta0 ** (1 - numbers.dampening)
-        ops.addcdiv_(values, exp_avg, corrections, [size] * len(values))
+        for j, beta0 in enumerate(numbers.beta0):
+            if not any(of_each[j] for of_each in weights):
+                continue
+            corrections = list(ops.neg(work.buffers[K + j]))
+            ops.add_(corrections, 1.0)
+            size = -lr * beta0 ** (1 - numbers.dampening)
+            ops.addcdiv_(values, work.buffers[j], corrections, [size * of_each[j] for of_each in weights])
         store(ops, work.values, values)
+
+
+def as_tuple(pair: Any) -> Any:
+    """A list, which files make of a tuple, as a tuple again."""
+    return tuple(pair) if isinstance(pair, list) else pair
+
+
+def powers(ops: Operations, numbers: AdaiNumbers, beta1: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
+    """Return (1 - beta1)^(2 d) / (1 - beta1^2), the squared norms of the elements' filters."""
+    remainders = list(ops.mul(beta1, beta1))
+    ops.mul_(remainders, -1.0)
+    ops.add_(remainders, 1.0)
+    found = list(ops.mul(weights, weights))
+    ops.div_(found, remainders)
+    return found
 
 
 class Adai(GapOptimizer):
     r"""Adai: SGD whose momentum is adapted to every element, by comparing its second moment with the model's mean.
 
-    It takes learning rates like SGD's, which are larger than Adam's (arXiv 2006.15815). There is nothing to choose yet:
-    ``type`` is ``'default'``. ``AdaiW`` and ``AdaiV2`` are the same with other defaults.
+    It takes learning rates like SGD's, which are larger than Adam's (arXiv 2006.15815). ``AdaiW`` and ``AdaiV2`` are
+    the same with other defaults.
 
     Args:
         params: parameters or group dicts, as for any ``torch.optim`` optimizer.
         {options}
 
-    State per parameter: ``step`` (0-dim), ``exp_avg``, ``exp_avg_sq`` and ``beta1_prod``, each of the parameter's
-    shape, in float32 at least.
+    State per parameter: ``step`` (0-dim), ``exp_avg_0`` ... ``exp_avg_{K-1}``, ``beta1_prod_0`` ... and ``exp_avg_sq``,
+    each of the parameter's shape, in float32 at least.
 
     Raises:
         ValueError: an option is out of range.
@@ -187,12 +279,18 @@ class Adai(GapOptimizer):
         self,
         params: Any,
         lr: float = 1e-1,
-        betas: Betas = (0.1, 0.99),
+        betas: Betas | list[Betas] = (0.1, 0.99),
         eps: float = 1e-3,
         weight_decay: float = 0,
         decoupled_weight_decay: bool = False,
         dampening: float = 1.0,
         type: str = "default",
+        weights: Sequence[float] | str | None = None,
+        lr_modulation: bool | str = False,
+        soft_reset: float = 0.9,
+        hysteresis_threshold: int = 10,
+        J_ema: float = 0.0,
+        seed: int = 0,
         foreach: bool | None = None,
         fused: bool | None = None,
         maximize: bool = False,
@@ -216,12 +314,18 @@ class AdaiW(Adai):
         self,
         params: Any,
         lr: float = 1e-1,
-        betas: Betas = (0.1, 0.99),
+        betas: Betas | list[Betas] = (0.1, 0.99),
         eps: float = 1e-3,
         weight_decay: float = 0,
         decoupled_weight_decay: bool = True,
         dampening: float = 1.0,
         type: str = "default",
+        weights: Sequence[float] | str | None = None,
+        lr_modulation: bool | str = False,
+        soft_reset: float = 0.9,
+        hysteresis_threshold: int = 10,
+        J_ema: float = 0.0,
+        seed: int = 0,
         foreach: bool | None = None,
         fused: bool | None = None,
         maximize: bool = False,
