@@ -85,9 +85,11 @@ def why_not_fused_for_any(device_type: str) -> str | None:
     """Return the reason why one of the usual dtypes and families has no fused kernel, or None if all have one."""
     reasons = []
     for family in FAMILIES:
-        if family.fused:
-            columns = 2 + len({buffer.compact for buffer in family.buffers(family.examples[0])})
-            reasons += [why_not_fused(family, device_type, (dtype,) * columns) for dtype in DTYPES]
+        if device_type in family.fused:
+            samples = {buffer.compact: buffer for buffer in family.buffers(family.examples[0])}
+            for dtype in DTYPES:
+                stored = (samples[compact].at_least(dtype) for compact in (True, False) if compact in samples)
+                reasons.append(why_not_fused(family, device_type, (dtype, dtype, *stored)))
     return next((reason for reason in reasons if reason), None)
 
 

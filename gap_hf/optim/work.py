@@ -30,6 +30,10 @@ class Buffer(NamedTuple):
     soft_reset: float = 1.0
     nonnegative: bool = False
 
+    def at_least(self, dtype: torch.dtype) -> torch.dtype:
+        """The dtype that it is stored in if ``dtype`` is what the options or the parameter ask for."""
+        return dtype if self.dtype is None else torch.promote_types(dtype, self.dtype)
+
 
 @dataclass(slots=True, eq=False)
 class Work:

@@ -308,7 +308,9 @@ def test_all_functions_are_looked_for():
     found = {}
     for result, name, listed in declared:
         generic = re.fullmatch(r"EXPORTED\((\w+)\)", name)
-        for full in [f"gap_{family}_{generic[1]}" for family in ("adam", "rf_rmsprop", "sgdm")] if generic else [name]:
+        for full in (
+            [f"gap_{family}_{generic[1]}" for family in ("adai", "adam", "rf_rmsprop", "sgdm")] if generic else [name]
+        ):
             found[full] = (result, 0 if listed == "void" else len(listed.split(",")))
     results = {None: "void", build.c_int: "int"}
     assert found == {name: (results[kind], len(types)) for name, (kind, types) in build.FUNCTIONS.items()}

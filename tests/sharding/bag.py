@@ -106,6 +106,12 @@ CASES: dict[str, Case] = {
         gap_hf.GapAdamW, ReferenceAdam, {**SWITCH, "type": "first", "betas": [(0.9, 0.99), (0.5, 0.99)]}, steps=26
     ),
     "adai": Case(gap_hf.Adai, ReferenceAdai, {}),
+    "adai-wise": Case(
+        gap_hf.Adai,
+        ReferenceAdai,
+        {**WISE, "betas": [(0.02, 0.9), (0.5, 0.9)], "weight_decay": 0.1, "decoupled_weight_decay": True},
+        steps=26,
+    ),
     "rf_adamw-wise": Case(
         gap_hf.RFAdamW,
         ReferenceRFAdamW,

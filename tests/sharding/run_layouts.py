@@ -35,6 +35,7 @@ RARE = {
     "sgdm-random-wise": ("single", "fsdp1", "zero2"),
     "adamw-random": ("single", "ddp", "fsdp2", "zero1", "zero3"),
     "adamw-first": ("single", "fsdp2", "zero3"),
+    "adai-wise": ("single", "ddp", "fsdp1", "fsdp2", "zero1", "zero3"),
     "rf_adamw-wise": ("single", "fsdp1", "tensor-parallel", "zero3"),
     "rf_rmsprop-switch": ("single", "ddp", "fsdp2", "zero0", "zero1", "zero2"),
 }

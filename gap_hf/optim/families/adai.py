@@ -10,6 +10,7 @@ from ...candidate import Candidate
 from ..arithmetic.operations import Operations
 from ..arithmetic.precision import cast, store
 from ..family import Option, Round, Scored
+from ..kernels.adai_cpu import AdaiOnCPU
 from ..options import given, is_flag, is_number, number
 from ..shell import GapOptimizer
 from ..work import Buffer, Work
@@ -21,7 +22,9 @@ class AdaiNumbers(NamedTuple):
 
     Attributes:
         beta0: the K candidates: how far the inertia of an element with the mean second moment is from 1.
+        first: K places among the buffers: each candidate's first moment.
         gains: K factors of the scores: 1, as everything is in the sums.
+        modulation: K factors on the learning rate, beta0^(1 - d).
         beta2: decay rate of the second moments.
         lr: learning rate; a tensor stays on its device.
         eps: keeps the inertia at most 1 - eps.
@@ -30,10 +33,13 @@ class AdaiNumbers(NamedTuple):
         l2: weight decay through the gradient.
         maximize: take the gradients with the other sign.
         soft_reset: factor on the first moments at a reset.
+        stochastic: False; the buffers are not rounded.
     """
 
     beta0: tuple[float, ...]
+    first: tuple[int, ...]
     gains: tuple[float, ...]
+    modulation: tuple[float, ...]
     beta2: float
     lr: float | Tensor
     eps: float
@@ -42,6 +48,7 @@ class AdaiNumbers(NamedTuple):
     l2: float
     maximize: bool
     soft_reset: float = 1.0
+    stochastic: bool = False
 
 
 class AdaiFamily(Scored):
@@ -75,6 +82,17 @@ class AdaiFamily(Scored):
     name, candidate_name, candidate_option = "adai", "beta0", "betas"
     grid = (0.5, 0.2, 0.1, 0.05, 0.01)
     rounds: ClassVar = (Round("model", 2),)  # the sum of vhat, and of how many elements
+    fused: ClassVar = {"cpu": AdaiOnCPU}
+    examples: ClassVar = (
+        {
+            "betas": [(0.02, 0.9), (0.1, 0.9), (0.9, 0.9)], "lr": 0.1, "eps": 0.2, "dampening": 1.0,
+            "weight_decay": 0.2, "decoupled_weight_decay": True, "maximize": True, "soft_reset": 0.7, "type": "switch",
+        },
+        {
+            "betas": [(0.1, 0.99), (0.5, 0.99)], "lr": 0.1, "eps": 1e-2, "dampening": 0.5, "weight_decay": 0.2,
+            "decoupled_weight_decay": False, "maximize": False, "soft_reset": 0.7, "type": "switch",
+        },
+    )
     options: ClassVar = {
         "betas": Option(
             "``(beta0, beta2)``: the inertia of an element with the mean second moment is 1 - beta0; or a list of K "
@@ -149,7 +167,9 @@ class AdaiFamily(Scored):
         decoupled, decay = options["decoupled_weight_decay"], float(options["weight_decay"])
         return AdaiNumbers(
             beta0=tuple(beta0 for beta0, _ in pairs),
+            first=tuple(range(len(pairs))),
             gains=(1.0,) * len(pairs),
+            modulation=tuple(beta0 ** (1 - float(options["dampening"])) for beta0, _ in pairs),
             beta2=pairs[0][1],
             lr=number(options["lr"]),
             eps=float(options["eps"]),
@@ -231,13 +251,13 @@ class AdaiFamily(Scored):
         values = cast(work.values, torch.promote_types(work.values[0].dtype, work.buffers[0][0].dtype))
         if numbers.decay:
             ops.mul_(values, 1 - lr * numbers.decay)
-        for j, beta0 in enumerate(numbers.beta0):
+        for j, modulation in enumerate(numbers.modulation):
             if not any(of_each[j] for of_each in weights):
                 continue
             corrections = list(ops.neg(work.buffers[K + j]))
             ops.add_(corrections, 1.0)
-            size = -lr * beta0 ** (1 - numbers.dampening)
-            ops.addcdiv_(values, work.buffers[j], corrections, [size * of_each[j] for of_each in weights])
+            sizes = [-lr * modulation * of_each[j] for of_each in weights]
+            ops.addcdiv_(values, work.buffers[j], corrections, sizes)
         store(ops, work.values, values)
 
 

@@ -32,7 +32,7 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "gap_tick": (None, (c_void_p, c_int64)),
     **{
         f"gap_{family}_{name}": (c_int, (c_void_p,) * count)
-        for family in ("adam", "rf_rmsprop", "sgdm")
+        for family in ("adai", "adam", "rf_rmsprop", "sgdm")
         for name, count in {"observe": 2, "apply": 4, "step_constant": 1, "step": 6, "step_for_all": 8}.items()
     },
 }

@@ -130,7 +130,7 @@ def check(kernel: Kernel, device: torch.device, dtypes: tuple[torch.dtype, ...])
     for example, options in enumerate(kernel.family.examples):
         check_passes(kernel, start(kernel.family, example, device, dtypes), dtypes)
         check_constant(kernel, start(kernel.family, example, device, dtypes), dtypes)
-        if isinstance(kernel, ChoosingKernel):
+        if isinstance(kernel, ChoosingKernel) and not kernel.family.rounds:
             for rule in kernel.rules:
                 made = rule({**options, "weights": BY_SCORE}, kernel.family.decays(options))
                 check_step(kernel, made, start(kernel.family, example, CPU, dtypes), dtypes)
@@ -145,7 +145,8 @@ def check_passes(kernel: Kernel, work: Work, dtypes: tuple[torch.dtype, ...]) ->
         kernel.tick(work)
         loop.tick(twin)
         compare("a count of steps", work.steps, twin.steps)
-        sums, expected = kernel.observe(work, []).cpu(), loop.observe(twin, [])
+        answers = check_rounds(kernel, work, loop, twin, dtypes)
+        sums, expected = kernel.observe(work, answers).cpu(), loop.observe(twin, answers)
         compare_buffers(work, twin)
         compare("a sum", per_element(sums), per_element(expected), extra=coarseness(dtypes))
         for exact, stored in zip(chain(*twin.buffers), chain(*work.buffers), strict=True):
@@ -158,13 +159,23 @@ def check_passes(kernel: Kernel, work: Work, dtypes: tuple[torch.dtype, ...]) ->
             dtype = torch.float64 if t == 2 else torch.int64
             here = [torch.tensor(decided, dtype=dtype, device=device), torch.tensor(resets, device=device)]
         if t == 2:
-            kernel.mix(work, [], *here)
-            loop.mix(twin, [], weights, resets)
+            kernel.mix(work, answers, *here)
+            loop.mix(twin, answers, weights, resets)
         else:
-            kernel.apply(work, [], *here)
-            loop.apply(twin, [], choices, resets)
+            kernel.apply(work, answers, *here)
+            loop.apply(twin, answers, choices, resets)
         compare("a new value", work.values, twin.values)
         compare_buffers(work, twin)
+
+
+def check_rounds(kernel: Kernel, work: Work, loop: Loop, twin: Work, dtypes: tuple[torch.dtype, ...]) -> list[Tensor]:
+    """Take the rounds before the scores with both, and return the loop's answers to them."""
+    answers: list[Tensor] = []
+    for reduction in kernel.family.rounds:
+        sums, expected = kernel.observe(work, answers).cpu(), loop.observe(twin, answers)
+        compare("a sum", per_element(sums), per_element(expected), extra=coarseness(dtypes))
+        answers.append(expected.sum(dim=0) if reduction.over == "model" else expected)
+    return answers
 
 
 def check_constant(kernel: Kernel, work: Work, dtypes: tuple[torch.dtype, ...]) -> None:
@@ -176,8 +187,14 @@ def check_constant(kernel: Kernel, work: Work, dtypes: tuple[torch.dtype, ...]) 
         twin = renewed(kernel, work, t)
         kernel.tick(work)
         loop.tick(twin)
-        kernel.step_constant(work, weights)
-        loop.step_constant(twin, weights)
+        if kernel.family.rounds:
+            answers, everywhere = check_rounds(kernel, work, loop, twin, dtypes), [weights] * len(SIZES)
+            for some, both in ((kernel, work), (loop, twin)):
+                some.observe(both, answers)
+                some.mix(both, answers, everywhere, [False] * len(SIZES))
+        else:
+            kernel.step_constant(work, weights)
+            loop.step_constant(twin, weights)
         compare_buffers(work, twin)
         compare("a new value", work.values, twin.values, 4 * coarseness(dtypes))
 
@@ -256,9 +273,11 @@ def start(family: Family, example: int, device: torch.device, dtypes: tuple[torc
         # the later half does not begin at a multiple of 16 bytes
         return [torch.zeros(n + i // 2, dtype=dtype, device=device)[i // 2 :] for i, n in enumerate(SIZES)]
 
-    def dtype_of(buffer: Buffer) -> torch.dtype:
-        given = dtypes[2] if buffer.compact else dtypes[-1]
-        return given if buffer.dtype is None else torch.promote_types(given, buffer.dtype)
+    def buffers(buffer: Buffer) -> list[Tensor]:
+        found = column(buffer.at_least(dtypes[2] if buffer.compact else dtypes[-1]))
+        for tensor in found:
+            tensor.fill_(buffer.fill)
+        return found
 
     declared = family.buffers(options)
     work = Work(
@@ -267,7 +286,7 @@ def start(family: Family, example: int, device: torch.device, dtypes: tuple[torc
         values=column(dtypes[0]),
         grads=column(dtypes[1]),
         steps=[torch.zeros((), dtype=torch.float64, device=device) for _ in SIZES],
-        buffers=[column(dtype_of(buffer)) for buffer in declared],
+        buffers=[buffers(buffer) for buffer in declared],
     )
     generator = torch.Generator().manual_seed(0)
     for value in work.values:

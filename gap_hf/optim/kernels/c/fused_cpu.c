@@ -10,6 +10,7 @@
    time, which the second pass then finds in the cache. Everything is computed in float; bfloat16 and float16 are
    converted tile by tile. */
 
+#include "adai.h"
 #include "adam.h"
 #include "blocks.h"
 #include "choice.h"
@@ -32,6 +33,12 @@ int gap_has_float16(void) {
   return 0;
 #endif
 }
+
+#define FAMILY(name) adai_##name
+#define EXPORTED(name) gap_adai_##name
+#include "passes.h"
+#undef FAMILY
+#undef EXPORTED
 
 #define FAMILY(name) adam_##name
 #define EXPORTED(name) gap_adam_##name
