@@ -36,7 +36,8 @@ REFERENCE = "adamw_.9"
 DRAWN = {"lr": (1e-4, 1.0), "1mbeta1": (1e-2, 1.0), "1mbeta2": (1e-4, 1e-1)}
 """Between which values, uniformly in the logarithm."""
 LEFT_OUT = {
-    **dict.fromkeys(("MNIST", "SVHN", "CIFAR10_wide", "CIFAR100"), "needs a download"),
+    **dict.fromkeys(("MNIST", "SVHN", "CIFAR10_wide", "CIFAR100", "Tolstoi_RNN"), "needs a download"),
+    "grokking": "compares optimizers of its own, without a condition",
     **dict.fromkeys(("create_hiker_analogy_diagram", "format_results", "generate_animations"), "no task"),
     **dict.fromkeys(("loss_contour", "merge_logs", "__main__"), "no task"),
 }
