@@ -34,11 +34,6 @@ BATCH_SIZE = Option(
 )
 
 
-def is_root_free(options: Mapping[str, Any]) -> bool:
-    """Whether these are the options of a family that must know the batch size."""
-    return "batch_size" in options
-
-
 def batch_size(options: Mapping[str, Any]) -> float:
     """Return B for this step.
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from ...candidate import Candidate
 from ..arithmetic.operations import Operations
 from ..arithmetic.precision import cast, compute_dtype, store, update
-from ..batch_size import batch_size, is_root_free
+from ..batch_size import batch_size
 from ..family import Option, Scored, modulation
 from ..options import is_number, number
 from ..uploads import constant
@@ -92,6 +92,9 @@ class Moments(Scored):
     with batches of B, \(s = B\), \(r = 1/(v + \epsilon)\) and \(c_j = 1\).
     """
 
+    root_free: ClassVar[bool] = False
+    """Whether the second moments are of B g^2, begin with 1, and divide without a root."""
+
     # ------------------------------------------------------------------ options
     def parse(self, options: Mapping[str, Any]) -> list[Betas]:
         return parse_betas(options["betas"])
@@ -119,7 +122,7 @@ class Moments(Scored):
         pairs = self.parse(options)
         soft, second = reset_factors(options)
         # a root-free one in bfloat16 would stay what it was at the beginning: 0.999 of 1 is 1 there
-        fill, dtype = (1.0, torch.float32) if is_root_free(options) else (0.0, None)
+        fill, dtype = (1.0, torch.float32) if self.root_free else (0.0, None)
         return [Buffer(f"exp_avg_{j}", soft_reset=soft) for j in kept_moments(self, options)] + [
             Buffer(f"exp_avg_sq_{u}", compact=False, dtype=dtype, fill=fill, soft_reset=second, nonnegative=True)
             for u in range(len(distinct_beta2(pairs)))
@@ -147,7 +150,7 @@ class Moments(Scored):
             soft_reset=soft,
             second_reset=second,
             stochastic=options["state_dtype"] == "bfloat16",
-            batch_size=batch_size(options) if is_root_free(options) else None,
+            batch_size=batch_size(options) if self.root_free else None,
         )
 
     # ------------------------------------------------------------------ a step

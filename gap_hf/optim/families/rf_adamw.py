@@ -38,6 +38,7 @@ class RFAdamWFamily(Moments):
         },
     )
     options: ClassVar = {**OPTIONS, "batch_size": BATCH_SIZE}
+    root_free = True
     # fmt: on
 
 
@@ -52,9 +53,9 @@ class RFAdamW(KnowsBatchSize):
     in a last, smaller batch, set ``param_group['batch_size']``; ``param_group['last_batch_size']`` is what the last
     step used.
 
-    State per parameter: ``step`` (0-dim), ``exp_avg_0`` ... ``exp_avg_{K-1}`` and ``exp_avg_sq_0`` ... (one per
-    distinct beta2, 1 at the beginning), each of the parameter's shape and dtype. A candidate with beta1 = 0 has no
-    ``exp_avg_j``, which would be the gradient itself.
+    State per parameter: ``step`` (0-dim), ``exp_avg_0`` ... ``exp_avg_{K-1}`` of the parameter's dtype, and
+    ``exp_avg_sq_0`` ... (one per distinct beta2, 1 at the beginning, in float32 at least), each of the parameter's
+    shape. A candidate with beta1 = 0 has no ``exp_avg_j``, which would be the gradient itself.
 
     Raises:
         ValueError: an option is out of range, or ``differentiable``.
