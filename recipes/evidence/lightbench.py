@@ -259,7 +259,8 @@ def main() -> None:
                                 known[task, level, contender, trial] = result
                     progress.advance(bar)
             except Exception as error:  # whatever a task does that a CPU can't
-                progress.print(f"{task}, {level}: left out, {type(error).__name__}: {str(error).splitlines()[0]}")
+                said, *_ = str(error).splitlines() or ["no message"]
+                progress.print(f"{task}, {level}: left out, {type(error).__name__}: {said}")
             write(path, known.values())
     print(f"{len(known)} trials; they are in {path}")
 
