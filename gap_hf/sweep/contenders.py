@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..optim.family import Scored
 from ..trainer import optim_args
 from ..trainer.presets import PRESETS, options_of
 from .errors import SweepError
@@ -74,17 +75,18 @@ def contenders(
     if gap not in PRESETS:
         raise SweepError(f"{gap!r} is not a gap optimizer; expected one of {', '.join(PRESETS)}")
     family = PRESETS[gap].optimizer.family
-    if not values and not family.grid:
+    if not isinstance(family, Scored) or not (values or family.grid):
         raise SweepError(f"{gap!r} has no candidates, and so nothing to sweep")
     group = accepted(gap, gap, gap_args)
     candidates = family.candidates(group)
-    known = [candidate.value for candidate in candidates if candidate.value is not None]
+    decays = family.decays(group)
+    known = [(decay, one.value) for decay, one in zip(decays, candidates, strict=True) if one.value is not None]
     picks = group["type"] in DRAWN and len(candidates) > 1
     found = [Contender(gap, Role.PICK if picks else Role.GAP, gap_args)]
     if with_controls and len(candidates) > 1:
-        for name, (role, changed) in controls(group["type"], group.get("weights"), known).items():
+        for name, (role, changed) in controls(group["type"], group.get("weights"), decays).items():
             found.append(Contender(name, role, rewritten(gap_args, changed)))
-    smallest = min(known, default=None)
+    smallest = min(known)[1] if known else None  # the one with the shortest memory
     grid = [*(values or family.grid), *([] if smallest is None else [smallest])]
     fixed = {f"{family.candidate_name}={value:.12g}": value for value in grid}
     for name, value in sorted(fixed.items(), key=lambda one: one[1]):
@@ -95,25 +97,25 @@ def contenders(
     return found
 
 
-def controls(type_: str, weights: Any, values: Sequence[float]) -> dict[str, tuple[Role, dict[str, str]]]:
+def controls(type_: str, weights: Any, decays: Sequence[float]) -> dict[str, tuple[Role, dict[str, str]]]:
     """Return the controls that test a gap optimizer, by name: their role, and the options that they change.
 
     Args:
         type_: the gap optimizer's ``type``.
         weights: its ``weights``, if it has that option.
-        values: its candidates' values.
+        decays: its candidates' decay rates.
     """
     if type_ in DRAWN:
         return {"random": (Role.RANDOM, {"type": DRAWN[type_]}), "first": (Role.FIRST, {"type": "first"})}
     if type_ in MIXES and weights == "score":
-        constant = {"type": "mix", "weights": ":".join(f"{weight:.12g}" for weight in constant_weights(values))}
+        constant = {"type": "mix", "weights": ":".join(f"{weight:.12g}" for weight in constant_weights(decays))}
         return {"constant_mix": (Role.CONSTANT, constant)}
     return {}
 
 
-def constant_weights(values: Sequence[float]) -> list[float]:
-    """Return weights proportional to sqrt(1 - beta^2), which add up to 1: those by scores of uncorrelated gradients."""
-    norms = [math.sqrt(1 - value**2) for value in values]
+def constant_weights(decays: Sequence[float]) -> list[float]:
+    """Return weights proportional to sqrt(1 - decay^2), which add up to 1: as by scores of uncorrelated gradients."""
+    norms = [math.sqrt(1 - decay**2) for decay in decays]
     return [norm / sum(norms) for norm in norms]
 
 

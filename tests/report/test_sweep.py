@@ -9,6 +9,8 @@ from typer.testing import CliRunner
 from gap_hf.cli import app
 from gap_hf.report.run import read_run
 from gap_hf.sweep import SweepError, plan
+from gap_hf.sweep.contenders import Role
+from gap_hf.trainer.presets import PRESETS
 
 from ..tiny import ROOT, SCRIPTS, run
 
@@ -150,6 +152,20 @@ def test_values_that_are_nearly_equal_are_two(tmp_path):
     assert "type=default,betas=0.9000001" in other.command
 
 
+def test_a_family_without_usual_values(monkeypatch):
+    monkeypatch.setattr(type(PRESETS["adai"].optimizer.family), "grid", ())
+    with pytest.raises(SweepError, match="'adai' has no candidates"):
+        plan(SCRIPT, [], gap="adai")
+
+
+def test_inertias_are_swept_like_momenta():
+    """The smallest candidate is the one with the shortest memory: for Adai, that with the largest beta0."""
+    members = plan(SCRIPT, [], gap="adai", gap_args="betas=0.05:0.2,type=switch")
+    roles = {member.name: member.contender.role for member in members}
+    assert roles["beta0=0.2"] is Role.SMALLEST
+    assert roles["beta0=0.05"] is Role.FIXED
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -158,7 +174,6 @@ def test_values_that_are_nearly_equal_are_two(tmp_path):
         ({"gap": "adamw_torch"}, "'adamw_torch' is not a gap optimizer; expected one of gap_adamw"),
         ({"script": Path("nowhere.py")}, "nowhere.py: there is no such script"),
         ({"launch": Path("nowhere.yaml")}, "nowhere.yaml: there is no such accelerate config"),
-        ({"gap": "adai"}, "'adai' has no candidates"),
         ({"flags": ["--learning-rate=0.1"], "lrs": [0.1]}, "--learning-rate=0.1 contradicts --lr"),
         ({"lrs": [0.1, 0.0]}, "--lr 0: a learning rate is a number > 0"),
         ({"lrs": [float("nan")]}, "--lr nan: "),

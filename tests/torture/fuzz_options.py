@@ -11,6 +11,7 @@ from torch import nn
 from transformers import TrainingArguments
 
 import gap_hf
+from gap_hf.optim.batch_size import KnowsBatchSize
 from gap_hf.trainer.presets import PRESETS
 from gap_hf.trainer.registry import optimizer_and_options
 
@@ -31,6 +32,8 @@ TEXTS = [
     "type=random,seed=7,lr_modulation=power",
     "momentum=0.5:0.9,type=switch,lr_modulation=dc",
     "momentum=0.9,type=default,dampening=0.1",
+    "betas=0.05:0.1/0.99:0.5,type=switch,dampening=0.5",
+    "momentum=0.9:0.99,batch_size=16,alpha=0.99,type=mix",
 ]
 
 CALLS: list[tuple[type, dict[str, Any]]] = [
@@ -48,6 +51,9 @@ CALLS: list[tuple[type, dict[str, Any]]] = [
     (gap_hf.SGDM, {"momentum": [0.5, 0.9], "type": "switch_parameter_wise", "nesterov": True, "dampening": 0.0}),
     (gap_hf.SGDM, {"momentum": [0.0, 0.9], "type": "mix", "weights": [0.3, 0.7], "seed": 0, "lr_modulation": "dc"}),
     (gap_hf.SGDM, {"momentum": 0.9, "type": "default", "weight_decay": 0.1, "maximize": True, "fused": None}),
+    (gap_hf.AdaiW, {"betas": [(0.05, 0.99), (0.2, 0.99)], "type": "switch", "dampening": 0.5, "eps": 1e-3}),
+    (gap_hf.RFRMSprop, {"momentum": [0.0, 0.9], "batch_size": 16, "alpha": 0.99, "eps": 1e-4, "type": "mix"}),
+    (gap_hf.RFAdamW, {"betas": (0.9, 0.99), "batch_size": "told", "eps": 1e-4}),
 ]  # fmt: skip
 
 TORCHS_OWN = (
@@ -126,6 +132,8 @@ def step(optimizer: torch.optim.Optimizer) -> None:
         for group in optimizer.param_groups:
             for p in group["params"]:
                 p.grad = torch.full_like(p, value)
+        if isinstance(optimizer, KnowsBatchSize):
+            optimizer.tell_batch_size(4)
         try:
             optimizer.step()
         except RuntimeError as error:

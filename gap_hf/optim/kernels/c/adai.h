@@ -89,7 +89,8 @@ static double adai_norms(const struct job *job, const float *restrict rest, int6
   return total;
 }
 
-/* Updates the second moments of elements [begin, end) of fragment i; sums: that of the bias-corrected moments. */
+/* Updates the second moments of elements [begin, end) of fragment i; sums: that of the bias-corrected moments. It is added
+   up in double throughout: the mean enters every element, whose bits must not depend on how parameters are cut. */
 static void adai_observe_squares(const struct job *job, int64_t i, int64_t begin, int64_t end, float correction,
                                  double *sums) {
   const struct adai_numbers *own = job->own;
@@ -99,13 +100,10 @@ static void adai_observe_squares(const struct job *job, int64_t i, int64_t begin
   for (int64_t at = begin; at < end; at += TILE) {
     int64_t n = end - at < TILE ? end - at : TILE;
     const float *g = filtered(job, value_of(job, i) + at * wide, grad_of(job, i) + at * wide, n, of_grad, of_value);
-    float *restrict v = square_of(job, i, at), part = 0;
-#pragma omp simd reduction(+ : part)
-    for (int64_t k = 0; k < n; k++) {
-      v[k] = v[k] * beta2 + rest * g[k] * g[k];
-      part += v[k];
-    }
-    total += part;
+    float *restrict v = square_of(job, i, at);
+    for (int64_t k = 0; k < n; k++) v[k] = v[k] * beta2 + rest * g[k] * g[k];
+#pragma omp simd reduction(+ : total)
+    for (int64_t k = 0; k < n; k++) total += v[k];
   }
   sums[0] = total / correction;
 }
