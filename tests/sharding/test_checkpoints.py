@@ -20,7 +20,7 @@ def results(tmp_path_factory):
     found = {}
     for action, world in PLANS:
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", world]
-        done = run([*torchrun, "-m", "tests.sharding.run_checkpoints", action, out], DS_ACCELERATOR="cpu")
+        done = run([*torchrun, "-m", "tests.sharding.run_checkpoints", action, out], timeout=400, DS_ACCELERATOR="cpu")
         assert done.returncode == 0, done.stderr[-4000:]
         paths = [out / f"{action}-on-{world}-rank{rank}.json" for rank in range(world)]
         found[action, world] = [json.loads(path.read_text()) for path in paths]
