@@ -34,17 +34,21 @@ BATCH_SIZE = Option(
 )
 
 
+class Untold(ValueError):
+    """The error where nobody has told the batch size of a step."""
+
+
 def batch_size(options: Mapping[str, Any]) -> float:
     """Return B for this step.
 
     Raises:
-        ValueError: nobody has told it.
+        Untold: nobody has told it.
     """
     size = options["batch_size"]
     if not isinstance(size, str):
         return float(size)
     if not options.get("last_batch_size"):
-        raise ValueError(
+        raise Untold(
             f"batch_size={size!r}, but nobody has called tell_batch_size before this step. Trainer does, if its "
             "get_batch_samples is not overridden. Else give the number itself: batch_size=64"
         )
@@ -71,12 +75,18 @@ class KnowsBatchSize(GapOptimizer):
         self.param_groups[-1].setdefault("last_batch_size", 0.0)
 
     def _take_step(self, layout: Layout) -> None:
-        before = self.steps_taken
+        before, unknown = self.steps_taken, None
         for group in self.param_groups:
             size = group["batch_size"]
             if size == ACCELERATE:
-                size = from_accelerate()
+                try:
+                    size = from_accelerate()
+                except ValueError as error:  # which matters only if this is a step, and not the making of the state
+                    size, unknown = 0.0, error
             group["last_batch_size"] = self._told if size == TOLD else float(size)
-        super()._take_step(layout)
+        try:
+            super()._take_step(layout)
+        except Untold as error:
+            raise unknown or error from None
         if self.steps_taken != before:
             self._told = 0.0  # it was that step's

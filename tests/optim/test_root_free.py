@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
 import gap_hf
 from gap_hf.optim.reference.rf_adamw import ReferenceRFAdamW
@@ -163,6 +164,15 @@ def test_what_is_told_holds_for_one_step(name):
         assert torch.equal(p, q)
     with pytest.raises(ValueError, match="nobody has called"):
         optimizer.step()
+
+
+@pytest.mark.parametrize("source", ["told", "accelerate"])
+def test_the_state_is_made_before_anybody_tells_the_batch_size(source):
+    """torch's checkpoints have it made by a step with zero gradients and a learning rate of zero."""
+    model = torch.nn.Linear(3, 2)
+    optimizer = gap_hf.RFAdamW(model.parameters(), batch_size=source)
+    state = get_optimizer_state_dict(model, optimizer)["state"]
+    assert torch.equal(state["weight"]["exp_avg_sq_0"], torch.ones(2, 3))
 
 
 @pytest.mark.parametrize("name", CHOOSING)
