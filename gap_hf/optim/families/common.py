@@ -1,5 +1,6 @@
 """Functions that several families use in their formulas and options."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -111,3 +112,8 @@ def parse_momentum(momentum: Any) -> list[float]:
             "per candidate, like [0.5, 0.9, 0.99]"
         )
     return [float(m) for m in momenta]
+
+
+def one_over_norm(momentum: float) -> float:
+    """Return sqrt(1 - momentum^2), one over the momentum filter's norm, for the score and ``lr_modulation``."""
+    return math.sqrt(1 - momentum**2)

@@ -1,6 +1,5 @@
 """Root-free RMSProp: momentum over gradients divided by their mean square, not its root (arXiv 2402.03496)."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -17,7 +16,16 @@ from ..kernels.rf_rmsprop_cuda import RFRMSpropOnCUDA
 from ..options import given, is_number, number
 from ..uploads import constant
 from ..work import Buffer, Work
-from .common import filtered, kept_moments, momentum_gain, numbers_of_text, parse_momentum, places, salts
+from .common import (
+    filtered,
+    kept_moments,
+    momentum_gain,
+    numbers_of_text,
+    one_over_norm,
+    parse_momentum,
+    places,
+    salts,
+)
 
 
 class RFRMSpropNumbers(NamedTuple):
@@ -116,7 +124,7 @@ class RFRMSpropFamily(Scored):
 
     def numbers(self, options: Mapping[str, Any]) -> RFRMSpropNumbers:
         momenta = self.parse(options)
-        norms = [math.sqrt(1 - m**2) for m in momenta]
+        norms = [one_over_norm(m) for m in momenta]
         return RFRMSpropNumbers(
             momenta=tuple(momenta),
             first=places(len(momenta), kept_moments(self, options)),

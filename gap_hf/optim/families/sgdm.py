@@ -19,7 +19,16 @@ from ..rules.mix import is_mix
 from ..shell import GapOptimizer
 from ..uploads import constant
 from ..work import Buffer, Work
-from .common import filtered, kept_moments, momentum_gain, numbers_of_text, parse_momentum, places, salts
+from .common import (
+    filtered,
+    kept_moments,
+    momentum_gain,
+    numbers_of_text,
+    one_over_norm,
+    parse_momentum,
+    places,
+    salts,
+)
 
 MIX_CANDIDATES, MIX_WEIGHTS = (0.0, 0.9), (0.3, 0.7)
 """The candidates of ``SGDM(type="mix")`` and of ``optim="gap_sgdm_mix"``, and their weights."""
@@ -309,8 +318,3 @@ class SGDM(GapOptimizer):
         elif momentum is None:
             momentum = 0
         super().__init__(params, given(locals()))
-
-
-def one_over_norm(momentum: float) -> float:
-    """Return sqrt(1 - momentum^2), one over the momentum filter's norm, for the score and ``lr_modulation``."""
-    return math.sqrt(1 - momentum**2)
