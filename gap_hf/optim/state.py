@@ -108,7 +108,9 @@ def only_makes_state(
     ``torch.distributed.checkpoint.state_dict`` calls ``step`` with zero gradients and a learning rate of zero
     (``_init_optim_state``); the state is made then, and nothing else happens.
     """
-    if not layout.loads_by_stepping or any(float(part.group["lr"]) for part in parts):
+    if not layout.loads_by_stepping or (not layout.reduces and any(states.values())):
+        return False
+    if not all(torchs_zero(part.group["lr"]) for part in parts):
         return False
     # whether there is state, or a gradient, another rank may know better: all must ask
     grads = [grad for part in parts for grad in part.grads if grad is not None]
@@ -119,3 +121,16 @@ def only_makes_state(
         for key in part.with_grad().keys:
             make(states, family, part.group, key)
     return True
+
+
+def torchs_zero(lr: float | Tensor) -> bool:
+    """Whether ``lr`` may be the zero that torch's ``_init_optim_state`` puts in the place of a learning rate.
+
+    In the place of a tensor that is a tensor on the default device. So one that is elsewhere is never read: to read a
+    value from a GPU, the host must wait for it, and while a CUDA graph is captured it can't.
+    """
+    if isinstance(lr, Tensor) and lr.device.type not in ("cpu", torch.get_default_device().type):
+        return False
+    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        return False
+    return not float(lr)

@@ -316,6 +316,10 @@ OPTIONS = {
     "sgdm": (gap_hf.SGDM, {"momentum": [0.5, 0.9], "nesterov": True, "weight_decay": 0.01}),
     "sgdm-gradient": (gap_hf.SGDM, {"momentum": [0.0, 0.9], "dampening": 0.3, "hysteresis_threshold": 1}),
 }
+ON_A_GPU = OPTIONS | {
+    "rf_adamw": (gap_hf.RFAdamW, {"betas": [(0.8, 0.999), (0.99, 0.999)], "batch_size": 8}),
+    "rf_rmsprop": (gap_hf.RFRMSprop, {"momentum": [0.5, 0.9], "batch_size": 8, "weight_decay": 0.01}),
+}
 TYPES: dict[str, dict[str, Any]] = {
     "switch": {"type": "switch"},
     "switch_parameter_wise": {"type": "switch_parameter_wise"},
@@ -332,8 +336,8 @@ CONSTANT = ("mix", "mix_parameter_wise")
 
 
 def options_of(name: str, type_: str) -> tuple[Any, dict[str, Any]]:
-    """The class and the options of one of ``OPTIONS`` with one of ``TYPES``."""
-    cls, options = OPTIONS[name]
+    """The class and the options of one of ``ON_A_GPU`` with one of ``TYPES``."""
+    cls, options = ON_A_GPU[name]
     chosen = dict(TYPES[type_])
     if isinstance(chosen.get("weights"), list):
         chosen["weights"] = chosen["weights"][: len(options.get("betas", options.get("momentum")))]

@@ -13,6 +13,7 @@ from .cuda import (
     BF16,
     CONSTANT,
     F32,
+    ON_A_GPU,
     OPTIONS,
     TYPES,
     choices_of,
@@ -31,7 +32,7 @@ GPU_SHAPES = [(300, 50), (5,), (4097,), (0,), (64, 64), ()]
 class TestOnAGPU:
     @pytest.mark.parametrize("dtype", [F32, BF16], ids=["fp32", "bf16"])
     @pytest.mark.parametrize("type_", TYPES)
-    @pytest.mark.parametrize("name", OPTIONS)
+    @pytest.mark.parametrize("name", ON_A_GPU)
     def test_as_on_the_cpu(self, name: str, type_: str, dtype: torch.dtype) -> None:
         cls, options = options_of(name, type_)
         both = [parameters(GPU_SHAPES, device, dtype) for device in ("cuda", "cpu")]
@@ -79,12 +80,12 @@ class TestOnAGPU:
 
     @pytest.mark.parametrize("move", [False, True], ids=["still", "moving"])
     @pytest.mark.parametrize("type_", TYPES)
-    @pytest.mark.parametrize("name", OPTIONS)
+    @pytest.mark.parametrize("name", ON_A_GPU)
     def test_the_host_never_waits(self, name: str, type_: str, move: bool) -> None:
         cls, options = options_of(name, type_)
         params = parameters(GPU_SHAPES, "cuda")
-        half = len(params) // 2
-        optimizer = cls([{"params": params[:half]}, {"params": params[half:], "lr": 1e-4}], **options)
+        half, rate = len(params) // 2, torch.tensor(1e-4, device="cuda")
+        optimizer = cls([{"params": params[:half]}, {"params": params[half:], "lr": rate}], **options)
         recorded = [[g.cuda() for g in gradients(GPU_SHAPES, t)] for t in range(6)]
         try:
             for t, grads in enumerate(recorded):
@@ -124,7 +125,7 @@ class TestOnAGPU:
     @pytest.mark.parametrize("move", [False, True], ids=["still", "moving"])
     @pytest.mark.parametrize("lr", ["number", "tensor"])
     @pytest.mark.parametrize("type_", TYPES)
-    @pytest.mark.parametrize("name", OPTIONS)
+    @pytest.mark.parametrize("name", ON_A_GPU)
     def test_in_a_cuda_graph(self, name: str, type_: str, lr: str, move: bool) -> None:
         """Replays give the parameters and choices of ordinary steps. Gradients may move in the graph, too: there
         they are in its own memory."""

@@ -7,6 +7,7 @@ import torch
 
 import gap_hf
 from gap_hf.optim.arithmetic.rounding import hash32, round_stochastically, salt
+from gap_hf.optim.state import only_makes_state
 
 from .twins import KERNELS, byte_model, random_gradients, train_bytes
 
@@ -262,3 +263,25 @@ def test_8bit_state_of_a_parameter_without_a_gradient_is_reset_with_the_others()
     optimizer.step()
     assert optimizer.last_resets
     torch.testing.assert_close(optimizer.state[ps[1]]["exp_avg_0"].dequantize(), 0.5 * before, rtol=0.02, atol=1e-4)
+
+
+class TestWhetherACallOnlyMakesState:
+    """As torch's checkpoints ask for it, with zero gradients and a learning rate of zero."""
+
+    def only_makes_state(self, lr) -> bool:
+        p = torch.ones(3, requires_grad=True)
+        p.grad = torch.zeros(3)
+        optimizer = build([p])
+        optimizer.param_groups[0]["lr"] = lr
+        layout = optimizer.layout()
+        parts = layout.receive(optimizer.param_groups, by_parameter=False)
+        return only_makes_state(layout, parts, optimizer.state, optimizer.family)
+
+    def test_it_does_at_a_learning_rate_of_zero(self):
+        assert self.only_makes_state(0.0)
+        assert self.only_makes_state(torch.tensor(0.0))
+        assert not self.only_makes_state(torch.tensor(0.1))
+
+    def test_a_learning_rate_on_another_device_is_not_read(self):
+        """Reading one on a GPU would wait for the GPU; reading one on meta is an error."""
+        assert not self.only_makes_state(torch.zeros((), device="meta"))
