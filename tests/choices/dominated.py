@@ -3,7 +3,6 @@
 python -m torch.distributed.run --standalone --nproc_per_node 2 -m tests.choices.dominated OUT
 """
 
-import contextlib
 import sys
 from pathlib import Path
 
@@ -11,6 +10,8 @@ import torch
 import torch.distributed as dist
 
 import gap_hf
+
+from ..sharding.leaving import leave
 
 STEPS = 230
 
@@ -30,8 +31,7 @@ def main(out: Path) -> None:
             recorder.add(step)
             if step == 120:
                 print(f"rank {rank}: {recorder.summary()['gap/dominance']:.3f}", flush=True)
-    with contextlib.suppress(Exception):
-        dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ Started on every rank:
 python -m torch.distributed.run --standalone --nproc_per_node 2 -m tests.sharding.one_recorder {layouts,zero} OUT
 """
 
-import contextlib
 import importlib
 import sys
 from datetime import timedelta
@@ -16,6 +15,7 @@ import torch.distributed as dist
 import gap_hf
 
 from .bag import CASES, gradients, tensors
+from .leaving import leave
 
 STEPS = 4
 LAYOUTS = {
@@ -43,8 +43,7 @@ def main(backend: str, out: Path) -> None:
                 recorder.summary()
                 recorder.close()
             dist.barrier()
-    with contextlib.suppress(Exception):
-        dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

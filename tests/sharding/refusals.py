@@ -21,6 +21,7 @@ from torch.testing._internal.two_tensor import TwoTensor
 
 from .bag import CASES, Bag, build, gradients, tensors
 from .layouts import FSDP1
+from .leaving import leave
 from .zero import Zero, deepspeed
 
 CASE = CASES["adamw-wise"]
@@ -182,8 +183,7 @@ def main(out: Path) -> None:
         except Exception as error:
             messages[name] = f"{type(error).__name__}: {error}"
     (out / f"rank{dist.get_rank()}.json").write_text(json.dumps(messages))
-    dist.barrier()
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ Started on every rank:
 python -m torch.distributed.run --standalone --nproc_per_node N -m tests.sharding.run_checkpoints {save,load} DIR
 """
 
-import contextlib
 import hashlib
 import json
 import sys
@@ -22,6 +21,7 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 from .bag import CASES, Oracle, gradients, tensors
 from .layouts import LAYOUTS as TORCH
 from .layouts import Wrapped
+from .leaving import leave
 from .zero import LAYOUTS as DEEPSPEED
 from .zero import Zero
 
@@ -163,9 +163,7 @@ def main(action: str, out: Path) -> None:
                 done = {"error": traceback.format_exc()}
             results[f"{layout}/{case}"] = done
     (out / f"{action}-on-{world}-rank{dist.get_rank()}.json").write_text(json.dumps(results))
-    dist.barrier()
-    with contextlib.suppress(Exception):
-        dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

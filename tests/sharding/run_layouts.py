@@ -4,7 +4,6 @@ Started on every rank:
 python -m torch.distributed.run --standalone --nproc_per_node N -m tests.sharding.run_layouts {layouts,zero} OUT
 """
 
-import contextlib
 import importlib
 import json
 import os
@@ -23,6 +22,7 @@ import gap_hf
 from .bag import CASES, Case, Oracle, gradients, tensors
 from .counting import count
 from .layouts import Wrapped, clipped, handed_on
+from .leaving import leave
 
 ALL_CASES = {"single", "ddp", "fsdp1", "fsdp2", "tensor-parallel", "zero0", "zero1", "zero2", "zero3"}
 """The layouts that are tried with every case; their variants make do with some."""
@@ -132,9 +132,7 @@ def main(backend: str, out: Path) -> None:
             except Exception:
                 results[f"{name}/{case}"] = {"error": traceback.format_exc()}
     (out / f"rank{dist.get_rank()}.json").write_text(json.dumps(results))
-    dist.barrier()
-    with contextlib.suppress(Exception):
-        dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ Started on every rank:
 python -m torch.distributed.run --standalone --nproc_per_node N -m tests.sharding.run_random SEEDS OUT
 """
 
-import contextlib
 import json
 import random
 import sys
@@ -26,6 +25,7 @@ from gap_hf.optim.reference.sgdm import ReferenceSGDM
 
 from .bag import Bag, Case
 from .layouts import DDP, FSDP1, FSDP2, Given, Single, Wrapped
+from .leaving import leave
 from .run_layouts import compare
 from .zero import OFFLOAD, Zero
 
@@ -150,9 +150,7 @@ def main(seeds: int, out: Path) -> None:
         except Exception:
             results[seed] = {"error": traceback.format_exc()}
     (out / f"rank{dist.get_rank()}.json").write_text(json.dumps(results))
-    dist.barrier()
-    with contextlib.suppress(Exception):
-        dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from gap_hf.sharding.sharded import InPieces
 
 from .bag import CASES, Case, tensors
 from .layouts import Given
+from .leaving import leave
 from .run_layouts import compare
 
 
@@ -98,8 +99,7 @@ def main(out: Path) -> None:
         results[name] = compare(wrapped, case, tensors())
         results["add_up"] = sums(wrapped.optimizer.layout())
     (out / f"rank{dist.get_rank()}.json").write_text(json.dumps(results))
-    dist.barrier()
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":
