@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..candidate import Candidate
@@ -31,12 +32,13 @@ class Round(NamedTuple):
     """A reduction that a family needs before it can score or apply.
 
     Attributes:
-        over: ``"parameter"`` adds up the fragments of each parameter, ``"model"`` all fragments of all groups.
-        width: how many numbers each fragment contributes.
+        over: ``"parameter"`` adds up the fragments of each parameter, ``"model"`` all fragments of all groups;
+            ``"vectors"`` adds up a vector for each parameter, of a length of its own.
+        width: how many numbers each fragment contributes: of vectors, a function of the whole parameter's shape.
     """
 
-    over: Literal["parameter", "model"]
-    width: int
+    over: Literal["parameter", "model", "vectors"]
+    width: int | Callable[[torch.Size], int]
 
 
 class Option(NamedTuple):
@@ -74,6 +76,7 @@ class Family(ABC):
         options: its own options, beside those that all families have, by name.
         rounds: the reductions before the last one, which the scores are made of. ``observe`` is called once for each,
             and once more.
+        placed: whether it must know where fragments lie in their parameters.
         fused: kernels that do the same faster, by the type of device.
         examples: options that the fused kernels are checked with before they are used.
         grid: usual values of a single candidate, for a sweep over them.
@@ -85,6 +88,7 @@ class Family(ABC):
     grain: ClassVar[Grain] = Grain.ELEMENT
     options: ClassVar[Mapping[str, Option]]
     rounds: ClassVar[tuple[Round, ...]] = ()
+    placed: ClassVar[bool] = False
     fused: ClassVar[Mapping[str, Any]] = {}
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ()
     grid: ClassVar[tuple[float, ...]] = ()
@@ -136,12 +140,12 @@ class Family(ABC):
         Args:
             ops: torch's operations, on lists or one by one.
             work: the fragments.
-            answers: the sums of the rounds before, added up: ``(N, width)`` over whole parameters, or ``(width,)`` over
-                the model. Their number says which round this is.
+            answers: the sums of the rounds before, added up: ``(N, width)`` over whole parameters, ``(width,)`` over
+                the model, or a list of N vectors. Their number says which round this is.
 
         Returns:
-            ``(N, width)`` float64. In the last round ``(N, S)``, as ``Scored.scores`` reads them; ``(N, 0)`` if
-            ``work.scored`` is false.
+            ``(N, width)`` float64, or a list of N vectors. In the last round ``(N, S)``, as ``Scored.scores`` reads
+            them; ``(N, 0)`` if ``work.scored`` is false.
         """
 
     @abstractmethod

@@ -26,7 +26,7 @@ from .rules import TYPES
 from .rules.rule import Rule
 from .scope import Chosen, remember_constant, rule_of, scope_of
 from .uploads import constant
-from .work import Buffer, Work
+from .work import Buffer, Place, Work
 
 
 class Grouped(NamedTuple):
@@ -53,8 +53,8 @@ class Observed:
     part: Part
     kernel: Kernel
     work: Work
-    sums: Tensor
-    answers: list[Tensor] = field(default_factory=list)
+    sums: Any
+    answers: list[Any] = field(default_factory=list)
 
 
 class Step:
@@ -136,7 +136,11 @@ class Step:
             buffers.append(part.local(column) if buffer.shape is None else column)
         steps = [s["step"] for s in states] if declared else []
         scored = rule is not None and rule.scored
-        return Work(numbers, declared, part.values, part.gradients(), steps, buffers, scored)
+        places: Sequence[Place] = ()
+        if self.family.placed:
+            shapes, starts = self.layout.shapes[part.g], self.layout.starts(part)
+            places = [Place(shapes[row], start) for row, start in zip(part.rows, starts, strict=True)]
+        return Work(numbers, declared, part.values, part.gradients(), steps, buffers, scored, places)
 
     def dealt(self, part: Part, work: Work, dealer: Dealer) -> list[tuple[Part, Kernel, Work]]:
         """Divide ``work`` into as few lists as kernels can take at once."""
@@ -196,22 +200,45 @@ class Step:
 
     def advance(self) -> None:
         """Take the rounds before the scores for all fragments together, with one reduction for each round."""
+        ways = {"model": self.over_model, "parameter": self.over_parameters, "vectors": self.over_vectors}
         for reduction in self.family.rounds:
-            if reduction.over == "model":
-                total = torch.zeros(reduction.width, dtype=torch.float64, device=self.layout.device)
-                for o in self.observed:
-                    total += (o.sums / self.copies(o)).sum(dim=0).to(total.device)
-                answers = self.layout.add_up(total)
-                for o in self.observed:
-                    o.answers.append(answers.to(o.sums.device))
-            else:
-                tables, _ = self.layout.reduce(*self.tables(self.groups, [reduction.width] * len(self.groups)))
-                for o in self.observed:
-                    table = tables[list(self.groups).index(o.part.g)]
-                    rows = constant(o.part.rows, torch.int64, table.device)
-                    o.answers.append(table.index_select(0, rows).to(o.sums.device))
+            ways[reduction.over](reduction.width)
             for o in self.observed:
                 o.sums = o.kernel.observe(o.work, o.answers)
+
+    def over_model(self, width: Any) -> None:
+        """Answer every fragment with the sums over all of them."""
+        total = torch.zeros(width, dtype=torch.float64, device=self.layout.device)
+        for o in self.observed:
+            total += (o.sums / self.copies(o)).sum(dim=0).to(total.device)
+        answers = self.layout.add_up(total)
+        for o in self.observed:
+            o.answers.append(answers.to(o.sums.device))
+
+    def over_parameters(self, width: Any) -> None:
+        """Answer every fragment with the sums over those of its parameter."""
+        tables, _ = self.layout.reduce(*self.tables(self.groups, [width] * len(self.groups)))
+        for o in self.observed:
+            table = tables[list(self.groups).index(o.part.g)]
+            rows = constant(o.part.rows, torch.int64, table.device)
+            o.answers.append(table.index_select(0, rows).to(o.sums.device))
+
+    def over_vectors(self, width: Any) -> None:
+        """Answer every fragment with the sum of its parameter's vectors, which all travel in one reduction."""
+        if not self.layout.reduces:
+            for o in self.observed:
+                o.answers.append(o.sums)
+            return
+        lengths = [[width(shape) for shape in self.layout.shapes[g]] for g in range(len(self.layout.shapes))]
+        flat = torch.zeros(sum(map(sum, lengths)), dtype=torch.float64, device=self.layout.device)
+        vectors = cut(lengths, flat)
+        for o in self.observed:
+            for row, copies, vector in zip(o.part.rows, o.part.copies, o.sums, strict=True):
+                vectors[o.part.g][row] += vector.to(flat.device) / copies
+        found = cut(lengths, self.layout.add_up(flat))
+        for o in self.observed:
+            device = o.work.values[0].device
+            o.answers.append([found[o.part.g][row].to(device) for row in o.part.rows])
 
     def choose(self, groups: dict[int, Grouped]) -> Chosen:
         """Add up the last sums, score the candidates and choose."""
@@ -274,6 +301,12 @@ class Step:
                         tensor.mul_(factor.to(tensor.device, non_blocking=True))
                     elif chosen.resets[part.g]:  # the loop, which 8 bits are done by, has been told already
                         scale(Loop.ops, [tensor], buffer.soft_reset)
+
+
+def cut(lengths: list[list[int]], flat: Tensor) -> list[list[Tensor]]:
+    """Cut ``flat`` into views of these lengths, group by group."""
+    groups = flat.split([sum(of_group) for of_group in lengths])
+    return [list(group.split(of_group)) for group, of_group in zip(groups, lengths, strict=True)]
 
 
 def only_candidate(groups: Iterable[int]) -> Chosen:

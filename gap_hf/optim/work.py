@@ -35,6 +35,18 @@ class Buffer(NamedTuple):
         return dtype if self.dtype is None else torch.promote_types(dtype, self.dtype)
 
 
+class Place(NamedTuple):
+    """Where a fragment lies in its parameter.
+
+    Attributes:
+        shape: the whole parameter's shape.
+        start: the place of its first element in the flattened parameter or, of a box, the indices of its first element.
+    """
+
+    shape: torch.Size
+    start: int | tuple[int, ...]
+
+
 @dataclass(slots=True, eq=False)
 class Work:
     """Fragments of one group with a gradient each, and their buffers; N of everything. Once dealt, on one device.
@@ -48,6 +60,7 @@ class Work:
             ``Kernel.tick`` has been called.
         buffers: for each of ``declared`` its N tensors.
         scored: whether the last round's sums are wanted, which scores are made of.
+        places: where the fragments lie in their parameters; empty unless the family asks for it.
     """
 
     numbers: Any
@@ -57,6 +70,7 @@ class Work:
     steps: list[Tensor]
     buffers: list[list[Tensor]]
     scored: bool = True
+    places: Sequence[Place] = ()
 
     def select(self, rows: Sequence[int]) -> "Work":
         """Return the work on the fragments ``rows``, in that order."""
@@ -72,4 +86,5 @@ class Work:
             of(self.steps),
             [*map(of, self.buffers)],
             self.scored,
+            [self.places[i] for i in rows] if self.places else (),
         )

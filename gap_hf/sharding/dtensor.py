@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.optim import Optimizer
 
 from .backend import Backend
@@ -71,6 +72,12 @@ class Meshes(Sharded, ParameterLayout):
         replicas = math.prod(mesh.size(d) for d, placement in enumerate(p.placements) if placement.is_replicate())
         # ranks outside the mesh hold the same again: the data-parallel copies of a tensor-parallel mesh
         return replicas * world // mesh.size()
+
+    def start(self, p: Tensor) -> int | tuple[int, ...]:
+        if not isinstance(p, DTensor):
+            return 0
+        _, offset = compute_local_shape_and_global_offset(p.shape, p.device_mesh, p.placements)
+        return tuple(offset)
 
     def whole(self, g: int, i: int, state: State, name: str, dtype: torch.dtype) -> Tensor:
         found = state[self.filed[g][i]][name]

@@ -81,6 +81,10 @@ class FlatShards(InPieces, ParameterLayout):
             return dist.get_world_size()
         return dist.get_world_size() // dist.get_world_size(handle.process_group)
 
+    def start(self, p: Tensor) -> int:
+        handle, i = self.home[id(p)]
+        return 0 if unsharded(handle) else handle.flat_param._shard_param_infos[i].intra_param_start_idx or 0
+
     def owns(self, p: Tensor) -> bool:
         """Whether this rank holds the first element of ``p``, in the first replica."""
         handle, i = self.home[id(p)]
@@ -96,11 +100,10 @@ class FlatShards(InPieces, ParameterLayout):
 
     def pieces(self, g: int, i: int) -> list[Piece]:
         p = self.filed[g][i]
-        handle, index = self.home[id(p)]
+        handle, _ = self.home[id(p)]
         if not p.numel() or 0 not in self.holders(handle):
             return []
-        info = handle.flat_param._shard_param_infos[index]
-        return [Piece(p, torch.Tensor.detach, 0 if unsharded(handle) else info.intra_param_start_idx or 0)]
+        return [Piece(p, torch.Tensor.detach, self.start(p))]
 
     def covered(self) -> list[list[float]]:
         return [[p.numel() / self.copies(p) for p in group] for group in self.parameters]

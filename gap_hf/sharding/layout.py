@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .part import Part, check_plain
+from .part import Part, Start, check_plain
 from .refusal import Refusal
 
 State = Mapping[Tensor, dict[str, Tensor]]
@@ -128,6 +128,10 @@ class Layout(ABC):
         return values
 
     @abstractmethod
+    def starts(self, part: Part) -> list[Start]:
+        """Say where each fragment of ``part`` begins in its parameter."""
+
+    @abstractmethod
     def keys(self, g: int, i: int) -> list[Tensor]:
         """List the keys in ``optimizer.state`` for what this rank holds of parameter ``i`` of group ``g``."""
 
@@ -168,6 +172,18 @@ class ParameterLayout(Layout):
     def copies(self, p: Tensor) -> int:
         """The number of ranks that hold this very part."""
         return 1
+
+    def start(self, p: Tensor) -> Start:
+        """Where this rank's part of a parameter begins in it."""
+        return 0
+
+    @cached_property
+    def all_starts(self) -> list[list[Start]]:
+        """The ``start`` of all parameters, group by group."""
+        return [[self.start(p) for p in group] for group in self.filed]
+
+    def starts(self, part: Part) -> list[Start]:
+        return [self.all_starts[part.g][row] for row in part.rows]
 
     def keys(self, g: int, i: int) -> list[Tensor]:
         return [self.filed[g][i]]

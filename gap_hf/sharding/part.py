@@ -63,6 +63,11 @@ class Part:
         return tensors if self.cuts is None else [cut(t) for cut, t in zip(self.cuts, tensors, strict=True)]
 
 
+Start = int | tuple[int, ...]
+"""Where a fragment begins in its parameter: the place of its first element in the flattened parameter or, of a box, the
+indices of its first element."""
+
+
 class Piece(NamedTuple):
     """A stretch of a parameter on this rank.
 

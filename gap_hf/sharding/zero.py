@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .layout import ParameterLayout
-from .part import Part, Piece, check_plain
+from .part import Part, Piece, Start, check_plain
 from .refusal import Refusal
 from .sharded import InPieces
 
@@ -121,6 +121,10 @@ class Zero(InPieces):
                 rows = tuple(piece.row for piece in slices)
                 parts.append(Part(flat.g, group, rows, [key] * N, values, grads, cuts, (1,) * N))
         return parts
+
+    def starts(self, part: Part) -> list[Start]:
+        offsets = {cut.row: cut.offset for cut in self.known[id(part.keys[0])].slices}
+        return [offsets[row] for row in part.rows]
 
     def complete(self) -> bool:
         return len(self.received) == len(self.flats)

@@ -10,6 +10,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 import gap_hf
 from gap_hf.optim.reference.adai import ReferenceAdai
 from gap_hf.optim.reference.adam import ReferenceAdam
+from gap_hf.optim.reference.adams import ReferenceAdams
 from gap_hf.optim.reference.rf_adamw import ReferenceRFAdamW
 from gap_hf.optim.reference.rf_rmsprop import ReferenceRFRMSprop
 from gap_hf.optim.reference.sgdm import ReferenceSGDM
@@ -110,6 +111,12 @@ CASES: dict[str, Case] = {
         gap_hf.Adai,
         ReferenceAdai,
         {**WISE, "betas": [(0.02, 0.9), (0.5, 0.9)], "weight_decay": 0.1, "decoupled_weight_decay": True},
+        steps=26,
+    ),
+    "adams-wise": Case(
+        gap_hf.Adams,
+        ReferenceAdams,
+        {**WISE, "betas": [(0.5, 0.9), (0.95, 0.9)], "scalar_vector_weight_decay": 0.2},
         steps=26,
     ),
     "rf_adamw-wise": Case(

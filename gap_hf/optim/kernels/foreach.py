@@ -5,7 +5,7 @@ memory.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -66,7 +66,8 @@ class Loop(Foreach):
 
     def observe(self, work: Work, answers: list[Tensor]) -> Tensor:
         each = ([i] for i in range(len(work.values)))
-        return torch.cat([super(Loop, self).observe(work.select(row), selected(answers, row)) for row in each])
+        found = [super(Loop, self).observe(work.select(row), selected(answers, row)) for row in each]
+        return [vector for of_one in found for vector in of_one] if isinstance(found[0], list) else torch.cat(found)
 
     def apply(self, work: Work, answers: list[Tensor], choices: Sequence[int], resets: Sequence[bool]) -> None:
         for i, (choice, due) in enumerate(zip(choices, resets, strict=True)):
@@ -79,6 +80,12 @@ class Loop(Foreach):
             super().mix(work.select([i]), selected(answers, [i]), [of_one], [due])
 
 
-def selected(answers: list[Tensor], rows: list[int]) -> list[Tensor]:
+def selected(answers: list[Any], rows: list[int]) -> list[Any]:
     """Pick the answers for the fragments ``rows``; answers over the model, which are 1-D, are the same for all."""
-    return [answer if answer.ndim == 1 else answer[rows] for answer in answers]
+
+    def of(answer: Any) -> Any:
+        if isinstance(answer, list):
+            return [answer[i] for i in rows]
+        return answer if answer.ndim == 1 else answer[rows]
+
+    return list(map(of, answers))
