@@ -139,7 +139,7 @@ class Step:
         places: Sequence[Place] = ()
         if self.family.placed:
             shapes, starts = self.layout.shapes[part.g], self.layout.starts(part)
-            places = [Place(shapes[row], start) for row, start in zip(part.rows, starts, strict=True)]
+            places = [Place(row, shapes[row], start) for row, start in zip(part.rows, starts, strict=True)]
         return Work(numbers, declared, part.values, part.gradients(), steps, buffers, scored, places)
 
     def dealt(self, part: Part, work: Work, dealer: Dealer) -> list[tuple[Part, Kernel, Work]]:

@@ -39,10 +39,12 @@ class Place(NamedTuple):
     """Where a fragment lies in its parameter.
 
     Attributes:
+        row: the parameter's place in its group.
         shape: the whole parameter's shape.
         start: the place of its first element in the flattened parameter or, of a box, the indices of its first element.
     """
 
+    row: int
     shape: torch.Size
     start: int | tuple[int, ...]
 

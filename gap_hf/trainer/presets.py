@@ -55,6 +55,7 @@ PRESETS: dict[str, Preset] = {
     "adai": Preset("Adai", {}, "Adai: an inertia for each element, at a learning rate of SGD"),
     "adaiw": Preset("AdaiW", {}, "Adai with decoupled weight decay"),
     "adaiv2": Preset("AdaiV2", {}, "AdaiW for a dampening below 1"),
+    "adams": Preset("Adams", {"scalar_vector_weight_decay": 0.0}, "Adams: steps bounded by an angle, decay by the largest singular value"),
     "rf_adamw": Preset("RFAdamW", RF_ADAMW, "root-free AdamW, which is told the size of each batch"),
     "rf_rmsprop": Preset("RFRMSprop", {"batch_size": "told"}, "root-free RMSProp with momentum, likewise"),
     "gap_adamw_llm_lora": Preset(

@@ -15,7 +15,9 @@ from typing import Any
 from accelerate.state import AcceleratorState
 from packaging.version import Version
 
+from ..choices.naming import plain_name
 from ..optim import GapOptimizer
+from ..optim.spectral import mark
 from ..sharding.launch import downgrade
 from . import optim_args
 from .presets import PRESETS, options_of
@@ -59,7 +61,7 @@ def register() -> bool:
     def get_optimizer_cls_and_kwargs(args: Any, model: Any = None) -> tuple[Any, Any]:
         name = getattr(args.optim, "value", args.optim)
         if name in PRESETS:
-            return optimizer_and_options(name, args)
+            return optimizer_and_options(name, args, model)
         return original(args, model)
 
     get_optimizer_cls_and_kwargs.__doc__ = original.__doc__
@@ -88,7 +90,7 @@ def optimizer_name(value: str) -> Any:
     return OptimizerNames(value)
 
 
-def optimizer_and_options(name: str, args: Any) -> tuple[type[GapOptimizer], dict[str, Any]]:
+def optimizer_and_options(name: str, args: Any, model: Any = None) -> tuple[type[GapOptimizer], dict[str, Any]]:
     """Return a name's optimizer class, and its options from ``TrainingArguments`` and their ``optim_args``.
 
     Raises:
@@ -98,6 +100,9 @@ def optimizer_and_options(name: str, args: Any) -> tuple[type[GapOptimizer], dic
     if message := downgrade(state["distributed_type"].value if state else None):
         raise ValueError(message)
     options = options_of(name, args.optim_args, args.adam_beta1, args.adam_beta2, args.adam_epsilon)
+    if model is not None and isinstance(pattern := options.get("use_spectral_decay"), str):
+        mark(pattern, ((plain_name(key), p) for key, p in model.named_parameters()))  # Trainer's groups have no names
+        options["use_spectral_decay"] = True
     options["lr"] = args.learning_rate
     if args.should_log:
         advise(name, args, options)

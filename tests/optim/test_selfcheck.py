@@ -15,6 +15,7 @@ from gap_hf.doctor import machine as doctor
 from gap_hf.doctor.finding import State
 from gap_hf.optim.families.adai import AdaiFamily
 from gap_hf.optim.families.adam import AdamFamily
+from gap_hf.optim.families.adams import AdamsFamily
 from gap_hf.optim.families.rf_adamw import RFAdamWFamily
 from gap_hf.optim.families.rf_rmsprop import RFRMSpropFamily
 from gap_hf.optim.families.sgdm import SGDMFamily
@@ -33,7 +34,7 @@ CPU = torch.device("cpu")
 ADAM, SGDM = (F32,) * 4, (F32,) * 3
 FAMILIES = {4: AdamFamily(), 3: SGDMFamily()}
 """By the number of dtypes: of value, gradient, first and (for Adam) second moments."""
-OTHERS = [family.fused["cpu"](family) for family in (AdaiFamily(), RFAdamWFamily(), RFRMSpropFamily())]
+OTHERS = [family.fused["cpu"](family) for family in (AdaiFamily(), AdamsFamily(), RFAdamWFamily(), RFRMSpropFamily())]
 ALL = [(value, value, first, second)[:n] for value, first, second in DTYPES.values() for n in (4, 3)]
 
 
@@ -59,7 +60,7 @@ def test_the_kernel_agrees(dtypes):
 def test_the_kernels_of_other_families_agree(kernel, dtypes):
     if not known(dtypes):
         pytest.skip("the C compiler has no _Float16")
-    if kernel.family.name == "adai":  # whose buffers are float32
+    if kernel.family.name in ("adai", "adams"):  # whose buffers are float32
         dtypes = (*dtypes[:2], F32)
     selfcheck.check(kernel, CPU, dtypes)
 

@@ -29,7 +29,7 @@ STEPS, SAVED = 24, 13
 SOME_CASES = ("adamw-switch", "sgdm-wise")
 ONE_OF_EACH = ("ddp", "fsdp1", "fsdp2", "zero1-bf16-fp32", "zero2", "zero3-offload", "fsdp2-on-4", "zero0-bf16")
 """Layouts that are tried with other families, too: one for each adapter."""
-OTHERS = ("adai", "rf_rmsprop-switch")
+OTHERS = ("adai", "adams-wise", "rf_rmsprop-switch")
 
 MIXED = ("tensor-parallel", "zero1", "zero2-offload", "zero3-sub-groups")
 """Layouts that are tried with a mix by scores in place of a pick. They are loaded as they were saved: elsewhere the

@@ -36,6 +36,7 @@ RARE = {
     "adamw-random": ("single", "ddp", "fsdp2", "zero1", "zero3"),
     "adamw-first": ("single", "fsdp2", "zero3"),
     "adai-wise": ("single", "ddp", "fsdp1", "fsdp2", "zero1", "zero3"),
+    "adams-wise": ("single", "fsdp1", "fsdp2", "tensor-parallel", "zero1", "zero3"),
     "rf_adamw-wise": ("single", "fsdp1", "tensor-parallel", "zero3"),
     "rf_rmsprop-switch": ("single", "ddp", "fsdp2", "zero0", "zero1", "zero2"),
 }

@@ -51,6 +51,7 @@ CALLS: list[tuple[type, dict[str, Any]]] = [
     (gap_hf.SGDM, {"momentum": [0.5, 0.9], "type": "switch_parameter_wise", "nesterov": True, "dampening": 0.0}),
     (gap_hf.SGDM, {"momentum": [0.0, 0.9], "type": "mix", "weights": [0.3, 0.7], "seed": 0, "lr_modulation": "dc"}),
     (gap_hf.SGDM, {"momentum": 0.9, "type": "default", "weight_decay": 0.1, "maximize": True, "fused": None}),
+    (gap_hf.Adams, {"betas": [(0.5, 0.9), (0.95, 0.9)], "type": "switch_parameter_wise"}),
     (gap_hf.AdaiW, {"betas": [(0.05, 0.99), (0.2, 0.99)], "type": "switch", "dampening": 0.5, "eps": 1e-3}),
     (gap_hf.RFRMSprop, {"momentum": [0.0, 0.9], "batch_size": 16, "alpha": 0.99, "eps": 1e-4, "type": "mix"}),
     (gap_hf.RFAdamW, {"betas": (0.9, 0.99), "batch_size": "told", "eps": 1e-4}),

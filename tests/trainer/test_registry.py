@@ -32,6 +32,7 @@ EXPECTED = {
     "adai": (gap_hf.Adai, {"decoupled_weight_decay": False, "eps": 1e-3}),
     "adaiw": (gap_hf.AdaiW, {"decoupled_weight_decay": True, "dampening": 1.0}),
     "adaiv2": (gap_hf.AdaiV2, {"decoupled_weight_decay": True, "dampening": 1.0}),
+    "adams": (gap_hf.Adams, {"betas": (0.9, 0.95), "scalar_vector_weight_decay": 0.0, "use_spectral_decay": True}),
     "rf_adamw": (gap_hf.RFAdamW, {"type": "default", "betas": [(0.9, 0.999)], "eps": 1e-4, "batch_size": "told"}),
     "rf_rmsprop": (gap_hf.RFRMSprop, {"type": "default", "momentum": 0.9, "eps": 1e-4, "batch_size": "told"}),
     "gap_adamw_llm_lora": (gap_hf.GapAdamW, LLM),

@@ -14,7 +14,7 @@ from ..kernels.adai_cpu import AdaiOnCPU
 from ..options import given, is_flag, is_number, number
 from ..shell import GapOptimizer
 from ..work import Buffer, Work
-from .common import Betas, filtered, pairs_of_text
+from .common import Betas, complete_betas, filtered, pairs_of_text
 
 
 class AdaiNumbers(NamedTuple):
@@ -146,9 +146,7 @@ class AdaiFamily(Scored):
     def from_training_arguments(
         self, options: dict[str, Any], given: Mapping[str, Any], adam: Mapping[str, float]
     ) -> None:
-        if isinstance(betas := options.get("betas"), list):  # of text, in which beta2 may be left out
-            pairs = [pair if isinstance(pair, tuple) else (pair, 0.99) for pair in betas]
-            options["betas"] = pairs[0] if len(pairs) == 1 else pairs
+        complete_betas(options, 0.99)
 
     def decays(self, options: Mapping[str, Any]) -> tuple[float, ...]:
         return tuple(1 - beta0 for beta0, _ in self.parse(options))

@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 
 from ...candidate import Candidate
-from ..arithmetic.boxes import boxes
 from ..arithmetic.operations import Operations
+from ..arithmetic.power import columns, is_matrix, left_product, no_vector, right_product, rows, subtract, turn, unit
 from ..arithmetic.precision import cast, store, update
 from ..family import Option, Round, Scored, modulation
-from ..options import given, is_flag, is_number, number
-from ..shell import GapOptimizer
+from ..kernels.adams_cpu import AdamsOnCPU
+from ..options import given, is_number, number
+from ..spectral import SPECTRAL_DECAY, DecaysSpectrally
 from ..uploads import constant
-from ..work import Buffer, Work
-from .common import Betas, filtered, pairs_of_text, parse_betas
+from ..work import Buffer, Place, Work
+from .common import Betas, complete_betas, filtered, pairs_of_text, parse_betas
 from .moments import nu
 
 BIAS_CORRECTIONS = ("outside", "inside")
@@ -28,49 +29,43 @@ class AdamsNumbers(NamedTuple):
     Attributes:
         betas: the K candidates' beta1.
         beta2: decay rate of the second moments.
+        first: K places among the buffers.
         gains: K factors of the scores.
         modulation: K factors on the learning rate.
         lr: learning rate; a tensor stays on its device.
         decay: of matrices.
         scalar_vector_decay: of everything else.
-        spectral: whether matrices have a decay of their own.
+        spectral: whether matrices have a decay of their own: all, none, or one flag for each parameter of the group.
         inside: whether the moments are corrected for their bias before the angle is taken.
         l2: none.
         maximize: take the gradients with the other sign.
         soft_reset: factor on the first moments at a reset.
+        stochastic: never.
     """
 
     betas: tuple[float, ...]
     beta2: float
+    first: tuple[int, ...]
     gains: tuple[float, ...]
     modulation: tuple[float, ...]
     lr: float | Tensor
     decay: float
     scalar_vector_decay: float
-    spectral: bool
+    spectral: bool | Sequence[bool]
     inside: bool
     l2: float = 0.0
     maximize: bool = False
     soft_reset: float = 1.0
+    stochastic: bool = False
 
-
-def columns(shape: torch.Size) -> int:
-    """How many numbers W'u has, for all matrices of a parameter; none if it is no matrix."""
-    return math.prod(shape[:-2]) * shape[-1] if is_matrix(shape) else 0
-
-
-def rows(shape: torch.Size) -> int:
-    """How many numbers W v has."""
-    return math.prod(shape[:-1]) if is_matrix(shape) else 0
-
-
-def is_matrix(shape: torch.Size) -> bool:
-    """Whether the last two dimensions are those of a matrix, not of a vector."""
-    return len(shape) >= 2 and 1 not in shape[-2:] and 0 not in shape
+    def decays_spectrally(self, place: Place, value: Tensor) -> bool:
+        """Whether the fragment ``value`` is of a matrix that decays by its largest singular value."""
+        wanted = self.spectral if isinstance(self.spectral, bool) else self.spectral[place.row]
+        return bool(wanted and is_matrix(place.shape) and value.numel())
 
 
 class AdamsFamily(Scored):
-    r"""The arithmetic of Adams (imoneoi/Adams), of which only the two products of the power iteration are not elementwise.
+    r"""The arithmetic of Adams (imoneoi/Adams): all elementwise, but for the two products of the power iteration.
 
     For each gradient \(g\), candidate \(\beta_{1,j}\) and matrix \(W\) with R rows:
 
@@ -92,6 +87,19 @@ class AdamsFamily(Scored):
     grid = (0.5, 0.8, 0.9, 0.95, 0.99)
     rounds: ClassVar = (Round("vectors", columns), Round("vectors", rows))
     placed = True
+    fused: ClassVar = {"cpu": AdamsOnCPU}
+    examples: ClassVar = (
+        {
+            "betas": [(0.5, 0.9), (0.95, 0.9)], "lr": 0.1, "weight_decay": 0.2, "scalar_vector_weight_decay": 0.1,
+            "use_spectral_decay": True, "bias_correction": "outside", "maximize": True, "lr_modulation": True,
+            "soft_reset": 0.7, "type": "switch",
+        },
+        {
+            "betas": [(0.9, 0.95), (0.0, 0.95)], "lr": 0.1, "weight_decay": 0.2, "scalar_vector_weight_decay": 0.0,
+            "use_spectral_decay": [True, False, True, True], "bias_correction": "inside", "maximize": False,
+            "lr_modulation": False, "soft_reset": 0.7, "type": "switch",
+        },
+    )
     options: ClassVar = {
         "betas": Option(
             "one ``(beta1, beta2)``, or a list of K of them with the same beta2: the candidates.",
@@ -100,10 +108,7 @@ class AdamsFamily(Scored):
         "scalar_vector_weight_decay": Option(
             "decay coefficient of everything that is no matrix.", lambda x: is_number(x) and x >= 0, "a number >= 0",
         ),
-        "use_spectral_decay": Option(
-            "decay matrices by their largest singular value; if not, they decay like the rest.", is_flag,
-            "True or False",
-        ),
+        "use_spectral_decay": SPECTRAL_DECAY,
         "bias_correction": Option(
             "``'outside'`` (as released) takes the angle of the moment as it is, and divides it by 1 - beta1^t; "
             "``'inside'`` (as described) corrects the moment first.",
@@ -123,6 +128,11 @@ class AdamsFamily(Scored):
     def candidates(self, options: Mapping[str, Any]) -> list[Candidate]:
         return [Candidate(f"{beta1:g}", beta1, self.name) for beta1, _ in self.parse(options)]
 
+    def from_training_arguments(
+        self, options: dict[str, Any], given: Mapping[str, Any], adam: Mapping[str, float]
+    ) -> None:
+        complete_betas(options, 0.95)
+
     def decays(self, options: Mapping[str, Any]) -> tuple[float, ...]:
         return tuple(beta1 for beta1, _ in self.parse(options))
 
@@ -141,6 +151,7 @@ class AdamsFamily(Scored):
         return AdamsNumbers(
             betas=betas,
             beta2=pairs[0][1],
+            first=tuple(range(len(betas))),
             gains=tuple(math.sqrt(1 - b**2) / (1 - b) for b in betas),
             modulation=modulation(options, list(map(nu, betas)), [1.0] * len(betas)),
             lr=number(options["lr"]),
@@ -157,8 +168,6 @@ class AdamsFamily(Scored):
         numbers: AdamsNumbers = work.numbers
         if len(answers) < 2:
             return [self.product(work, answers, i) for i in range(len(work.values))]
-        for i in range(len(work.values)):
-            self.turn(work, answers, i)
         grads, K = filtered(ops, work), len(numbers.betas)
         squares = work.buffers[K]
         wide = cast(grads, squares[0].dtype)
@@ -184,39 +193,17 @@ class AdamsFamily(Scored):
 
     def product(self, work: Work, answers: list[Any], i: int) -> Tensor:
         """The fragment's part of W'u or, once that is known, of W v."""
-        shape, start = work.places[i]
-        length, C = (rows if answers else columns)(shape), shape[-1] if shape else 1
-        # in float64, so that the way in which a matrix is cut does not show
-        found = torch.zeros(length, dtype=torch.float64, device=work.values[i].device)
+        W, place = work.values[i], work.places[i]
         if not self.has_spectral_decay(work, i):
-            return found
-        v = unit(answers[0][i], C) if answers else found
-        pairs = zip(boxes(work.values[i], shape, start), boxes(work.buffers[-1][i], shape, start), strict=True)
-        for box, left in pairs:
-            W = box.values.double()
-            if answers:
-                found[box.rows] += W @ v[box.columns(C)]
-            else:
-                found[box.columns(C)] += left.values[:, 0].double() @ W
-        return found
+            return no_vector((rows if answers else columns)(place.shape), W)
+        if not answers:
+            return left_product(W, work.buffers[-1][i], place)
+        return right_product(W, unit(answers[0][i], place.shape[-1]), place)
 
     @staticmethod
     def has_spectral_decay(work: Work, i: int) -> bool:
         """Whether fragment ``i`` is of a matrix that decays by its largest singular value."""
-        numbers: AdamsNumbers = work.numbers
-        return bool(numbers.spectral and is_matrix(work.places[i].shape) and work.values[i].numel())
-
-    def turn(self, work: Work, answers: list[Any], i: int) -> None:
-        """Replace u by W v, scaled to length 1; that of a matrix of zeros stays."""
-        if not self.has_spectral_decay(work, i):
-            return
-        shape, start = work.places[i]
-        Wv = answers[1][i]
-        norms = Wv.view(-1, shape[-2]).norm(dim=1)
-        for left in boxes(work.buffers[-1][i], shape, start):
-            norm = norms[left.matrix]
-            new = (Wv[left.rows] / norm).to(left.values.dtype).unsqueeze(1)
-            left.values.copy_(torch.where(norm > 0, new.expand_as(left.values), left.values))
+        return work.numbers.decays_spectrally(work.places[i], work.values[i])
 
     def roots(self, ops: Operations, work: Work) -> list[Tensor]:
         """The roots of the second moments, corrected for their bias."""
@@ -269,20 +256,10 @@ class AdamsFamily(Scored):
         if not self.has_spectral_decay(work, i):
             value.mul_(1 - lr * numbers.scalar_vector_decay)
             return
-        shape, start = work.places[i]
-        R, C = shape[-2:]
-        v, norms = unit(answers[0][i], C), answers[1][i].view(-1, R).norm(dim=1)
-        for box, left in zip(boxes(value, shape, start), boxes(work.buffers[-1][i], shape, start), strict=True):
-            size = -lr * numbers.decay * math.sqrt(R) * norms[box.matrix]
-            right = (size * v[box.columns(C)]).to(value.dtype)
-            box.values.addcmul_(left.values, right.expand_as(left.values))
-
-
-def unit(x: Tensor, length: int) -> Tensor:
-    """Scale the vectors of ``length`` that lie one behind the other in ``x`` to length 1; those of 0 stay."""
-    table = x.view(-1, length)
-    norms = table.norm(dim=1, keepdim=True)
-    return torch.where(norms > 0, table / norms, table).view(-1)
+        (v, Wv), place, left = (answer[i] for answer in answers), work.places[i], work.buffers[-1][i]
+        R, C = place.shape[-2:]
+        turn(left, Wv, place)
+        subtract(value, left, unit(v, C), Wv, lr * numbers.decay * math.sqrt(R), place)
 
 
 def slope(angle: Tensor, moment: Tensor, root: Tensor) -> Tensor:
@@ -291,7 +268,7 @@ def slope(angle: Tensor, moment: Tensor, root: Tensor) -> Tensor:
     return torch.where(root > 0, found, 0.0)
 
 
-class Adams(GapOptimizer):
+class Adams(DecaysSpectrally):
     r"""Adams: steps bounded by an angle, and matrices that decay by their largest singular value.
 
     It is the published method (imoneoi/Adams), with its defaults.
@@ -300,11 +277,15 @@ class Adams(GapOptimizer):
         params: parameters or group dicts, as for any ``torch.optim`` optimizer.
         {options}
 
+    Spectral decay is for tensors whose last two dimensions are those of a matrix (neither is 1); dimensions before
+    these are a batch. A parameter with the attribute ``use_spectral_decay = False`` decays like a vector, whatever the
+    option says. A regular expression needs names: ``Adams(model.named_parameters(), ...)``; Trainer gives them.
+
     State per parameter: ``step`` (0-dim), ``exp_avg_0`` ... ``exp_avg_{K-1}``, ``exp_avg_sq`` and ``left_vector``, each
     of the parameter's shape, in float32 at least.
 
     Raises:
-        ValueError: an option is out of range.
+        ValueError: an option is out of range, or a regular expression can't be read or has no names to search.
     """
 
     family = AdamsFamily()
@@ -316,7 +297,7 @@ class Adams(GapOptimizer):
         betas: Betas | Sequence[Betas] = (0.9, 0.95),
         weight_decay: float = 0.1,
         scalar_vector_weight_decay: float = 0.1,
-        use_spectral_decay: bool = True,
+        use_spectral_decay: bool | str | list[bool] = True,
         bias_correction: str = "outside",
         type: str = "default",
         weights: Sequence[float] | str | None = None,

@@ -89,6 +89,13 @@ def parse_betas(betas: Any) -> list[Betas]:
     return [(float(beta1), float(beta2)) for beta1, beta2 in pairs]
 
 
+def complete_betas(options: dict[str, Any], beta2: float) -> None:
+    """Give candidates that come from text, where it may be left out, the optimizer's own beta2. Changes ``options``."""
+    if isinstance(betas := options.get("betas"), list):
+        pairs = [pair if isinstance(pair, tuple) else (pair, beta2) for pair in betas]
+        options["betas"] = pairs[0] if len(pairs) == 1 else pairs
+
+
 def distinct_beta2(pairs: list[Betas]) -> list[float]:
     """List the different beta2 in order of appearance: one second moment is kept for each."""
     return list(dict.fromkeys(beta2 for _, beta2 in pairs))

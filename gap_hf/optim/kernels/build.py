@@ -30,9 +30,10 @@ FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fope
 FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "gap_has_float16": (c_int, ()),
     "gap_tick": (None, (c_void_p, c_int64)),
+    **{f"gap_adams_{name}": (c_int, (c_void_p,)) for name in ("iterate", "left", "right", "settle")},
     **{
         f"gap_{family}_{name}": (c_int, (c_void_p,) * count)
-        for family in ("adai", "adam", "rf_rmsprop", "sgdm")
+        for family in ("adai", "adam", "adams", "rf_rmsprop", "sgdm")
         for name, count in {"observe": 2, "apply": 4, "step_constant": 1, "step": 6, "step_for_all": 8}.items()
     },
 }

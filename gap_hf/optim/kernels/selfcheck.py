@@ -21,7 +21,7 @@ from ..choice import Choice, average, choose
 from ..family import Family
 from ..rules.mix import BY_SCORE
 from ..rules.rule import Rule
-from ..work import Buffer, Work
+from ..work import Buffer, Place, Work
 from . import build, cache, fused_cuda
 from .foreach import Loop
 from .kernel import ChoosingKernel, Kernel, locate
@@ -172,8 +172,11 @@ def check_rounds(kernel: Kernel, work: Work, loop: Loop, twin: Work, dtypes: tup
     """Take the rounds before the scores with both, and return the loop's answers to them."""
     answers: list[Tensor] = []
     for reduction in kernel.family.rounds:
-        sums, expected = kernel.observe(work, answers).cpu(), loop.observe(twin, answers)
-        compare("a sum", per_element(sums), per_element(expected), extra=coarseness(dtypes))
+        sums, expected = kernel.observe(work, answers), loop.observe(twin, answers)
+        if reduction.over == "vectors":
+            compare("an element of a vector", list(sums), list(expected), extra=coarseness(dtypes))
+        else:
+            compare("a sum", per_element(sums.cpu()), per_element(expected), extra=coarseness(dtypes))
         answers.append(expected.sum(dim=0) if reduction.over == "model" else expected)
     return answers
 
@@ -287,6 +290,7 @@ def start(family: Family, example: int, device: torch.device, dtypes: tuple[torc
         grads=column(dtypes[1]),
         steps=[torch.zeros((), dtype=torch.float64, device=device) for _ in SIZES],
         buffers=[buffers(buffer) for buffer in declared],
+        places=[Place(i, torch.Size((n // 7 + 2, 7)), 3) for i, n in enumerate(SIZES)] if family.placed else (),
     )
     generator = torch.Generator().manual_seed(0)
     for value in work.values:
@@ -319,6 +323,7 @@ def renewed(kernel: Kernel, work: Work, t: int) -> Work:
         copies(work.steps, None),
         [copies(column, None if as_is else torch.float32) for column, as_is in zip(work.buffers, rounded, strict=True)],
         work.scored,
+        work.places,
     )
 
 

@@ -12,6 +12,7 @@
 
 #include "adai.h"
 #include "adam.h"
+#include "adams.h"
 #include "blocks.h"
 #include "choice.h"
 #include "rf_rmsprop.h"
@@ -42,6 +43,12 @@ int gap_has_float16(void) {
 
 #define FAMILY(name) adam_##name
 #define EXPORTED(name) gap_adam_##name
+#include "passes.h"
+#undef FAMILY
+#undef EXPORTED
+
+#define FAMILY(name) adams_##name
+#define EXPORTED(name) gap_adams_##name
 #include "passes.h"
 #undef FAMILY
 #undef EXPORTED
