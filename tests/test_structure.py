@@ -31,7 +31,7 @@ OPTIM = [
     ["state", "default", "decision", "scope"],
     ["loading", "step", "watched", "correlation"],
     ["shell"],
-    ["batch_size"],
+    ["batch_size", "spectral"],
     ["find", "families"],
 ]
 """The same inside of ``gap_hf.optim``."""

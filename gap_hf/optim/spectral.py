@@ -4,6 +4,7 @@ import logging
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -37,8 +38,6 @@ SPECTRAL_DECAY = Option(
 class DecaysSpectrally(GapOptimizer):
     """An optimizer with the option ``use_spectral_decay``."""
 
-    _warned = False
-
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
         group = self.param_groups[-1]
@@ -49,10 +48,12 @@ class DecaysSpectrally(GapOptimizer):
             raise
 
     def _take_step(self, layout: Layout) -> None:
-        if not self._warned:
-            self._warned = True
-            for group, shapes in zip(self.param_groups, layout.shapes, strict=True):
-                warn_of_divergence(group, shapes)
+        if not self.steps_taken:
+            groups, shapes = self.param_groups, layout.shapes
+            if len(groups) < len(shapes):  # DeepSpeed ZeRO 1 and 2 show one group at a time, and don't say which
+                shapes = [list(chain(*shapes))] * len(groups)
+            for group, of_group in zip(groups, shapes, strict=True):
+                warn_of_divergence(group, of_group)
         super()._take_step(layout)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..sharding.layout import Layout
 from ..sharding.part import Part
 from . import state
+from .arithmetic.boxes import Place
 from .arithmetic.eight_bit import is_eight_bit
 from .arithmetic.precision import scale
 from .decision import Outcome, Sums
@@ -26,7 +27,7 @@ from .rules import TYPES
 from .rules.rule import Rule
 from .scope import Chosen, remember_constant, rule_of, scope_of
 from .uploads import constant
-from .work import Buffer, Place, Work
+from .work import Buffer, Work
 
 
 class Grouped(NamedTuple):

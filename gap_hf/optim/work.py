@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .arithmetic.boxes import Place
+
 
 class Buffer(NamedTuple):
     """A tensor that is kept for each parameter from step to step.
@@ -33,20 +35,6 @@ class Buffer(NamedTuple):
     def at_least(self, dtype: torch.dtype) -> torch.dtype:
         """The dtype that it is stored in if ``dtype`` is what the options or the parameter ask for."""
         return dtype if self.dtype is None else torch.promote_types(dtype, self.dtype)
-
-
-class Place(NamedTuple):
-    """Where a fragment lies in its parameter.
-
-    Attributes:
-        row: the parameter's place in its group.
-        shape: the whole parameter's shape.
-        start: the place of its first element in the flattened parameter or, of a box, the indices of its first element.
-    """
-
-    row: int
-    shape: torch.Size
-    start: int | tuple[int, ...]
 
 
 @dataclass(slots=True, eq=False)

@@ -18,6 +18,7 @@ ADAMW_MIX: dict[str, Any] = {
 }
 SGDM_MIX: dict[str, Any] = {"momentum": list(sgdm.MIX_CANDIDATES), "weights": list(sgdm.MIX_WEIGHTS), "type": "mix"}
 RF_ADAMW: dict[str, Any] = {"betas": [0.9], "eps": 1e-4, "batch_size": "told", "type": "default"}
+ADAMS: dict[str, Any] = {"scalar_vector_weight_decay": 0.0}  # Trainer exempts biases and norms
 SGD_BASELINE: dict[str, Any] = {"momentum": [0.5, 0.9, 0.99], "type": "switch"}
 
 
@@ -55,7 +56,11 @@ PRESETS: dict[str, Preset] = {
     "adai": Preset("Adai", {}, "Adai: an inertia for each element, at a learning rate of SGD"),
     "adaiw": Preset("AdaiW", {}, "Adai with decoupled weight decay"),
     "adaiv2": Preset("AdaiV2", {}, "AdaiW for a dampening below 1"),
-    "adams": Preset("Adams", {"scalar_vector_weight_decay": 0.0}, "Adams: steps bounded by an angle, decay by the largest singular value"),
+    "adams": Preset(
+        "Adams",
+        {"scalar_vector_weight_decay": 0.0},
+        "Adams: steps bounded by an angle, decay by the largest singular value",
+    ),
     "rf_adamw": Preset("RFAdamW", RF_ADAMW, "root-free AdamW, which is told the size of each batch"),
     "rf_rmsprop": Preset("RFRMSprop", {"batch_size": "told"}, "root-free RMSProp with momentum, likewise"),
     "gap_adamw_llm_lora": Preset(

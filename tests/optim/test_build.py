@@ -309,7 +309,9 @@ def test_all_functions_are_looked_for():
     for result, name, listed in declared:
         generic = re.fullmatch(r"EXPORTED\((\w+)\)", name)
         for full in (
-            [f"gap_{family}_{generic[1]}" for family in ("adai", "adam", "adams", "rf_rmsprop", "sgdm")] if generic else [name]
+            [f"gap_{family}_{generic[1]}" for family in ("adai", "adam", "adams", "rf_rmsprop", "sgdm")]
+            if generic
+            else [name]
         ):
             found[full] = (result, 0 if listed == "void" else len(listed.split(",")))
     results = {None: "void", build.c_int: "int"}

@@ -9,6 +9,20 @@ import torch
 from torch import Tensor
 
 
+class Place(NamedTuple):
+    """Where a fragment lies in its parameter.
+
+    Attributes:
+        row: the parameter's place in its group.
+        shape: the whole parameter's shape.
+        start: the place of its first element in the flattened parameter or, of a box, the indices of its first element.
+    """
+
+    row: int
+    shape: torch.Size
+    start: int | tuple[int, ...]
+
+
 class Box(NamedTuple):
     """A rectangle of one matrix of a stack.
 

@@ -10,8 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..work import Place
-from .boxes import boxes
+from .boxes import Place, boxes
 
 
 def is_matrix(shape: torch.Size) -> bool:

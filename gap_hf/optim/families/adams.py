@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...candidate import Candidate
+from ..arithmetic.boxes import Place
 from ..arithmetic.operations import Operations
 from ..arithmetic.power import columns, is_matrix, left_product, no_vector, right_product, rows, subtract, turn, unit
 from ..arithmetic.precision import cast, store, update
@@ -16,7 +17,7 @@ from ..kernels.adams_cpu import AdamsOnCPU
 from ..options import given, is_number, number
 from ..spectral import SPECTRAL_DECAY, DecaysSpectrally
 from ..uploads import constant
-from ..work import Buffer, Place, Work
+from ..work import Buffer, Work
 from .common import Betas, complete_betas, filtered, pairs_of_text, parse_betas
 from .moments import nu
 

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from ... import __version__
+from ..arithmetic.boxes import Place
 from ..choice import Choice, average, choose
 from ..family import Family
 from ..rules.mix import BY_SCORE
 from ..rules.rule import Rule
-from ..work import Buffer, Place, Work
+from ..work import Buffer, Work
 from . import build, cache, fused_cuda
 from .foreach import Loop
 from .kernel import ChoosingKernel, Kernel, locate
