@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import sys
+from math import prod
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -13,7 +14,7 @@ import gap_hf
 
 from ..tiny import needs_compiler, run
 from . import layouts, zero
-from .bag import CASES
+from .bag import CASES, SHAPES
 from .run_layouts import ALL_CASES
 
 LIMIT = 3600 if os.environ.get("GAP_HF_TEST_ALL") else 600
@@ -58,8 +59,17 @@ def test_choices_and_parameters_are_the_twins(results, backend, world, name):
             assert CASES[key.split("/")[1]].is_constant() or len(result["chosen"]) > 1, f"{key} never changed"
 
 
-def sums_per_parameter(options: dict) -> int:
-    """K, and one more for each distinct beta2, or for root-free RMSProp's mean square."""
+def before_the_scores(optimizer: type) -> list[int]:
+    """How many numbers each of a family's reductions before the scores carries."""
+    matrices = [shape for block in SHAPES for shape in block if len(shape) > 1 and 1 not in shape[-2:]]
+    sides = [sum(prod(shape[:-2]) * shape[d] for shape in matrices) for d in (-1, -2)]
+    return {gap_hf.Adai: [2], gap_hf.Adams: sides}.get(optimizer, [])
+
+
+def sums_per_parameter(optimizer: type, options: dict) -> int:
+    """K, and one more for each distinct beta2, or for root-free RMSProp's mean square; Adai and Adams have 2 K."""
+    if optimizer in (gap_hf.Adai, gap_hf.Adams):
+        return 2 * len(options["betas"]) + (optimizer is gap_hf.Adams)
     if "momentum" in options:
         return len(options["momentum"]) + ("alpha" in options)
     return len(options["betas"]) + len({beta2 for _, beta2 in options["betas"]})
@@ -69,7 +79,7 @@ def sums_per_parameter(options: dict) -> int:
 def test_one_collective_and_no_waiting(results, backend, world, name):
     """One all-reduce of the partial sums per step where ranks hold different elements, else none.
 
-    Adai has one before, of a mean over the model.
+    Adai has one before, of a mean over the model, and Adams two, of the products of its power iteration.
     """
     for key, found in results(backend, world)[0].items():
         layout, case = key.split("/")
@@ -77,10 +87,10 @@ def test_one_collective_and_no_waiting(results, backend, world, name):
             continue
         options = CASES[case].options
         chooses = options.get("type", "default") == "first" or not CASES[case].is_constant()
-        elements = [2] if CASES[case].optimizer is gap_hf.Adai else []
+        elements = before_the_scores(CASES[case].optimizer)
         if chooses:
             # FSDP1 packs the presence of gradients into a word
-            each = 2 * len(options["betas"]) if elements else sums_per_parameter(options)
+            each = sums_per_parameter(CASES[case].optimizer, options)
             elements.append(7 * each + (found["layout"] == "FlatShards"))
         reduces = found["layout"] not in ("Whole", "HalfPrecision")
         assert found["counts"]["collectives"] == ([["allreduce_", n] for n in elements] if reduces else []), key

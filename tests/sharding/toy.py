@@ -38,10 +38,13 @@ class PlainShards(InPieces, ParameterLayout):
     def whole_shape(self, p: Tensor) -> torch.Size:
         return p.shape_of_all
 
+    def start(self, p: Tensor) -> int:
+        first = rows(torch.arange(p.shape_of_all[0]))[:1]
+        return int(first) * p.shape_of_all[1:].numel() if p.numel() else 0
+
     def pieces(self, g: int, i: int) -> list[Piece]:
         p = self.filed[g][i]
-        first = rows(torch.arange(p.shape_of_all[0]))[:1]
-        return [Piece(p, torch.Tensor.detach, int(first) * p.shape_of_all[1:].numel())] if p.numel() else []
+        return [Piece(p, torch.Tensor.detach, self.start(p))] if p.numel() else []
 
     def covered(self) -> list[list[float]]:
         return [[p.numel() for p in group] for group in self.parameters]
