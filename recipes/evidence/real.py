@@ -16,7 +16,7 @@ import multiprocessing
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from math import inf
 from pathlib import Path
@@ -71,11 +71,25 @@ REAL_STUDIES = {
 
 
 class Way(NamedTuple):
-    """A contender: the flags of the optimizer, and its candidates."""
+    """A contender.
+
+    Attributes:
+        optim: the flag ``--optim``.
+        optim_args: that flag.
+        candidates: its candidates.
+        lrs: its first learning rates, as powers of 2, if they are not the study's.
+        flags: other flags.
+    """
 
     optim: str
     optim_args: str
     candidates: tuple[float, ...]
+    lrs: tuple[int, ...] = ()
+    flags: str = "--weight_decay 0"
+
+
+Ways = Callable[[RealStudy], dict[str, Way]]
+"""The contenders of a study by name."""
 
 
 def ways(study: RealStudy) -> dict[str, Way]:
@@ -112,28 +126,29 @@ class Job(NamedTuple):
     k: int
 
 
-def jobs(studies: Sequence[str], seeds: Sequence[int], results: Path) -> Iterator[Job]:
+def jobs(studies: Sequence[str], seeds: Sequence[int], results: Path, among: Ways = ways) -> Iterator[Job]:
     """All runs that there are no rows of; the grid grows until each contender's best learning rate is inside."""
     for seed in seeds:
         for study in studies:
             known = read(study, results)
-            for contender in ways(REAL_STUDIES[study]):
+            for contender, way in among(REAL_STUDIES[study]).items():
                 own = [row for row in known.values() if row.contender == contender]
-                for k in grown({*REAL_STUDIES[study].lrs, *(exponent(row.lr) for row in own)}, own, seeds):
+                first = way.lrs or REAL_STUDIES[study].lrs
+                for k in grown({*first, *(exponent(row.lr) for row in own)}, own, seeds):
                     if (contender, seed, written(2.0**k)) not in known:
                         yield Job(study, contender, seed, k)
 
 
-def run(job: Job) -> Row:
+def run(job: Job, among: Ways = ways) -> Row:
     """Start the recipe, and read what it left.
 
     Raises:
         SystemExit: it failed; its last lines say why.
     """
     study = REAL_STUDIES[job.study]
-    way = ways(study)[job.contender]
+    way = among(study)[job.contender]
     with tempfile.TemporaryDirectory(prefix="gap_hf-evidence-") as scratch:
-        flags = [*study.flags.split(), "--optim", way.optim, "--weight_decay", "0", "--learning_rate", str(2.0**job.k)]
+        flags = [*study.flags.split(), "--optim", way.optim, *way.flags.split(), "--learning_rate", str(2.0**job.k)]
         flags += ["--optim_args", way.optim_args] if way.optim_args else []
         flags += ["--seed", str(job.seed), "--output_dir", scratch, "--save_strategy", "no", "--disable_tqdm", "true"]
         output = Path(scratch) / "output.txt"
@@ -185,14 +200,20 @@ def keys(beta: float) -> tuple[str, str]:
     return f"gap/share_{beta:g}", f"gap/weight_{beta:g}"
 
 
-def main() -> None:
-    """Read the command line and run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(among: Ways = ways, about: str | None = __doc__, default: Path = RESULTS) -> None:
+    """Read the command line and run.
+
+    Args:
+        among: the contenders.
+        about: the command's description.
+        default: the directory of the files, if none is given.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", nargs="+", default=list(REAL_STUDIES), choices=list(REAL_STUDIES))
     parser.add_argument("--seeds", type=numbers, default=list(range(5)), help="like 0-4")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="the directory of the files")
+    parser.add_argument("--results", type=Path, default=default, help="the directory of the files")
     args = parser.parse_args()
-    todo, done = list(jobs(args.studies, args.seeds, args.results)), 0
+    todo, done = list(jobs(args.studies, args.seeds, args.results, among)), 0
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     for name in {job.study for job in todo}:
         prepare(REAL_STUDIES[name])
@@ -203,9 +224,9 @@ def main() -> None:
             job = todo.pop(0)
             what = f"{job.study}, {job.contender}, seed {job.seed}, 2^{job.k}"
             progress.update(bar, description=what, refresh=True)
-            add(job.study, [run(job)], args.results)
+            add(job.study, [run(job, among)], args.results)
             done += 1
-            todo = todo or list(jobs(args.studies, args.seeds, args.results))
+            todo = todo or list(jobs(args.studies, args.seeds, args.results, among))
             progress.update(bar, completed=done, total=done + len(todo))
     print(f"{done} runs were missing; the results are in {args.results}")
 

@@ -3,14 +3,20 @@
 import re
 from pathlib import Path
 
+from gap_hf.optim.families import OPTIMIZERS
+from gap_hf.optim.family import Grain
 from gap_hf.sharding.backend import all_refusals
 
 from . import layouts, zero
+from .bag import CASES
 from .run_checkpoints import LOADS, REFUSED, SAVES
+from .run_layouts import cases
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "layouts.md"
 BEGIN, END = "<!-- the table: python -m tests.sharding.table -->\n", "<!-- end of the table -->\n"
+BEGIN_FAMILIES = "<!-- the families: python -m tests.sharding.table -->\n"
+END_FAMILIES = "<!-- end of the families -->\n"
 BEGIN_REFUSALS = "<!-- what is refused: python -m tests.sharding.table -->\n"
 END_REFUSALS = "<!-- end of what is refused -->\n"
 
@@ -39,6 +45,19 @@ ROWS = {
     "ZeRO 3, optimizer (and parameters) on the CPU": (["zero3-offload", "zero3-offload-both"], "torch, deepspeed"),
 }
 """What users call it -> the tested layouts, and the packages that it depends on."""
+
+FAMILIES = {
+    "Adam, AdamW": "adam",
+    "SGDM": "sgdm",
+    "Adams": "adams",
+    "Adai, AdaiW, AdaiV2": "adai",
+    "RFAdamW": "rf_adamw",
+    "RFRMSprop": "rf_rmsprop",
+}
+"""What users call them -> their names in the code."""
+
+WHOLE = ("one process", "DDP", "ZeRO 0")
+"""The rows in which each process holds whole parameters."""
 
 RESUMED_BY_TRAINER = {"single", "hsdp"}
 """Layouts that are resumed on as many processes in ``tests/trainer/test_resume.py`` and ``test_trainer.py`` only."""
@@ -81,6 +100,26 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def support(title: str, names: list[str], family: str) -> str:
+    """Whether a family is tried in one of the layouts: always, or only by ``make test-all``."""
+    grains = {optimizer.family.grain for optimizer in OPTIMIZERS.values() if optimizer.family.name == family}
+    if Grain.PARAMETER in grains and title not in WHOLE:
+        return "refused"
+    for worlds in (layouts.LAYOUTS, zero.LAYOUTS):
+        tried = [case for name in names if name in worlds for case in cases(list(worlds), name)]
+        if any(CASES[case].optimizer.family.name == family for case in tried):
+            return "exact"
+    return "exact\\*"
+
+
+def family_table() -> str:
+    lines = [f"| layout | {' | '.join(FAMILIES)} |", f"|---{'|---' * len(FAMILIES)}|"]
+    for title, (names, _) in ROWS.items():
+        cells = [support(title, names, family) for family in FAMILIES.values()]
+        lines.append(f"| {' | '.join((title, *cells))} |")
+    return "\n".join(lines) + "\n"
+
+
 def seen_by(in_running: object, in_config: object) -> str:
     """``gap-hf doctor`` sees configurations, the run its own objects."""
     return ", ".join(["the run"] * (in_running is not None) + ["`gap-hf doctor`"] * (in_config is not None))
@@ -102,6 +141,7 @@ def put(text: str, begin: str, end: str, table: str) -> str:
 def write() -> None:
     """Put the tables into the page."""
     text = put(PAGE.read_text(), BEGIN, END, table())
+    text = put(text, BEGIN_FAMILIES, END_FAMILIES, family_table())
     PAGE.write_text(put(text, BEGIN_REFUSALS, END_REFUSALS, refusal_table()))
 
 
