@@ -1,6 +1,7 @@
 """Adai against its reference, and where the published code goes wrong. (Layouts and checkpoints: tests/sharding.)"""
 
 import copy
+from typing import ClassVar
 
 import pytest
 import torch
@@ -196,3 +197,40 @@ def test_the_least_eps_and_gradients(kernel):
             ps[0].grad = torch.zeros_like(ps[0])
             optimizer.step()
         assert all(p.isfinite().all() for p in ps)
+
+
+class TestPytorchOptimizers:
+    """pytorch_optimizer 4.1.0, which has all three as options of one class."""
+
+    WAYS: ClassVar = {
+        "Adai": {},
+        "AdaiW": {"weight_decouple": True},
+        "AdaiV2": {"weight_decouple": True, "dampening": 0.5},
+    }
+
+    def apart(self, name, size, weight_decay):
+        """How far both are apart after 100 steps, compared with how far they went."""
+        package = pytest.importorskip("pytorch_optimizer")
+        options, ends = self.WAYS[name], []
+        for cls, own in ((getattr(gap_hf, name), {"dampening": options.get("dampening", 1.0)}), (package.Adai, options)):
+            ps = parameters()[:2]
+            optimizer = cls(ps, lr=0.1, weight_decay=weight_decay, **own)
+            for t in range(100):
+                set_gradients(ps, t, size)
+                for p in ps:
+                    p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+                optimizer.step()
+            ends.append(torch.cat([p.detach().flatten() for p in ps]))
+        start = torch.cat([p.detach().flatten() for p in parameters()[:2]])
+        return float((ends[0] - ends[1]).norm() / (ends[0] - start).norm())
+
+    @pytest.mark.parametrize("size", [1.0, 0.1])
+    @pytest.mark.parametrize("name", WAYS)
+    def test_the_same_steps(self, name, size):
+        assert self.apart(name, size, weight_decay=0.1) < 1e-5
+
+    @pytest.mark.parametrize("size", [1e-2, 1e-4])
+    @pytest.mark.parametrize("name", WAYS)
+    def test_its_floor_under_the_mean_makes_another_algorithm_of_it(self, name, size):
+        """Ours only makes smaller steps (``test_the_size_of_the_gradients_matters_as_in_sgd``)."""
+        assert self.apart(name, size, weight_decay=0.0) > 0.05

@@ -1,7 +1,7 @@
 /* One step of Adams's power iteration, which finds the largest singular values of matrices, and the decay by them.
 
-   Fragments are told as boxes (arithmetic/boxes.py). Both products are added up in float for a few rows or columns at a
-   time, in double beyond, always in the boxes' order: the number of threads does not show in u. */
+   Fragments are told as boxes (arithmetic/boxes.py). Both products are added up in double, always in the boxes' order:
+   neither the number of threads nor the cut shows in u. */
 
 #include <math.h>
 #ifdef __SSE2__
@@ -10,8 +10,7 @@
 
 #include "job.h"
 
-#define ROWS 512    /* of a box, for one thread at a time */
-#define IN_FLOAT 32 /* rows that are added up before they are added to a sum in double */
+#define ROWS 512 /* of a box, for one thread at a time */
 
 /* Cases of a switch, for which the compiler knows the length of a row: in a loop over 16 numbers, counting takes longer
    than adding. */
@@ -50,35 +49,30 @@ static int adams_has_few_boxes(const struct adams_numbers *own, int64_t i) {
   return own->first_box[i + 1] - own->first_box[i] <= 4;
 }
 
-/* Adds to some the first n columns of rows that lie apart by width, each times its u. */
+/* Adds to sums the first n columns of rows that lie apart by width, each times its u. */
 static inline __attribute__((always_inline)) void left_rows(const float *restrict W, const float *restrict u,
                                                             int64_t rows, int64_t width, int64_t n,
-                                                            float *restrict some) {
+                                                            double *restrict sums) {
   for (int64_t r = 0; r < rows; r++) {
-    float factor = u[r * width];
-    for (int64_t k = 0; k < n; k++) some[k] += factor * W[r * width + k];
+    double factor = u[r * width];
+    for (int64_t k = 0; k < n; k++) sums[k] += factor * W[r * width + k];
   }
 }
 
 /* Adds n columns of a box, from the one numbered c, to their sums in W'u. */
 static void adams_left_tile(const struct job *job, int64_t i, const struct box *box, int64_t c, int64_t n,
-                            double *restrict sums) {
-  float scratch[TILE], some[TILE];
-  for (int64_t low = 0; low < box->height; low += IN_FLOAT) {
-    int64_t rows = box->height - low < IN_FLOAT ? box->height - low : IN_FLOAT;
-    const float *u = (float *)second_of(job, i, 1) + box->at + low * box->width;
-    for (int64_t k = 0; k < n; k++) some[k] = 0;
-    if (job->value_dtype != FLOAT32)
-      for (int64_t r = 0; r < rows; r++)
-        left_rows(adams_row(job, i, box, low + r, c, n, scratch), u + r * box->width, 1, n, n, some);
-    else {
-      const float *W = adams_row(job, i, box, low, c, n, NULL);
-      switch (box->width) {
-        LORA_RANKS(left_rows(W, u, rows, WIDTH, WIDTH, some))
-        default: left_rows(W, u, rows, box->width, n, some);
-      }
-    }
-    for (int64_t k = 0; k < n; k++) sums[k] += some[k];
+                            double *sums) {
+  const float *u = (float *)second_of(job, i, 1) + box->at;
+  float scratch[TILE];
+  if (job->value_dtype != FLOAT32) {
+    for (int64_t r = 0; r < box->height; r++)
+      left_rows(adams_row(job, i, box, r, c, n, scratch), u + r * box->width, 1, n, n, sums);
+    return;
+  }
+  const float *W = adams_row(job, i, box, 0, c, n, NULL);
+  switch (box->width) {
+    LORA_RANKS(left_rows(W, u, box->height, WIDTH, WIDTH, sums))
+    default: left_rows(W, u, box->height, box->width, n, sums);
   }
 }
 
@@ -120,29 +114,33 @@ static void adams_scale_to_length_1(double *v, int64_t columns, int64_t C) {
 }
 
 /* Adds to Wv the products of rows that lie apart by width with n numbers of v. */
-static inline __attribute__((always_inline)) void right_rows(const float *restrict W, const float *restrict v,
+static inline __attribute__((always_inline)) void right_rows(const float *restrict W, const double *restrict v,
                                                              int64_t rows, int64_t width, int64_t n,
                                                              double *restrict Wv) {
-  for (int64_t r = 0; r < rows; r++) Wv[r] += dot(W + r * width, v, n);
+  for (int64_t r = 0; r < rows; r++) {
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t k = 0; k < n; k++) sum += W[r * width + k] * v[k];
+    Wv[r] += sum;
+  }
 }
 
 /* The rows [low, high) of one of fragment i's boxes in W v. */
 static void adams_right_rows(const struct job *job, int64_t i, const struct box *box, int64_t low, int64_t high) {
   const struct adams_numbers *own = job->own;
   double *restrict Wv = own->Wv + own->rows[i] + box->row;
-  float scratch[TILE], right[TILE];
+  float scratch[TILE];
   for (int64_t c = 0; c < box->width; c += TILE) {
     int64_t n = box->width - c < TILE ? box->width - c : TILE;
     const double *v = own->v + own->columns[i] + box->column + c;
-    for (int64_t k = 0; k < n; k++) right[k] = v[k];
     if (job->value_dtype != FLOAT32)
       for (int64_t r = low; r < high; r++)
-        right_rows(adams_row(job, i, box, r, c, n, scratch), right, 1, n, n, Wv + r);
+        right_rows(adams_row(job, i, box, r, c, n, scratch), v, 1, n, n, Wv + r);
     else {
       const float *W = adams_row(job, i, box, low, c, n, NULL);
       switch (box->width) {
-        LORA_RANKS(right_rows(W, right, high - low, WIDTH, WIDTH, Wv + low))
-        default: right_rows(W, right, high - low, box->width, n, Wv + low);
+        LORA_RANKS(right_rows(W, v, high - low, WIDTH, WIDTH, Wv + low))
+        default: right_rows(W, v, high - low, box->width, n, Wv + low);
       }
     }
   }
