@@ -212,7 +212,10 @@ class TestPytorchOptimizers:
         """How far both are apart after 100 steps, compared with how far they went."""
         package = pytest.importorskip("pytorch_optimizer")
         options, ends = self.WAYS[name], []
-        for cls, own in ((getattr(gap_hf, name), {"dampening": options.get("dampening", 1.0)}), (package.Adai, options)):
+        for cls, own in (
+            (getattr(gap_hf, name), {"dampening": options.get("dampening", 1.0)}),
+            (package.Adai, options),
+        ):
             ps = parameters()[:2]
             optimizer = cls(ps, lr=0.1, weight_decay=weight_decay, **own)
             for t in range(100):
