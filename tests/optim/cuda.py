@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import gap_hf
+from gap_hf.optim.families.adai import AdaiFamily, AdaiNumbers
 from gap_hf.optim.families.adam import AdamFamily
 from gap_hf.optim.families.common import places
 from gap_hf.optim.families.moments import MomentNumbers
@@ -40,7 +41,12 @@ ADAM = MomentNumbers(
 SGDM = SGDMNumbers((0.9, 0.5), (0, 1), (1.0, 1.0), (1.0, 1.0), 0.1, soft_reset=0.7)
 RMSPROP = RFRMSpropNumbers((0.9, 0.5), (0, 1), (1.0, 1.0), (1.0, 1.0), 0.1, 0.9, 4.0, 0.1, soft_reset=0.7)
 Numbers = MomentNumbers | RFRMSpropNumbers | SGDMNumbers
-FAMILIES = {MomentNumbers: AdamFamily(), RFRMSpropNumbers: RFRMSpropFamily(), SGDMNumbers: SGDMFamily()}
+FAMILIES: dict[Any, Any] = {
+    AdaiNumbers: AdaiFamily(),
+    MomentNumbers: AdamFamily(),
+    RFRMSpropNumbers: RFRMSpropFamily(),
+    SGDMNumbers: SGDMFamily(),
+}
 
 
 def candidates(numbers: Numbers, values: tuple[float, ...], second: tuple[int, ...] = ()) -> Numbers:
@@ -317,6 +323,7 @@ OPTIONS = {
     "sgdm-gradient": (gap_hf.SGDM, {"momentum": [0.0, 0.9], "dampening": 0.3, "hysteresis_threshold": 1}),
 }
 ON_A_GPU = OPTIONS | {
+    "adai": (gap_hf.AdaiW, {"betas": [(0.02, 0.99), (0.5, 0.99)], "weight_decay": 0.01, "dampening": 0.5}),
     "rf_adamw": (gap_hf.RFAdamW, {"betas": [(0.8, 0.999), (0.99, 0.999)], "batch_size": 8}),
     "rf_rmsprop": (gap_hf.RFRMSprop, {"momentum": [0.5, 0.9], "batch_size": 8, "weight_decay": 0.01}),
 }
@@ -344,8 +351,11 @@ def options_of(name: str, type_: str) -> tuple[Any, dict[str, Any]]:
     return cls, {**options, **chosen}
 
 
-def launches_of(type_: str) -> list[str]:
+def launches_of(type_: str, name: str = "") -> list[str]:
     """The kernels that a step launches."""
+    if name == "adai":
+        rounds = ["tick", "squares", "add_up"]
+        return [*rounds, "move"] if type_ in CONSTANT else [*rounds, "observe", "add_up", "move"]
     if type_ in CONSTANT:
         return ["tick", "step_constant"]
     return ["tick", "observe", "add_up", "mix" if type_.startswith("mix") else "apply"]

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from gap_hf.optim.families.adai import AdaiNumbers
 from gap_hf.optim.families.moments import MomentNumbers
 from gap_hf.optim.families.rf_rmsprop import RFRMSpropNumbers
 from gap_hf.optim.families.sgdm import SGDMNumbers
@@ -65,7 +66,11 @@ def exact_conversion(convert: Callable) -> Callable:
     return rounded
 
 
-MODULES = ("triton_common", *(f"triton_{f}{mix}" for f in ("adam", "rf_rmsprop", "sgdm") for mix in ("", "_mix")))
+MODULES = (
+    "triton_common",
+    "triton_adai",
+    *(f"triton_{f}{mix}" for f in ("adam", "rf_rmsprop", "sgdm") for mix in ("", "_mix")),
+)
 FIRST = r"an element of (exp_avg|momentum_buffer)_\d is"
 MISTAKES = [
     ("triton_adam", "p * keep - rate *", "p * keep + rate *", "a new value is"),
@@ -93,6 +98,14 @@ MISTAKES = [
     ("triton_rf_rmsprop", "rest * g * g", "rest * g", FIRST),
     ("triton_rf_rmsprop", "if where == F", "if where != F", "a new value is"),
     ("triton_rf_rmsprop_mix", "p - rate", "p + rate", "a new value is"),
+    ("triton_adai", "v.to(tl.float64)) / correction", "v.to(tl.float64))", "a sum is"),
+    ("triton_adai", "rest > 1.0, 1.0", "rest > 0.5, 0.5", FIRST),
+    ("triton_adai", "rest < least, least", "rest < least, 0.0", r"an element of \w+ is"),
+    ("triton_adai", "rest, 2.0 - rest", "rest, 2.0 + rest", "a sum is"),
+    ("triton_adai", "* (1.0 - rest)\n    write", "\n    write", "an element of beta1_prod_0 is"),
+    ("triton_adai", "p * (1.0 - lr", "p * (1.0 + lr", "a new value is"),
+    ("triton_adai", "numbers + K + j", "numbers + K", "a new value is"),
+    ("triton_adai", "if due:", "if not due:", FIRST),
 ]
 
 
@@ -253,8 +266,13 @@ class TestInTheInterpreter:
 
     @pytest.mark.parametrize(
         ("numbers", "dtypes"),
-        [(MomentNumbers, (F32,) * 4), (SGDMNumbers, (F32, F32, BF16)), (RFRMSpropNumbers, (F32, F32, BF16, F32))],
-        ids=["adam", "sgdm", "rf_rmsprop"],
+        [
+            (AdaiNumbers, (BF16, BF16, F32, F32)),
+            (MomentNumbers, (F32,) * 4),
+            (SGDMNumbers, (F32, F32, BF16)),
+            (RFRMSpropNumbers, (F32, F32, BF16, F32)),
+        ],
+        ids=["adai", "adam", "sgdm", "rf_rmsprop"],
     )
     def test_passes_the_check_before_its_use(self, numbers: Any, dtypes: tuple[torch.dtype, ...]) -> None:
         family = FAMILIES[numbers]
@@ -278,7 +296,7 @@ class TestInTheInterpreter:
             monkeypatch.delitem(sys.modules, name)
         wrong = {name: importlib.import_module(f"wrong_kernels.{name}") for name in MODULES}
         monkeypatch.setattr(fused_cuda, "load", lambda name="triton_common": wrong[name])
-        kinds = {"sgdm": SGDMNumbers, "rmsprop": RFRMSpropNumbers}
+        kinds = {"adai": AdaiNumbers, "sgdm": SGDMNumbers, "rmsprop": RFRMSpropNumbers}
         family = FAMILIES[next((kinds[name] for name in kinds if name in module), MomentNumbers)]
         dtypes = (F32,) * 3 if "sgdm" in module else (F32, F32, BF16 if what == "rounded otherwise" else F32, F32)
         with pytest.raises(selfcheck.Disagreement, match=what):

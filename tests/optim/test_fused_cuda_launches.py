@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from gap_hf.optim.families.adai import AdaiFamily
 from gap_hf.optim.families.adam import AdamFamily
-from gap_hf.optim.kernels import fused_cuda
+from gap_hf.optim.kernels import fused_cuda, selfcheck
 from gap_hf.optim.kernels.adam_cuda import AdamOnCUDA
 from gap_hf.optim.kernels.deal import Dealer
 from gap_hf.optim.kernels.foreach import Foreach
@@ -229,6 +230,31 @@ def test_compiles(silent: list, monkeypatch: Any, tmp_path: Path, rule: str, dty
         kernel = compiled(name, arguments, options, capability)
         assert len(kernel.asm["cubin"]) > 1000
         if not name.endswith((".tick", ".add_up")):  # whole blocks travel 16 bytes at a time
+            assert re.search(r"ld\.global\S*\.v4\.b32", kernel.asm["ptx"])
+            assert re.search(r"st\.global\S*\.v4\.b32", kernel.asm["ptx"])
+
+
+@needs_triton
+@pytest.mark.parametrize(("dtype", "capability"), [(F32, 90), (BF16, 80)])
+def test_adai_compiles(silent: list, monkeypatch: Any, tmp_path: Path, dtype: torch.dtype, capability: int) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    family = AdaiFamily()
+    for example in range(len(family.examples)):
+        work = selfcheck.start(family, example, torch.device("cpu"), (dtype, dtype, F32, F32))
+        kernel, N, K = family.fused["cuda"](family), len(work.values), len(work.numbers.beta0)
+        for work.scored in (True, False):
+            kernel.begin(work, locate(work))
+            kernel.tick(work)
+            answers = [kernel.observe(work, []).sum(dim=0)]
+            kernel.observe(work, answers)
+            kernel.mix(work, answers, torch.ones(N, K, dtype=torch.float64), torch.zeros(N, dtype=torch.bool))
+    assert [name.removeprefix("triton_adai.") for name, _, _ in silent[:9]] == [
+        *("tick", "squares", "add_up", "observe", "add_up", "move"),
+        *("tick", "squares", "add_up"),
+    ]
+    for name, arguments, options in silent:
+        kernel = compiled(name, arguments, options, capability)
+        if not name.endswith((".tick", ".add_up")):
             assert re.search(r"ld\.global\S*\.v4\.b32", kernel.asm["ptx"])
             assert re.search(r"st\.global\S*\.v4\.b32", kernel.asm["ptx"])
 

@@ -11,6 +11,7 @@ from ..arithmetic.operations import Operations
 from ..arithmetic.precision import cast, store
 from ..family import Option, Round, Scored
 from ..kernels.adai_cpu import AdaiOnCPU
+from ..kernels.adai_cuda import AdaiOnCUDA
 from ..options import given, is_flag, is_number, number
 from ..shell import GapOptimizer
 from ..work import Buffer, Work
@@ -82,7 +83,7 @@ class AdaiFamily(Scored):
     name, candidate_name, candidate_option = "adai", "beta0", "betas"
     grid = (0.5, 0.2, 0.1, 0.05, 0.01)
     rounds: ClassVar = (Round("model", 2),)  # the sum of vhat, and of how many elements
-    fused: ClassVar = {"cpu": AdaiOnCPU}
+    fused: ClassVar = {"cpu": AdaiOnCPU, "cuda": AdaiOnCUDA}
     examples: ClassVar = (
         {
             "betas": [(0.02, 0.9), (0.1, 0.9), (0.9, 0.9)], "lr": 0.1, "eps": 0.2, "dampening": 1.0,
@@ -311,6 +312,7 @@ class Adai(GapOptimizer):
         seed: int = 0,
         foreach: bool | None = None,
         fused: bool | None = None,
+        capturable: bool = False,
         maximize: bool = False,
         differentiable: bool = False,
     ) -> None:
@@ -346,6 +348,7 @@ class AdaiW(Adai):
         seed: int = 0,
         foreach: bool | None = None,
         fused: bool | None = None,
+        capturable: bool = False,
         maximize: bool = False,
         differentiable: bool = False,
     ) -> None:

@@ -104,11 +104,15 @@ class FusedCUDA(Kernel):
         launch(work, self.module, "tick", (-(-count // CHUNK),), tables.table, begin, count, BLOCK=CHUNK)
 
     def observe(self, work: Work, answers: list[Tensor]) -> Tensor:
-        tables, n, S = self.prepared(work), len(work.values), self.family.sums(work.numbers)
-        blocks, device = tables.n_blocks, tables.table.device
-        partial = torch.empty(S, blocks, dtype=torch.float32, device=device)
-        sums = torch.empty(n, S, dtype=torch.float64, device=device)
-        self.run(work, self.module, "observe", partial, n, blocks, **self.updating(work))
+        tables, S = self.prepared(work), self.family.sums(work.numbers)
+        partial = torch.empty(S, tables.n_blocks, dtype=torch.float32, device=tables.table.device)
+        self.run(work, self.module, "observe", partial, len(work.values), tables.n_blocks, **self.updating(work))
+        return self.added_up(work, partial)
+
+    def added_up(self, work: Work, partial: Tensor) -> Tensor:
+        """Add up ``(S, blocks)`` sums of blocks to ``(n, S)`` sums of fragments, float64."""
+        tables, n, (S, blocks) = self.prepared(work), len(work.values), partial.shape
+        sums = torch.empty(n, S, dtype=torch.float64, device=partial.device)
         launch(work, self.module, "add_up", (n, S), tables.blocks, partial, sums, n, blocks, CHUNK=CHUNK)
         return sums
 

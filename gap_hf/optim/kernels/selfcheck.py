@@ -154,19 +154,22 @@ def check_passes(kernel: Kernel, work: Work, dtypes: tuple[torch.dtype, ...]) ->
             exact.copy_(stored)
         choices, resets = [(i + t) % K for i in range(N)], [(i + 2 * t) % 3 == 2 for i in range(N)]
         weights = [[(1.0 + (i + j) % K) / (K * (K + 1) / 2) for j in range(K)] for i in range(N)]
-        decided: list[Any] = weights if t == 2 else choices
-        here: list[Any] = [decided, resets]
-        if kernel.on_device:
-            dtype = torch.float64 if t == 2 else torch.int64
-            here = [torch.tensor(decided, dtype=dtype, device=device), torch.tensor(resets, device=device)]
         if t == 2:
-            kernel.mix(work, answers, *here)
+            kernel.mix(work, answers, *taken_by(kernel, device, weights, resets))
             loop.mix(twin, answers, weights, resets)
         else:
-            kernel.apply(work, answers, *here)
+            kernel.apply(work, answers, *taken_by(kernel, device, choices, resets))
             loop.apply(twin, answers, choices, resets)
         compare("a new value", work.values, twin.values)
         compare_buffers(work, twin)
+
+
+def taken_by(kernel: Kernel, device: torch.device, decided: list[Any], resets: list[bool]) -> tuple[Any, Any]:
+    """Return choices or weights, and resets, in the form in which ``kernel`` takes them."""
+    if not kernel.on_device:
+        return decided, resets
+    dtype = torch.float64 if isinstance(decided[0], list) else torch.int64
+    return torch.tensor(decided, dtype=dtype, device=device), torch.tensor(resets, device=device)
 
 
 def check_rounds(kernel: Kernel, work: Work, loop: Loop, twin: Work, dtypes: tuple[torch.dtype, ...]) -> list[Tensor]:
@@ -192,10 +195,11 @@ def check_constant(kernel: Kernel, work: Work, dtypes: tuple[torch.dtype, ...]) 
         kernel.tick(work)
         loop.tick(twin)
         if kernel.family.rounds:
-            answers, everywhere = check_rounds(kernel, work, loop, twin, dtypes), [weights] * len(SIZES)
+            answers, everywhere = check_rounds(kernel, work, loop, twin, dtypes), [list(weights)] * len(SIZES)
             for some, both in ((kernel, work), (loop, twin)):
                 some.observe(both, answers)
-                some.mix(both, answers, everywhere, [False] * len(SIZES))
+                decided = taken_by(some, both.values[0].device, everywhere, [False] * len(SIZES))
+                some.mix(both, answers, *decided)
         else:
             kernel.step_constant(work, weights)
             loop.step_constant(twin, weights)
