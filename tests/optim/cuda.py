@@ -10,6 +10,7 @@ from torch import Tensor
 import gap_hf
 from gap_hf.optim.families.adai import AdaiFamily, AdaiNumbers
 from gap_hf.optim.families.adam import AdamFamily
+from gap_hf.optim.families.adams import AdamsFamily, AdamsNumbers
 from gap_hf.optim.families.common import places
 from gap_hf.optim.families.moments import MomentNumbers
 from gap_hf.optim.families.rf_rmsprop import RFRMSpropFamily, RFRMSpropNumbers
@@ -43,6 +44,7 @@ RMSPROP = RFRMSpropNumbers((0.9, 0.5), (0, 1), (1.0, 1.0), (1.0, 1.0), 0.1, 0.9,
 Numbers = MomentNumbers | RFRMSpropNumbers | SGDMNumbers
 FAMILIES: dict[Any, Any] = {
     AdaiNumbers: AdaiFamily(),
+    AdamsNumbers: AdamsFamily(),
     MomentNumbers: AdamFamily(),
     RFRMSpropNumbers: RFRMSpropFamily(),
     SGDMNumbers: SGDMFamily(),
@@ -323,6 +325,7 @@ OPTIONS = {
     "sgdm-gradient": (gap_hf.SGDM, {"momentum": [0.0, 0.9], "dampening": 0.3, "hysteresis_threshold": 1}),
 }
 ON_A_GPU = OPTIONS | {
+    "adams": (gap_hf.Adams, {"betas": [(0.5, 0.95), (0.95, 0.95)]}),
     "adai": (gap_hf.AdaiW, {"betas": [(0.02, 0.99), (0.5, 0.99)], "weight_decay": 0.01, "dampening": 0.5}),
     "rf_adamw": (gap_hf.RFAdamW, {"betas": [(0.8, 0.999), (0.99, 0.999)], "batch_size": 8}),
     "rf_rmsprop": (gap_hf.RFRMSprop, {"momentum": [0.5, 0.9], "batch_size": 8, "weight_decay": 0.01}),
@@ -353,8 +356,8 @@ def options_of(name: str, type_: str) -> tuple[Any, dict[str, Any]]:
 
 def launches_of(type_: str, name: str = "") -> list[str]:
     """The kernels that a step launches."""
-    if name == "adai":
-        rounds = ["tick", "squares", "add_up"]
+    rounds = {"adai": ["tick", "squares", "add_up"], "adams": ["tick", "left", "unit", "right", "lengths"]}.get(name)
+    if rounds:
         return [*rounds, "move"] if type_ in CONSTANT else [*rounds, "observe", "add_up", "move"]
     if type_ in CONSTANT:
         return ["tick", "step_constant"]

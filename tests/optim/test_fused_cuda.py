@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from gap_hf.optim.families.adai import AdaiNumbers
+from gap_hf.optim.families.adams import AdamsNumbers
 from gap_hf.optim.families.moments import MomentNumbers
 from gap_hf.optim.families.rf_rmsprop import RFRMSpropNumbers
 from gap_hf.optim.families.sgdm import SGDMNumbers
@@ -69,6 +70,8 @@ def exact_conversion(convert: Callable) -> Callable:
 MODULES = (
     "triton_common",
     "triton_adai",
+    "triton_adams_power",
+    "triton_adams",
     *(f"triton_{f}{mix}" for f in ("adam", "rf_rmsprop", "sgdm") for mix in ("", "_mix")),
 )
 FIRST = r"an element of (exp_avg|momentum_buffer)_\d is"
@@ -106,6 +109,21 @@ MISTAKES = [
     ("triton_adai", "p * (1.0 - lr", "p * (1.0 + lr", "a new value is"),
     ("triton_adai", "numbers + K + j", "numbers + K", "a new value is"),
     ("triton_adai", "if due:", "if not due:", FIRST),
+    ("triton_adams_power", "squares += x * x\n    norm", "squares += x\n    norm", "an element of a vector is"),
+    ("triton_adams_power", "    tl.store(norm", "    squares *= 2\n    tl.store(norm", "an element of left_vector is"),
+    ("triton_adams_power", "b += 1", "b += 2", "an element of a vector is"),
+    ("triton_adams_power", "out + r, total", "out + r, 2 * total", "an element of a vector is"),
+    ("triton_adams", "1.57079633 - r", "1.57079633 + r", "a sum is"),
+    ("triton_adams", "tl.where(m < 0, -r, r)", "r", "a sum is"),
+    ("triton_adams", "(start + e) % C\n", "e % C\n", "a new value is"),
+    (
+        "triton_adams",
+        "tl.load(numbers + 2 * K + j), t)\n        if",
+        "tl.load(numbers + 2 * K), t)\n        if",
+        "a new value is",
+    ),
+    ("triton_adams", "lr * vector_decay", "lr * decay", "a new value is"),
+    ("triton_adams", "if due:", "if not due:", FIRST),
 ]
 
 
@@ -268,11 +286,12 @@ class TestInTheInterpreter:
         ("numbers", "dtypes"),
         [
             (AdaiNumbers, (BF16, BF16, F32, F32)),
+            (AdamsNumbers, (BF16, BF16, F32, F32)),
             (MomentNumbers, (F32,) * 4),
             (SGDMNumbers, (F32, F32, BF16)),
             (RFRMSpropNumbers, (F32, F32, BF16, F32)),
         ],
-        ids=["adai", "adam", "sgdm", "rf_rmsprop"],
+        ids=["adai", "adams", "adam", "sgdm", "rf_rmsprop"],
     )
     def test_passes_the_check_before_its_use(self, numbers: Any, dtypes: tuple[torch.dtype, ...]) -> None:
         family = FAMILIES[numbers]
@@ -296,7 +315,7 @@ class TestInTheInterpreter:
             monkeypatch.delitem(sys.modules, name)
         wrong = {name: importlib.import_module(f"wrong_kernels.{name}") for name in MODULES}
         monkeypatch.setattr(fused_cuda, "load", lambda name="triton_common": wrong[name])
-        kinds = {"adai": AdaiNumbers, "sgdm": SGDMNumbers, "rmsprop": RFRMSpropNumbers}
+        kinds = {"adai": AdaiNumbers, "adams": AdamsNumbers, "sgdm": SGDMNumbers, "rmsprop": RFRMSpropNumbers}
         family = FAMILIES[next((kinds[name] for name in kinds if name in module), MomentNumbers)]
         dtypes = (F32,) * 3 if "sgdm" in module else (F32, F32, BF16 if what == "rounded otherwise" else F32, F32)
         with pytest.raises(selfcheck.Disagreement, match=what):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gap_hf.optim.families.adai import AdaiFamily
 from gap_hf.optim.families.adam import AdamFamily
+from gap_hf.optim.families.adams import AdamsFamily
 from gap_hf.optim.kernels import fused_cuda, selfcheck
 from gap_hf.optim.kernels.adam_cuda import AdamOnCUDA
 from gap_hf.optim.kernels.deal import Dealer
@@ -234,27 +235,35 @@ def test_compiles(silent: list, monkeypatch: Any, tmp_path: Path, rule: str, dty
             assert re.search(r"st\.global\S*\.v4\.b32", kernel.asm["ptx"])
 
 
+ROUNDS = {AdaiFamily: ["squares", "add_up"], AdamsFamily: ["left", "unit", "right", "lengths"]}
+
+
 @needs_triton
 @pytest.mark.parametrize(("dtype", "capability"), [(F32, 90), (BF16, 80)])
-def test_adai_compiles(silent: list, monkeypatch: Any, tmp_path: Path, dtype: torch.dtype, capability: int) -> None:
+@pytest.mark.parametrize("kind", ROUNDS)
+def test_families_with_rounds_compile(
+    silent: list, monkeypatch: Any, tmp_path: Path, kind: Any, dtype: torch.dtype, capability: int
+) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    family = AdaiFamily()
+    family = kind()
     for example in range(len(family.examples)):
         work = selfcheck.start(family, example, torch.device("cpu"), (dtype, dtype, F32, F32))
-        kernel, N, K = family.fused["cuda"](family), len(work.values), len(work.numbers.beta0)
+        kernel, N, K = family.fused["cuda"](family), len(work.values), len(work.numbers.gains)
         for work.scored in (True, False):
             kernel.begin(work, locate(work))
             kernel.tick(work)
-            answers = [kernel.observe(work, []).sum(dim=0)]
+            answers: list[Any] = []
+            for reduction in family.rounds:
+                sums = kernel.observe(work, answers)
+                answers.append(sums.sum(dim=0) if reduction.over == "model" else sums)
             kernel.observe(work, answers)
             kernel.mix(work, answers, torch.ones(N, K, dtype=torch.float64), torch.zeros(N, dtype=torch.bool))
-    assert [name.removeprefix("triton_adai.") for name, _, _ in silent[:9]] == [
-        *("tick", "squares", "add_up", "observe", "add_up", "move"),
-        *("tick", "squares", "add_up"),
-    ]
+    launched = [name.partition(".")[2] for name, _, _ in silent]
+    both = ["tick", *ROUNDS[kind], "observe", "add_up", "move", "tick", *ROUNDS[kind], "move"]
+    assert launched == both * len(family.examples)
     for name, arguments, options in silent:
         kernel = compiled(name, arguments, options, capability)
-        if not name.endswith((".tick", ".add_up")):
+        if name.endswith((".squares", ".observe", ".move")):
             assert re.search(r"ld\.global\S*\.v4\.b32", kernel.asm["ptx"])
             assert re.search(r"st\.global\S*\.v4\.b32", kernel.asm["ptx"])
 

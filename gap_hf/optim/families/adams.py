@@ -14,6 +14,7 @@ from ..arithmetic.power import columns, is_matrix, left_product, no_vector, righ
 from ..arithmetic.precision import cast, store, update
 from ..family import Option, Round, Scored, modulation
 from ..kernels.adams_cpu import AdamsOnCPU
+from ..kernels.adams_cuda import AdamsOnCUDA
 from ..options import given, is_number, number
 from ..spectral import SPECTRAL_DECAY, DecaysSpectrally
 from ..uploads import constant
@@ -88,7 +89,7 @@ class AdamsFamily(Scored):
     grid = (0.5, 0.8, 0.9, 0.95, 0.99)
     rounds: ClassVar = (Round("vectors", columns), Round("vectors", rows))
     placed = True
-    fused: ClassVar = {"cpu": AdamsOnCPU}
+    fused: ClassVar = {"cpu": AdamsOnCPU, "cuda": AdamsOnCUDA}
     examples: ClassVar = (
         {
             "betas": [(0.5, 0.9), (0.95, 0.9)], "lr": 0.1, "weight_decay": 0.2, "scalar_vector_weight_decay": 0.1,
@@ -309,6 +310,7 @@ class Adams(DecaysSpectrally):
         seed: int = 0,
         foreach: bool | None = None,
         fused: bool | None = None,
+        capturable: bool = False,
         maximize: bool = False,
         differentiable: bool = False,
     ) -> None:

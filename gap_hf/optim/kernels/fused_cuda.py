@@ -144,6 +144,10 @@ class FusedCUDA(Kernel):
         everywhere = tables.table, tables.blocks, tables.numbers
         launch(work, module, name, (tables.n_blocks,), *everywhere, *arguments, *own, **constants)
 
+    def launch(self, work: Work, name: str, programs: int, *arguments: Any, **constants: Any) -> None:
+        """Launch a kernel of the family's that is dealt something else."""
+        launch(work, self.module, name, (programs,), *arguments, **constants)
+
     def shared(self, work: Work) -> dict[str, Any]:
         """Return all constants that each of these kernels is compiled for."""
         numbers = work.numbers
