@@ -79,9 +79,14 @@ def unused(buffer: Buffer, group: Mapping[str, Any], key: Tensor) -> Tensor:
     if stored is None:
         return eight_bit.zeros_like(key)
     if buffer.shape is not None:
-        return torch.full(buffer.shape(key.shape), buffer.fill, dtype=stored, device=key.device)
-    made = torch.zeros_like(key, dtype=stored, memory_format=torch.preserve_format)
-    return made.fill_(buffer.fill) if buffer.fill else made
+        made = torch.zeros(buffer.shape(key.shape), dtype=stored, device=key.device)
+    else:
+        made = torch.zeros_like(key, dtype=stored, memory_format=torch.preserve_format)
+    if callable(buffer.fill):
+        buffer.fill(made, key.shape)
+    elif buffer.fill:
+        made.fill_(buffer.fill)
+    return made
 
 
 def refuse(layout: Layout, family: Family, groups: Sequence[Mapping[str, Any]]) -> None:

@@ -269,7 +269,8 @@ class Step:
             for buffer in self.groups[part.g].declared:
                 # by 1 where no reset is due: the host does not know, and needn't wait to learn it
                 factor = torch.where(chosen.resets[part.g], buffer.soft_reset, 1.0)
-                for tensor in part.local([self.states[key][buffer.name] for key in part.keys]):
+                column = [self.states[key][buffer.name] for key in part.keys]
+                for tensor in part.local(column) if buffer.shape is None else column:
                     if not is_eight_bit(tensor):
                         tensor.mul_(factor.to(tensor.device, non_blocking=True))
                     elif chosen.resets[part.g]:  # the loop, which 8 bits are done by, has been told already
