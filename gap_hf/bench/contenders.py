@@ -39,6 +39,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "rf-adamw": ("RFAdamW", {"batch_size": 16}),
     "rf-rmsprop": ("RFRMSprop", {"batch_size": 16}),
     "adai": ("Adai", {}),
+    "if-shampoo": ("IFShampoo", {"batch_size": 16}),
 }
 """gap_hf's other optimizers by contenders' names: class and options. They have a single candidate."""
 

@@ -1,6 +1,6 @@
 """``Work``: what the arithmetic is handed, which is numbers and lists of plain tensors, without groups or layouts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,8 +17,8 @@ class Buffer(NamedTuple):
             only where parameters are whole can the buffer have another.
         compact: whether the option ``state_dtype`` applies to it; if not, that option keeps it in float32.
         dtype: the dtype that it is stored in at least, whatever ``state_dtype`` says; None: the parameter's dtype.
-        fill: every element's value at the beginning, or a function that fills a new buffer, given it and the whole
-            parameter's shape.
+        fill: every element's value at the beginning, or a function that is given a new buffer of zeros and the whole
+            parameter's shape, and fills it.
         soft_reset: the factor that a soft reset multiplies it by.
         nonnegative: whether a negative element is a sign of damage.
     """
@@ -27,7 +27,7 @@ class Buffer(NamedTuple):
     shape: Any = None
     compact: bool = True
     dtype: torch.dtype | None = None
-    fill: float | Callable[[Tensor, torch.Size], None] = 0.0
+    fill: Any = 0.0
     soft_reset: float = 1.0
     nonnegative: bool = False
 

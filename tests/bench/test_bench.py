@@ -20,13 +20,13 @@ pytestmark = pytest.mark.skipif(isinstance(fused_cpu.load(), fused_cpu.Unavailab
 
 TINY = Workload("tiny", "for tests", ((40, 50), (2000,), (16, 125)))
 MANY = Workload("many", "for tests", ((2000,),) * 12)
-HERE = ("torch-", "literal", "gap", "rf", "adai")
+HERE = ("torch-", "literal", "gap", "rf", "adai", "if")
 QUICK = Options(("tiny",), rounds=2, only=HERE, copy_bytes=1 << 16)
 NAMES = [
     *["torch-fused", "torch-foreach", "torch-loop", "literal-switch", "literal-each"],
     *[f"gap-{kernel}-{type}" for kernel in ("loop", "foreach", "fused", "bf16") for type in ("switch", "each")],
     *[f"gap-{mix}" for mix in ("mix", "mix-score", "mix-each", "qhm", "qhm-score", "qhm-each")],
-    *["rf-adamw", "rf-rmsprop", "adai"],
+    *["rf-adamw", "rf-rmsprop", "adai", "if-shampoo"],
 ]
 
 

@@ -61,7 +61,9 @@ class Axis(NamedTuple):
             return tensor.view(self.before, self.length) @ matrix.T
         if self.before == 1:
             return matrix @ tensor.view(self.length, self.after)
-        return torch.matmul(matrix, tensor.view(self.before, self.length, self.after)).contiguous()
+        # many small products, one for each index of the axes before, would take longer than these copies
+        product = matrix @ self.rows(tensor)
+        return product.view(self.length, self.before, self.after).transpose(0, 1).contiguous()
 
 
 @lru_cache(maxsize=4096)

@@ -144,9 +144,11 @@ class IFShampooFamily(Scored):
 
         # how many axes there are differs from parameter to parameter, so their factors share one flat buffer. A step
         # moves a factor by at most 1 % (beta2), which is half of a step of bfloat16's: it would stay where it is
-        exact = {"shape": size, "compact": False, "dtype": torch.float32}
+        def exact(name: str, fill: Any = 0.0) -> Buffer:
+            return Buffer(name, shape=size, compact=False, dtype=torch.float32, fill=fill)
+
         kept = [Buffer(f"momentum_buffer_{j}", soft_reset=soft_reset) for j in kept_moments(self, options)]
-        return [*kept, Buffer("factors", fill=start, **exact), Buffer("factor_momenta", **exact)]
+        return [*kept, exact("factors", start), exact("factor_momenta")]
 
     def numbers(self, options: Mapping[str, Any]) -> IFShampooNumbers:
         momenta = self.parse(options)
@@ -174,10 +176,10 @@ class IFShampooFamily(Scored):
         numbers: IFShampooNumbers = work.numbers
         grads, factors = filtered(ops, work), work.buffers[-2]
         wide, counts = cast(grads, factors[0].dtype), [step.item() for step in work.steps]
-        for g, p, count, *flat in zip(wide, work.values, counts, *work.buffers[-2:], strict=True):
+        sizes = numbers.batch_size, numbers.beta2, numbers.alpha2, numbers.damping
+        for g, p, count, K, m in zip(wide, work.values, counts, factors, work.buffers[-1], strict=True):
             if (count - 1) % numbers.interval == 0:
-                axes = axes_of(p.shape, numbers.max_axis)
-                renew(g, axes, *flat, numbers.batch_size, numbers.beta2, numbers.alpha2, numbers.damping)
+                renew(g, axes_of(p.shape, numbers.max_axis), K, m, *sizes)
         direction = directions(ops, work, wide)
         dots = []  # sum of g buf_j
         for j, momentum in enumerate(numbers.momenta):
