@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 from torch.testing._internal.two_tensor import TwoTensor
 
 from .bag import CASES, Bag, build, gradients, tensors
-from .layouts import FSDP1
+from .layouts import FSDP1, FSDP2, TensorParallel
 from .leaving import leave
 from .zero import Zero, deepspeed
 
@@ -100,7 +100,30 @@ def torch_zero() -> None:
     ZeroRedundancyOptimizer(bag.parameters(), optimizer_class=CASE.optimizer, **CASE.options).step()
 
 
+SHAMPOO = CASES["if_shampoo-switch"]
+
+
+def shampoo_under_fsdp1() -> None:
+    FSDP1(SHAMPOO, tensors()).step(GRADS)
+
+
+def shampoo_under_fsdp2() -> None:
+    FSDP2(SHAMPOO, tensors()).step(GRADS)
+
+
+def shampoo_under_tensor_parallel() -> None:
+    TensorParallel(SHAMPOO, tensors()).step(GRADS)
+
+
 # ---------------------------------------------------------------- DeepSpeed
+def shampoo_under_zero1() -> None:
+    Zero(SHAMPOO, tensors(), stage=1).step(GRADS)
+
+
+def shampoo_under_zero3() -> None:
+    Zero(SHAMPOO, tensors(), stage=3).step(GRADS)
+
+
 def renamed_attribute() -> None:
     zero(lambda wrapper: wrapper.__dict__.pop("partition_size"), stage=1)
 

@@ -34,6 +34,7 @@ EXPECTED = {
     "adaiv2": (gap_hf.AdaiV2, {"decoupled_weight_decay": True, "dampening": 1.0}),
     "rf_adamw": (gap_hf.RFAdamW, {"type": "default", "betas": [(0.9, 0.999)], "eps": 1e-4, "batch_size": "told"}),
     "rf_rmsprop": (gap_hf.RFRMSprop, {"type": "default", "momentum": 0.9, "eps": 1e-4, "batch_size": "told"}),
+    "if_shampoo": (gap_hf.IFShampoo, {"type": "default", "momentum": 0.9, "max_axis": 4096, "batch_size": "told"}),
     "gap_adamw_llm_lora": (gap_hf.GapAdamW, LLM),
     "gap_adamw_vision_lora": (gap_hf.GapAdamW, LLM | {"betas": [(0.5, 0.999), (0.99, 0.999)]}),
     "gap_adamw_small_batch": (
