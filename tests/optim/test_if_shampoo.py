@@ -348,6 +348,19 @@ def test_resume_is_bitwise_and_leaves_the_callers_dict_alone(case, tmp_path):
     assert all(torch.equal(one.state[p]["factors"], two.state[q]["factors"]) for p, q in zip(ps, qs, strict=True))
 
 
+def test_a_closure():
+    ps = parameters()
+    optimizer = gap_hf.IFShampoo(ps, batch_size=B)
+
+    def closure():
+        for p in ps:
+            p.grad = torch.ones_like(p)
+        return torch.tensor(3.0)
+
+    assert optimizer.step(closure) == 3
+    assert all(float(optimizer.state[p]["step"]) == 1 for p in ps)
+
+
 def test_a_copy_goes_on_alike():
     ps = parameters()
     optimizer = gap_hf.IFShampoo(ps, batch_size=B, **CASES["switch"])
