@@ -143,7 +143,7 @@ class IFShampooFamily(Scored):
             identity(axes_of(shape, longest), factors)
 
         # how many axes there are differs from parameter to parameter, so their factors share one flat buffer. A step
-        # moves a factor by at most 1 % (beta2), which is half of a step of bfloat16's: it would stay where it is
+        # changes a factor by at most beta2, 1 %, spread over all its elements; bfloat16 would leave most where they are
         def exact(name: str, fill: Any = 0.0) -> Buffer:
             return Buffer(name, shape=size, compact=False, dtype=torch.float32, fill=fill)
 
