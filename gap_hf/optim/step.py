@@ -136,7 +136,10 @@ class Step:
             buffers.append(part.local(column) if buffer.shape is None else column)
         steps = [s["step"] for s in states] if declared else []
         scored = rule is not None and rule.scored
-        return Work(numbers, declared, part.values, part.gradients(), steps, buffers, scored)
+        work = Work(numbers, declared, part.values, part.gradients(), steps, buffers, scored)
+        if self.family.assembled and (assembled := self.layout.assemble(part)):
+            work.wholes, work.places = assembled
+        return work
 
     def dealt(self, part: Part, work: Work, dealer: Dealer) -> list[tuple[Part, Kernel, Work]]:
         """Divide ``work`` into as few lists as kernels can take at once."""

@@ -49,6 +49,8 @@ class Work:
             ``Kernel.tick`` has been called.
         buffers: for each of ``declared`` its N tensors.
         scored: whether the last round's sums are wanted, which scores are made of.
+        wholes: the gradients of the whole parameters, where the values are pieces and the family needs more.
+        places: where the values are in these, flattened: slices or indices.
     """
 
     numbers: Any
@@ -58,6 +60,8 @@ class Work:
     steps: list[Tensor]
     buffers: list[list[Tensor]]
     scored: bool = True
+    wholes: list[Tensor] | None = None
+    places: list[Any] | None = None
 
     def select(self, rows: Sequence[int]) -> "Work":
         """Return the work on the fragments ``rows``, in that order."""
@@ -73,4 +77,6 @@ class Work:
             of(self.steps),
             [*map(of, self.buffers)],
             self.scored,
+            None if self.wholes is None else of(self.wholes),
+            None if self.places is None else [self.places[i] for i in rows],
         )

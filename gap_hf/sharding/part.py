@@ -63,6 +63,18 @@ class Part:
         return tensors if self.cuts is None else [cut(t) for cut, t in zip(self.cuts, tensors, strict=True)]
 
 
+class Assembled(NamedTuple):
+    """The whole gradients of the N fragments of a part.
+
+    Attributes:
+        wholes: the gradients, in the whole parameters' shapes.
+        places: where the fragments are in these, flattened: a slice, or the indices of all elements.
+    """
+
+    wholes: list[Tensor]
+    places: list[slice | Tensor]
+
+
 class Piece(NamedTuple):
     """A stretch of a parameter on this rank.
 

@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 from torch.testing._internal.two_tensor import TwoTensor
 
 from .bag import CASES, Bag, build, gradients, tensors
-from .layouts import FSDP1, FSDP2, TensorParallel
+from .layouts import FSDP1
 from .leaving import leave
 from .zero import Zero, deepspeed
 
@@ -105,14 +105,6 @@ SHAMPOO = CASES["if_shampoo-switch"]
 
 def shampoo_under_fsdp1() -> None:
     FSDP1(SHAMPOO, tensors()).step(GRADS)
-
-
-def shampoo_under_fsdp2() -> None:
-    FSDP2(SHAMPOO, tensors()).step(GRADS)
-
-
-def shampoo_under_tensor_parallel() -> None:
-    TensorParallel(SHAMPOO, tensors()).step(GRADS)
 
 
 # ---------------------------------------------------------------- DeepSpeed

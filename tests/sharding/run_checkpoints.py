@@ -30,8 +30,8 @@ SOME_CASES = ("adamw-switch", "sgdm-wise")
 ONE_OF_EACH = ("ddp", "fsdp1", "fsdp2", "zero1-bf16-fp32", "zero2", "zero3-offload", "fsdp2-on-4", "zero0-bf16")
 """Layouts that are tried with other families, too: one for each adapter."""
 OTHERS = ("adai", "rf_rmsprop-switch")
-WHOLE = ("ddp", "zero0-bf16")
-"""The layouts among these with whole parameters, which one family needs."""
+WHOLE = ("ddp", "zero0-bf16", "fsdp2", "fsdp2-on-4")
+"""The layouts among these that have or assemble whole parameters, which one family needs."""
 
 MIXED = ("tensor-parallel", "zero1", "zero2-offload", "zero3-sub-groups")
 """Layouts that are tried with a mix by scores in place of a pick. They are loaded as they were saved: elsewhere the

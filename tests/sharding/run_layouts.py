@@ -41,8 +41,12 @@ RARE = {
 }
 """Cases that share all of their code with others, and where they are tried even so."""
 
-WHOLE = {"if_shampoo-switch": ("single", "ddp", "zero0", "zero0-bf16")}
-"""Cases of families that need whole parameters, and the layouts that have them; elsewhere they are refused."""
+MESHES = ("fsdp2", "fsdp2-late-swap", "tensor-parallel", "fsdp2-on-4", "hsdp", "fsdp2-tensor-parallel", "mixed-meshes")
+"""The layouts of DTensors."""
+
+WHOLE = {"if_shampoo-switch": ("single", "ddp", "zero0", "zero0-bf16", *MESHES)}
+"""Cases of families that need whole parameters, and the layouts that have or assemble them; elsewhere they are refused.
+"""
 
 INFINITE = 21
 """The step that gets an infinite gradient where the backend skips such steps; one in which none is missing."""

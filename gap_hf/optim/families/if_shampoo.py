@@ -100,7 +100,7 @@ class IFShampooFamily(Scored):
 
     # fmt: off
     name, candidate_name, candidate_option = "if_shampoo", "momentum", "momentum"
-    grain = Grain.PARAMETER
+    grain, assembled = Grain.PARAMETER, True
     grid = (0.0, 0.5, 0.8, 0.9, 0.99)
     options: ClassVar = {
         "momentum": Option(
@@ -177,10 +177,11 @@ class IFShampooFamily(Scored):
         grads, factors = filtered(ops, work), work.buffers[-2]
         wide, counts = cast(grads, factors[0].dtype), [step.item() for step in work.steps]
         sizes = numbers.batch_size, numbers.beta2, numbers.alpha2, numbers.damping
-        for g, p, count, K, m in zip(wide, work.values, counts, factors, work.buffers[-1], strict=True):
+        wholes = whole_gradients(ops, work)
+        for whole, count, K, m in zip(wholes, counts, factors, work.buffers[-1], strict=True):
             if (count - 1) % numbers.interval == 0:
-                renew(g, axes_of(p.shape, numbers.max_axis), K, m, *sizes)
-        direction = directions(ops, work, wide)
+                renew(whole, axes_of(whole.shape, numbers.max_axis), K, m, *sizes)
+        direction = directions(ops, work, wholes)
         dots = []  # sum of g buf_j
         for j, momentum in enumerate(numbers.momenta):
 
@@ -195,8 +196,11 @@ class IFShampooFamily(Scored):
                 dots.append([t.sum(dtype=torch.float64) for t in ops.mul(wide, cast(moment, wide[0].dtype))])
         if not work.scored:
             return torch.zeros(len(grads), 0, dtype=torch.float64, device=grads[0].device)
-        shapes = [p.shape for p in work.values]
-        dots.append([trace(axes_of(s, numbers.max_axis), flat) for s, flat in zip(shapes, factors, strict=True)])
+        traces = []  # each piece has its share
+        for p, whole, flat in zip(work.values, wholes, factors, strict=True):
+            share = p.numel() / whole.numel() if p.numel() else 0.0
+            traces.append(trace(axes_of(whole.shape, numbers.max_axis), flat) * share)
+        dots.append(traces)
         return torch.stack([torch.stack(column) for column in dots], dim=1)
 
     def sums(self, numbers: IFShampooNumbers) -> int:
@@ -221,7 +225,7 @@ class IFShampooFamily(Scored):
                 continue
             rate = -float(numbers.lr) * numbers.modulation[j]
             if place is None:
-                moment = directions(ops, work, cast(filtered(ops, work), work.buffers[-2][0].dtype))
+                moment = directions(ops, work, whole_gradients(ops, work))
             else:
                 moment = work.buffers[place]
             part = list(ops.mul(cast(moment, values[0].dtype), [rate * of_each[j] for of_each in weights]))
@@ -233,13 +237,22 @@ class IFShampooFamily(Scored):
         store(ops, work.values, values)
 
 
-def directions(ops: Operations, work: Work, grads: list[Tensor]) -> list[Tensor]:
-    """Return the directions D, in the precision of the factors and the shapes of the values."""
+def whole_gradients(ops: Operations, work: Work) -> list[Tensor]:
+    """Return the gradients of the whole parameters, in the precision of the factors."""
+    wholes = work.grads if work.wholes is None else work.wholes
+    return cast(list(ops.neg(wholes)) if work.numbers.maximize else wholes, work.buffers[-2][0].dtype)
+
+
+def directions(ops: Operations, work: Work, wholes: list[Tensor]) -> list[Tensor]:
+    """Return the directions D of the values, in the precision of the factors."""
     numbers: IFShampooNumbers = work.numbers
-    triples = zip(grads, work.values, work.buffers[-2], strict=True)
-    found = [precondition(g, axes_of(p.shape, numbers.max_axis), factors) for g, p, factors in triples]
+    pairs = zip(wholes, work.buffers[-2], strict=True)
+    found = [precondition(g, axes_of(g.shape, numbers.max_axis), factors) for g, factors in pairs]
+    if work.places is not None:
+        pieces = zip(found, work.places, work.values, strict=True)
+        found = [direction.flatten()[place].view(p.shape) for direction, place, p in pieces]
     if numbers.decay:
-        found = list(ops.add(found, cast(work.values, grads[0].dtype), alpha=numbers.decay))
+        found = list(ops.add(found, cast(work.values, wholes[0].dtype), alpha=numbers.decay))
     return found
 
 
