@@ -40,6 +40,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "rf-rmsprop": ("RFRMSprop", {"batch_size": 16}),
     "adai": ("Adai", {}),
     "adams": ("Adams", {}),
+    "if-shampoo": ("IFShampoo", {"batch_size": 16, "max_axis": 1024}),
 }
 """gap_hf's other optimizers by contenders' names: class and options. They have a single candidate."""
 
@@ -63,6 +64,7 @@ class Contender:
         package: the package that must be installed.
         devices: the types of device that it runs on.
         compiled: whether ``torch.compile`` compiles its step, which then can't run while operations are counted.
+        quadratic: whether its state grows with the square of an axis, so that nobody knows how much it is beforehand.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Contender:
     package: str = "torch"
     devices: tuple[str, ...] = ("cpu", "cuda")
     compiled: bool = False
+    quadratic: bool = False
 
     def absence(self, device: torch.device) -> str | None:
         """Return the reason why the contender is not in the table, or None if it is."""
@@ -134,7 +137,7 @@ def families() -> list[Contender]:
     def maker(name: str, options: dict[str, Any]) -> Callable[[list[Tensor], int], Optimizer]:
         return lambda params, K: OPTIMIZERS[name](params, **NUMBERS, **options)
 
-    return [Contender(name, maker(*told)) for name, told in FAMILIES.items()]
+    return [Contender(name, maker(*told), quadratic="max_axis" in told[1]) for name, told in FAMILIES.items()]
 
 
 def peers() -> list[Contender]:

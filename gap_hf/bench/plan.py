@@ -48,8 +48,13 @@ def plan(
     Raises:
         BenchError: the memory is not even enough for the baseline, or the baseline can't be run.
     """
-    if fixed + GENEROUS * workload.elements * len(chosen) < free:
-        return Plan([chosen], {})
+    quadratic = [contender for contender in chosen if contender.quadratic]
+    if fixed + GENEROUS * workload.elements * (len(chosen) - len(quadratic)) < free:
+        measured = [measure(contender, workload, K, device, dtype) for contender in quadratic]
+        known = [need for need in measured if isinstance(need, Need)]
+        total = fixed + GENEROUS * workload.elements * (len(chosen) - len(quadratic)) + sum(map(sum, known))
+        if len(known) == len(measured) and total < free:
+            return Plan([chosen], {})
     baseline_bytes = 2 * workload.elements * dtype.itemsize
     if (least := fixed + baseline_bytes) > free:  # before anything of that size is made
         raise too_large(workload, dtype, device, least, free)

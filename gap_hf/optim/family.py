@@ -73,6 +73,7 @@ class Family(ABC):
         candidate_name: what a candidate's value is called in logs.
         candidate_option: the option that lists the candidates.
         grain: what it needs of a parameter.
+        assembled: whether a family that needs whole parameters can do with pieces if it gets their whole gradients.
         options: its own options, beside those that all families have, by name.
         rounds: the reductions before the last one, which the scores are made of. ``observe`` is called once for each,
             and once more.
@@ -86,6 +87,7 @@ class Family(ABC):
     candidate_name: ClassVar[str]
     candidate_option: ClassVar[str]
     grain: ClassVar[Grain] = Grain.ELEMENT
+    assembled: ClassVar[bool] = False
     options: ClassVar[Mapping[str, Option]]
     rounds: ClassVar[tuple[Round, ...]] = ()
     placed: ClassVar[bool] = False

@@ -252,7 +252,7 @@ def check_state(family: Family, group: dict[str, Any], p: Tensor, saved: Any, wh
     state: dict[str, Any] = {"step": torch.tensor(count_of(saved["step"], where), dtype=dtype, device=device)}
     for buffer in declared:
         found, shape = saved[buffer.name], p.shape if buffer.shape is None else buffer.shape(p.shape)
-        check_buffer(found, p, shape, f"{buffer.name} of {where}")
+        check_buffer(found, p, shape, buffer.shape is None, f"{buffer.name} of {where}")
         if buffer.nonnegative and not p.is_meta and bool((local_part(found) < 0).any()):
             raise ValueError(f"{buffer.name} of {where} is damaged: it has negative elements, which it never gets")
         state[buffer.name] = converted(found.detach(), p, buffer_dtype(buffer, group, p), buffer.shape is None)
@@ -281,14 +281,23 @@ def count_of(step: Any, where: str) -> int:
     return int(step)
 
 
-def check_buffer(buffer: Any, p: Tensor, shape: torch.Size, what: str) -> None:
-    """Raise ValueError unless ``buffer`` can be a buffer of ``p`` with this ``shape``."""
+def check_buffer(buffer: Any, p: Tensor, shape: torch.Size, like_p: bool, what: str) -> None:
+    """Raise ValueError unless ``buffer`` can be a buffer of ``p``.
+
+    Args:
+        buffer: what was saved.
+        p: the parameter.
+        shape: the shape that it must have.
+        like_p: whether it is cut over the ranks like the parameter; if not, every rank has all of it.
+        what: its name, for the message.
+    """
     if not isinstance(buffer, Tensor):
         raise ValueError(f"{what} is a {type(buffer).__name__}, not a tensor")
     if not eight_bit.is_eight_bit(buffer) and not (is_plain(buffer) or (buffer.is_meta and p.is_meta)):
         kind = "nested" if buffer.is_nested else "quantized" if buffer.is_quantized else f"{buffer.layout}"
         raise ValueError(f"{what} is a {'meta' if buffer.is_meta else kind} tensor; expected an ordinary one")
-    if buffer.shape != shape or (shape == p.shape and not cut_alike(buffer, p)):
+    cut_well = cut_alike(buffer, p) if like_p else local_part(buffer) is buffer
+    if buffer.shape != shape or not cut_well:
         raise ValueError(
             f"this state is of another model, or of another sharding of it: {what} has the shape "
             f"{tuple(buffer.shape)}, the parameter {tuple(p.shape)}"

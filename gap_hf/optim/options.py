@@ -241,7 +241,7 @@ def check_state_dtype(group: Mapping[str, Any]) -> None:
     if state_dtype == "8bit":
         eight_bit.tensor_class()
         for flag in (*KERNEL_FLAGS, "capturable"):
-            if group[flag]:
+            if group.get(flag):
                 raise ValueError(f"state_dtype='8bit' is done tensor by tensor; leave {flag}=True out")
     if state_dtype and group["type"] == "default":
         raise ValueError(

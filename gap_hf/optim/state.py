@@ -79,9 +79,14 @@ def unused(buffer: Buffer, group: Mapping[str, Any], key: Tensor) -> Tensor:
     if stored is None:
         return eight_bit.zeros_like(key)
     if buffer.shape is not None:
-        return torch.full(buffer.shape(key.shape), buffer.fill, dtype=stored, device=key.device)
-    made = torch.zeros_like(key, dtype=stored, memory_format=torch.preserve_format)
-    return made.fill_(buffer.fill) if buffer.fill else made
+        made = torch.zeros(buffer.shape(key.shape), dtype=stored, device=key.device)
+    else:
+        made = torch.zeros_like(key, dtype=stored, memory_format=torch.preserve_format)
+    if callable(buffer.fill):
+        buffer.fill(made, key.shape)
+    elif buffer.fill:
+        made.fill_(buffer.fill)
+    return made
 
 
 def refuse(layout: Layout, family: Family, groups: Sequence[Mapping[str, Any]]) -> None:
@@ -93,10 +98,11 @@ def refuse(layout: Layout, family: Family, groups: Sequence[Mapping[str, Any]]) 
             "state_dtype='8bit' needs whole parameters (one process, DDP, DeepSpeed ZeRO 0): in a sharded one the "
             "blocks that share a scale would hold other elements. Use state_dtype='bfloat16', which is exact there."
         )
-    if family.grain is Grain.PARAMETER:
+    if family.grain is Grain.PARAMETER and not (family.assembled and layout.assembles):
+        others = ", or pieces in FSDP2, HSDP or tensor parallel" if family.assembled else ""
         raise RuntimeError(
-            f"the {family.name} family needs whole parameters (one process, DDP, DeepSpeed ZeRO 0), but here they are "
-            "in pieces. Use one of those, or another optimizer."
+            f"the {family.name} family needs whole parameters (one process, DDP, DeepSpeed ZeRO 0){others}, but here "
+            "they are in pieces. Use one of those, or another optimizer."
         )
 
 

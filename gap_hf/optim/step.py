@@ -137,11 +137,13 @@ class Step:
             buffers.append(part.local(column) if buffer.shape is None else column)
         steps = [s["step"] for s in states] if declared else []
         scored = rule is not None and rule.scored
-        places: Sequence[Place] = ()
+        work = Work(numbers, declared, part.values, part.gradients(), steps, buffers, scored)
         if self.family.placed:
             shapes, starts = self.layout.shapes[part.g], self.layout.starts(part)
-            places = [Place(row, shapes[row], start) for row, start in zip(part.rows, starts, strict=True)]
-        return Work(numbers, declared, part.values, part.gradients(), steps, buffers, scored, places)
+            work.places = [Place(row, shapes[row], start) for row, start in zip(part.rows, starts, strict=True)]
+        if self.family.assembled and (assembled := self.layout.assemble(part)):
+            work.wholes, work.within = assembled
+        return work
 
     def dealt(self, part: Part, work: Work, dealer: Dealer) -> list[tuple[Part, Kernel, Work]]:
         """Divide ``work`` into as few lists as kernels can take at once."""
@@ -297,7 +299,8 @@ class Step:
             for buffer in self.groups[part.g].declared:
                 # by 1 where no reset is due: the host does not know, and needn't wait to learn it
                 factor = torch.where(chosen.resets[part.g], buffer.soft_reset, 1.0)
-                for tensor in part.local([self.states[key][buffer.name] for key in part.keys]):
+                column = [self.states[key][buffer.name] for key in part.keys]
+                for tensor in part.local(column) if buffer.shape is None else column:
                     if not is_eight_bit(tensor):
                         tensor.mul_(factor.to(tensor.device, non_blocking=True))
                     elif chosen.resets[part.g]:  # the loop, which 8 bits are done by, has been told already

@@ -19,7 +19,8 @@ class Buffer(NamedTuple):
             only where parameters are whole can the buffer have another.
         compact: whether the option ``state_dtype`` applies to it; if not, that option keeps it in float32.
         dtype: the dtype that it is stored in at least, whatever ``state_dtype`` says; None: the parameter's dtype.
-        fill: every element's value at the beginning.
+        fill: every element's value at the beginning, or a function that is given a new buffer of zeros and the whole
+            parameter's shape, and fills it.
         soft_reset: the factor that a soft reset multiplies it by.
         nonnegative: whether a negative element is a sign of damage.
     """
@@ -28,7 +29,7 @@ class Buffer(NamedTuple):
     shape: Any = None
     compact: bool = True
     dtype: torch.dtype | None = None
-    fill: float = 0.0
+    fill: Any = 0.0
     soft_reset: float = 1.0
     nonnegative: bool = False
 
@@ -51,6 +52,8 @@ class Work:
         buffers: for each of ``declared`` its N tensors.
         scored: whether the last round's sums are wanted, which scores are made of.
         places: where the fragments lie in their parameters; empty unless the family asks for it.
+        wholes: the gradients of the whole parameters, where the values are pieces and the family needs more.
+        within: where the values are in these, flattened: slices or indices.
     """
 
     numbers: Any
@@ -61,6 +64,8 @@ class Work:
     buffers: list[list[Tensor]]
     scored: bool = True
     places: Sequence[Place] = ()
+    wholes: list[Tensor] | None = None
+    within: list[Any] | None = None
 
     def select(self, rows: Sequence[int]) -> "Work":
         """Return the work on the fragments ``rows``, in that order."""
@@ -77,4 +82,6 @@ class Work:
             [*map(of, self.buffers)],
             self.scored,
             [self.places[i] for i in rows] if self.places else (),
+            None if self.wholes is None else of(self.wholes),
+            None if self.within is None else [self.within[i] for i in rows],
         )

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from .backend import Backend
 from .layout import ParameterLayout, State
+from .part import Assembled, Part
 from .refusal import Refusal
 from .sharded import Sharded
 
@@ -35,6 +36,33 @@ def cut_alike(one: Tensor, other: Tensor) -> bool:
     return isinstance(one, DTensor) == isinstance(other, DTensor)
 
 
+def gathered(local: Tensor, p: Tensor) -> Tensor:
+    """Return the whole tensor of which every rank has the piece ``local``, cut like ``p``."""
+    if not isinstance(p, DTensor):
+        return local
+    given = DTensor.from_local(local, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride())
+    return given.full_tensor()
+
+
+def place_of(p: Tensor) -> slice | Tensor:
+    """Where this rank's elements of ``p`` are in the whole, flattened.
+
+    Each rank numbers its elements; where its own numbers end up in the whole, there they belong. So the placements
+    need not be understood.
+    """
+    if not isinstance(p, DTensor):
+        return slice(0, p.numel())
+    local, mine = p.to_local(), dist.get_rank() * p.numel()
+    numbers = gathered(torch.arange(local.numel(), device=local.device).view(local.shape) + mine, p).flatten() - mine
+    here = ((numbers >= 0) & (numbers < local.numel())).nonzero().flatten()
+    indices = torch.empty_like(here).scatter_(0, numbers[here], here)
+    if not len(indices):
+        return slice(0, 0)
+    first = int(indices[0])
+    in_a_row = bool((indices == torch.arange(len(indices), device=indices.device) + first).all())
+    return slice(first, first + len(indices)) if in_a_row else indices
+
+
 class Meshes(Sharded, ParameterLayout):
     """The layout of parameters sharded over device meshes; a plain parameter counts as replicated on every rank.
 
@@ -48,6 +76,18 @@ class Meshes(Sharded, ParameterLayout):
                 if PARTIAL.is_running(p):
                     raise RuntimeError(PARTIAL.message(f"parameter {i} of group {g} has the placements {p.placements}"))
         super().__init__(param_groups)
+        self.within: dict[int, slice | Tensor] = {}  # by the parameter's identity
+
+    assembles = True
+
+    def assemble(self, part: Part) -> Assembled:
+        wholes, within = [], []
+        for p, grad in zip(part.keys, part.gradients(), strict=True):
+            wholes.append(gathered(grad, p))
+            if id(p) not in self.within:
+                self.within[id(p)] = place_of(p)
+            within.append(self.within[id(p)])
+        return Assembled(wholes, within)
 
     @staticmethod
     def cut(tensor: Tensor) -> Tensor:

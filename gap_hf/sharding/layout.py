@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .part import Part, Start, check_plain
+from .part import Assembled, Part, Start, check_plain
 from .refusal import Refusal
 
 State = Mapping[Tensor, dict[str, Tensor]]
@@ -87,6 +87,16 @@ class Layout(ABC):
 
     reduces = False
     """Whether ranks hold different elements, so that ``reduce`` adds something up."""
+
+    assembles = False
+    """Whether every rank can be handed the whole gradients of parameters of which it holds pieces."""
+
+    def assemble(self, part: Part) -> Assembled | None:
+        """Gather the whole gradients of ``part``; None if its fragments are whole parameters.
+
+        Every rank must call it, with the same parameters. It takes one collective for each that is cut.
+        """
+        return None
 
     loads_by_stepping = False
     """Whether torch's checkpoints, which allocate the state by a step of zeros, can be loaded in this layout."""

@@ -68,6 +68,18 @@ Start = int | tuple[int, ...]
 indices of its first element."""
 
 
+class Assembled(NamedTuple):
+    """The whole gradients of the N fragments of a part.
+
+    Attributes:
+        wholes: the gradients, in the whole parameters' shapes.
+        within: where the fragments are in these, flattened: a slice, or the indices of all elements.
+    """
+
+    wholes: list[Tensor]
+    within: list[slice | Tensor]
+
+
 class Piece(NamedTuple):
     """A stretch of a parameter on this rank.
 

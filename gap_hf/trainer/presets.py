@@ -63,6 +63,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "rf_adamw": Preset("RFAdamW", RF_ADAMW, "root-free AdamW, which is told the size of each batch"),
     "rf_rmsprop": Preset("RFRMSprop", {"batch_size": "told"}, "root-free RMSProp with momentum, likewise"),
+    "if_shampoo": Preset("IFShampoo", {"batch_size": "told"}, "Shampoo by matrix products alone, likewise"),
     "gap_adamw_llm_lora": Preset(
         "GapAdamW", LLM_LORA, "LoRA on language models", {"learning_rate": 2e-4, "weight_decay": 0.0}
     ),

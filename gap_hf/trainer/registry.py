@@ -122,7 +122,7 @@ def advise(name: str, args: Any, options: dict[str, Any]) -> None:
             )
     if "batch_size" in optimizer.options and args.max_grad_norm:
         logger.warning(
-            f"optim={name} divides by the mean square of the gradients: clipping them by max_grad_norm="
+            f"optim={name} divides by an average of the gradients' squares: clipping them by max_grad_norm="
             f"{args.max_grad_norm} makes steps larger, not smaller. Set max_grad_norm=0"
         )
     advised = PRESETS[name].recommended

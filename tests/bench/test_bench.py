@@ -20,13 +20,13 @@ pytestmark = pytest.mark.skipif(isinstance(fused_cpu.load(), fused_cpu.Unavailab
 
 TINY = Workload("tiny", "for tests", ((40, 50), (2000,), (16, 125)))
 MANY = Workload("many", "for tests", ((2000,),) * 12)
-HERE = ("torch-", "literal", "gap", "rf", "adai", "adams")
+HERE = ("torch-", "literal", "gap", "rf", "adai", "adams", "if")
 QUICK = Options(("tiny",), rounds=2, only=HERE, copy_bytes=1 << 16)
 NAMES = [
     *["torch-fused", "torch-foreach", "torch-loop", "literal-switch", "literal-each"],
     *[f"gap-{kernel}-{type}" for kernel in ("loop", "foreach", "fused", "bf16") for type in ("switch", "each")],
     *[f"gap-{mix}" for mix in ("mix", "mix-score", "mix-each", "qhm", "qhm-score", "qhm-each")],
-    *["rf-adamw", "rf-rmsprop", "adai", "adams"],
+    *["rf-adamw", "rf-rmsprop", "adai", "adams", "if-shampoo"],
 ]
 
 
@@ -63,6 +63,8 @@ def test_state(results):
     per_parameter = {name: row.state_bytes / TINY.elements for name, row in rows(results[0]).items()}
     expected = {"torch": 8, "literal": 16, "gap-loop": 12, "gap-foreach": 12, "gap-fused": 12, "gap-bf16": 8}
     expected |= {"rf": 8, "adai": 12, "adams": 12}
+    factors = 40**2 + 50**2 + 2000 + 16**2 + 125**2  # each with a momentum; that of the long vector is diagonal
+    expected["if"] = 4 + 8 * factors / TINY.elements
     expected |= {"gap-mix": 12, "gap-qhm": 8}  # QHM's memory is Adam's: the gradient needs no buffer
     for name, got in per_parameter.items():
         beginning = next(beginning for beginning in expected if name.startswith(beginning))

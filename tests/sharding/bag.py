@@ -11,6 +11,7 @@ import gap_hf
 from gap_hf.optim.reference.adai import ReferenceAdai
 from gap_hf.optim.reference.adam import ReferenceAdam
 from gap_hf.optim.reference.adams import ReferenceAdams
+from gap_hf.optim.reference.if_shampoo import ReferenceIFShampoo
 from gap_hf.optim.reference.rf_adamw import ReferenceRFAdamW
 from gap_hf.optim.reference.rf_rmsprop import ReferenceRFRMSprop
 from gap_hf.optim.reference.sgdm import ReferenceSGDM
@@ -129,6 +130,12 @@ CASES: dict[str, Case] = {
         gap_hf.RFRMSprop,
         ReferenceRFRMSprop,
         {**SWITCH, "momentum": [0.0, 0.9, 0.99], "alpha": 0.9, "batch_size": 4.0, "eps": 1e-2},
+        steps=26,
+    ),
+    "if_shampoo-switch": Case(
+        gap_hf.IFShampoo,
+        ReferenceIFShampoo,
+        {**SWITCH, "momentum": [0.0, 0.9, 0.99], "batch_size": 4.0, "beta2": 0.05, "update_interval": 2, "max_axis": 5},
         steps=26,
     ),
     "adamw-default": Case(gap_hf.GapAdamW, torch.optim.AdamW, {"type": "default", "betas": (0.9, 0.99)}),

@@ -100,7 +100,22 @@ def torch_zero() -> None:
     ZeroRedundancyOptimizer(bag.parameters(), optimizer_class=CASE.optimizer, **CASE.options).step()
 
 
+SHAMPOO = CASES["if_shampoo-switch"]
+
+
+def shampoo_under_fsdp1() -> None:
+    FSDP1(SHAMPOO, tensors()).step(GRADS)
+
+
 # ---------------------------------------------------------------- DeepSpeed
+def shampoo_under_zero1() -> None:
+    Zero(SHAMPOO, tensors(), stage=1).step(GRADS)
+
+
+def shampoo_under_zero3() -> None:
+    Zero(SHAMPOO, tensors(), stage=3).step(GRADS)
+
+
 def renamed_attribute() -> None:
     zero(lambda wrapper: wrapper.__dict__.pop("partition_size"), stage=1)
 

@@ -30,6 +30,8 @@ SOME_CASES = ("adamw-switch", "sgdm-wise")
 ONE_OF_EACH = ("ddp", "fsdp1", "fsdp2", "zero1-bf16-fp32", "zero2", "zero3-offload", "fsdp2-on-4", "zero0-bf16")
 """Layouts that are tried with other families, too: one for each adapter."""
 OTHERS = ("adai", "adams-wise", "rf_rmsprop-switch")
+WHOLE = ("ddp", "zero0-bf16", "fsdp2", "fsdp2-on-4")
+"""The layouts among these that have or assemble whole parameters, which one family needs."""
 
 MIXED = ("tensor-parallel", "zero1", "zero2-offload", "zero3-sub-groups")
 """Layouts that are tried with a mix by scores in place of a pick. They are loaded as they were saved: elsewhere the
@@ -40,7 +42,8 @@ def cases_of(name: str) -> tuple[str, ...]:
     """The cases that a layout is tried with."""
     if name in MIXED:
         return ("adamw-switch", "sgdm-mix-wise")
-    return (*SOME_CASES, *OTHERS) if name in ONE_OF_EACH else SOME_CASES
+    needing_all = ("if_shampoo-switch",) if name in WHOLE else ()
+    return (*SOME_CASES, *OTHERS, *needing_all) if name in ONE_OF_EACH else SOME_CASES
 
 
 ZEROS = ["zero0", "zero0-bf16", "zero1", "zero1-bf16-fp32", "zero2", "zero2-offload"]

@@ -3,14 +3,12 @@
 import re
 from pathlib import Path
 
-from gap_hf.optim.families import OPTIMIZERS
-from gap_hf.optim.family import Grain
 from gap_hf.sharding.backend import all_refusals
 
 from . import layouts, zero
 from .bag import CASES
 from .run_checkpoints import LOADS, REFUSED, SAVES
-from .run_layouts import cases
+from .run_layouts import WHOLE, cases
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "layouts.md"
@@ -53,11 +51,9 @@ FAMILIES = {
     "Adai, AdaiW, AdaiV2": "adai",
     "RFAdamW": "rf_adamw",
     "RFRMSprop": "rf_rmsprop",
+    "IFShampoo": "if_shampoo",
 }
 """What users call them -> their names in the code."""
-
-WHOLE = ("one process", "DDP", "ZeRO 0")
-"""The rows in which each process holds whole parameters."""
 
 RESUMED_BY_TRAINER = {"single", "hsdp"}
 """Layouts that are resumed on as many processes in ``tests/trainer/test_resume.py`` and ``test_trainer.py`` only."""
@@ -100,14 +96,14 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def support(title: str, names: list[str], family: str) -> str:
+def support(names: list[str], family: str) -> str:
     """Whether a family is tried in one of the layouts: always, or only by ``make test-all``."""
-    grains = {optimizer.family.grain for optimizer in OPTIMIZERS.values() if optimizer.family.name == family}
-    if Grain.PARAMETER in grains and title not in WHOLE:
+    own = [case for case in CASES if CASES[case].optimizer.family.name == family]
+    if not any(name in WHOLE.get(case, names) for case in own for name in names):
         return "refused"
     for worlds in (layouts.LAYOUTS, zero.LAYOUTS):
         tried = [case for name in names if name in worlds for case in cases(list(worlds), name)]
-        if any(CASES[case].optimizer.family.name == family for case in tried):
+        if set(own) & set(tried):
             return "exact"
     return "exact\\*"
 
@@ -115,7 +111,7 @@ def support(title: str, names: list[str], family: str) -> str:
 def family_table() -> str:
     lines = [f"| layout | {' | '.join(FAMILIES)} |", f"|---{'|---' * len(FAMILIES)}|"]
     for title, (names, _) in ROWS.items():
-        cells = [support(title, names, family) for family in FAMILIES.values()]
+        cells = [support(names, family) for family in FAMILIES.values()]
         lines.append(f"| {' | '.join((title, *cells))} |")
     return "\n".join(lines) + "\n"
 

@@ -34,6 +34,7 @@ TEXTS = [
     "momentum=0.9,type=default,dampening=0.1",
     "betas=0.05:0.1/0.99:0.5,type=switch,dampening=0.5",
     "momentum=0.9:0.99,batch_size=16,alpha=0.99,type=mix",
+    "momentum=0.5:0.9,update_interval=10,max_axis=1024,damping=1e-4,type=switch",
 ]
 
 CALLS: list[tuple[type, dict[str, Any]]] = [
@@ -55,6 +56,13 @@ CALLS: list[tuple[type, dict[str, Any]]] = [
     (gap_hf.AdaiW, {"betas": [(0.05, 0.99), (0.2, 0.99)], "type": "switch", "dampening": 0.5, "eps": 1e-3}),
     (gap_hf.RFRMSprop, {"momentum": [0.0, 0.9], "batch_size": 16, "alpha": 0.99, "eps": 1e-4, "type": "mix"}),
     (gap_hf.RFAdamW, {"betas": (0.9, 0.99), "batch_size": "told", "eps": 1e-4}),
+    (
+        gap_hf.IFShampoo,
+        {
+            "momentum": [0.0, 0.9], "batch_size": 16, "type": "switch", "beta2": 0.01, "alpha2": 0.5, "damping": 1e-3,
+            "update_interval": 2, "max_axis": 4, "weight_decay": 0.1, "fused": None, "state_dtype": "bfloat16",
+        },
+    ),
 ]  # fmt: skip
 
 TORCHS_OWN = (

@@ -35,6 +35,7 @@ EXPECTED = {
     "adams": (gap_hf.Adams, {"betas": (0.9, 0.95), "scalar_vector_weight_decay": 0.0, "use_spectral_decay": True}),
     "rf_adamw": (gap_hf.RFAdamW, {"type": "default", "betas": [(0.9, 0.999)], "eps": 1e-4, "batch_size": "told"}),
     "rf_rmsprop": (gap_hf.RFRMSprop, {"type": "default", "momentum": 0.9, "eps": 1e-4, "batch_size": "told"}),
+    "if_shampoo": (gap_hf.IFShampoo, {"type": "default", "momentum": 0.9, "max_axis": 4096, "batch_size": "told"}),
     "gap_adamw_llm_lora": (gap_hf.GapAdamW, LLM),
     "gap_adamw_vision_lora": (gap_hf.GapAdamW, LLM | {"betas": [(0.5, 0.999), (0.99, 0.999)]}),
     "gap_adamw_small_batch": (
