@@ -24,6 +24,7 @@ from ..rules.mix import BY_SCORE
 from ..rules.rule import Rule
 from ..work import Buffer, Work
 from . import build, cache, fused_cuda
+from .comparing import Disagreement, coarseness, compare, compare_buffers, compare_choices
 from .foreach import Loop
 from .kernel import ChoosingKernel, Kernel, locate
 
@@ -36,16 +37,9 @@ MEANS = (1.0, -0.1, -0.1, 1.0)
 THRESHOLD = 2
 """The hysteresis threshold: a reset is due at the second of those steps."""
 
-ROUNDING = 2e-6
-"""How far float32 may be off for numbers of order 1: 32 of its units, because either side rounds a dozen times."""
-
 J_EMA = 0.1
 
 CPU = torch.device("cpu")
-
-
-class Disagreement(Exception):
-    """The error for a kernel that disagrees with the loop; the message says in what."""
 
 
 # ---------------------------------------------------------------- the result
@@ -146,8 +140,8 @@ def check_passes(kernel: Kernel, work: Work, dtypes: tuple[torch.dtype, ...]) ->
         kernel.tick(work)
         loop.tick(twin)
         compare("a count of steps", work.steps, twin.steps)
-        answers = check_rounds(kernel, work, loop, twin, dtypes)
-        sums, expected = kernel.observe(work, answers).cpu(), loop.observe(twin, answers)
+        answers, there = check_rounds(kernel, work, loop, twin, dtypes)
+        sums, expected = kernel.observe(work, there).cpu(), loop.observe(twin, answers)
         compare_buffers(work, twin)
         compare("a sum", per_element(sums), per_element(expected), extra=coarseness(dtypes))
         for exact, stored in zip(chain(*twin.buffers), chain(*work.buffers), strict=True):
@@ -155,10 +149,10 @@ def check_passes(kernel: Kernel, work: Work, dtypes: tuple[torch.dtype, ...]) ->
         choices, resets = [(i + t) % K for i in range(N)], [(i + 2 * t) % 3 == 2 for i in range(N)]
         weights = [[(1.0 + (i + j) % K) / (K * (K + 1) / 2) for j in range(K)] for i in range(N)]
         if t == 2:
-            kernel.mix(work, answers, *taken_by(kernel, device, weights, resets))
+            kernel.mix(work, there, *taken_by(kernel, device, weights, resets))
             loop.mix(twin, answers, weights, resets)
         else:
-            kernel.apply(work, answers, *taken_by(kernel, device, choices, resets))
+            kernel.apply(work, there, *taken_by(kernel, device, choices, resets))
             loop.apply(twin, answers, choices, resets)
         compare("a new value", work.values, twin.values)
         compare_buffers(work, twin)
@@ -172,17 +166,26 @@ def taken_by(kernel: Kernel, device: torch.device, decided: list[Any], resets: l
     return torch.tensor(decided, dtype=dtype, device=device), torch.tensor(resets, device=device)
 
 
-def check_rounds(kernel: Kernel, work: Work, loop: Loop, twin: Work, dtypes: tuple[torch.dtype, ...]) -> list[Tensor]:
-    """Take the rounds before the scores with both, and return the loop's answers to them."""
-    answers: list[Tensor] = []
+def check_rounds(
+    kernel: Kernel, work: Work, loop: Loop, twin: Work, dtypes: tuple[torch.dtype, ...]
+) -> tuple[list[Any], list[Any]]:
+    """Take the rounds before the scores with both; return the loop's answers to them, here and where ``work`` is."""
+    answers: list[Any] = []
+    there: list[Any] = []
     for reduction in kernel.family.rounds:
-        sums, expected = kernel.observe(work, answers), loop.observe(twin, answers)
+        sums, expected = kernel.observe(work, there), loop.observe(twin, answers)
         if reduction.over == "vectors":
             compare("an element of a vector", list(sums), list(expected), extra=coarseness(dtypes))
         else:
             compare("a sum", per_element(sums.cpu()), per_element(expected), extra=coarseness(dtypes))
         answers.append(expected.sum(dim=0) if reduction.over == "model" else expected)
-    return answers
+        there.append(moved(answers[-1], work.values[0].device))
+    return answers, there
+
+
+def moved(answer: Any, device: torch.device) -> Any:
+    """An answer, or a list of vectors, on ``device``."""
+    return [vector.to(device) for vector in answer] if isinstance(answer, list) else answer.to(device)
 
 
 def check_constant(kernel: Kernel, work: Work, dtypes: tuple[torch.dtype, ...]) -> None:
@@ -195,11 +198,12 @@ def check_constant(kernel: Kernel, work: Work, dtypes: tuple[torch.dtype, ...]) 
         kernel.tick(work)
         loop.tick(twin)
         if kernel.family.rounds:
-            answers, everywhere = check_rounds(kernel, work, loop, twin, dtypes), [list(weights)] * len(SIZES)
-            for some, both in ((kernel, work), (loop, twin)):
-                some.observe(both, answers)
+            answers, there = check_rounds(kernel, work, loop, twin, dtypes)
+            everywhere = [list(weights)] * len(SIZES)
+            for some, both, told in ((kernel, work, there), (loop, twin, answers)):
+                some.observe(both, told)
                 decided = taken_by(some, both.values[0].device, everywhere, [False] * len(SIZES))
-                some.mix(both, answers, *decided)
+                some.mix(both, told, *decided)
         else:
             kernel.step_constant(work, weights)
             loop.step_constant(twin, weights)
@@ -345,51 +349,3 @@ def numel() -> Tensor:
 def per_element(sums: Tensor) -> list[Tensor]:
     """Divide sums by element counts: the means are of order 1."""
     return [sums / numel().clamp(min=1).unsqueeze(1)]
-
-
-# ---------------------------------------------------------------- comparisons
-
-
-def coarseness(dtypes: tuple[torch.dtype, ...]) -> float:
-    """The relative change of a number that is stored in the coarsest of ``dtypes``."""
-    return max(torch.finfo(dtype).eps / 2 for dtype in dtypes)
-
-
-def compare(what: str, actual: list[Tensor], expected: list[Tensor], extra: float = 0.0) -> None:
-    """Raise Disagreement if a number is off by more than rounding.
-
-    Args:
-        what: what the numbers are, in words.
-        actual: the kernel's numbers, all of one dtype, rounded to that but otherwise as good as float32.
-        expected: the loop's numbers, in float32 or wider; or of the same dtype, and then rounded by the same noise.
-        extra: the error allowed beyond rounding, for numbers of order 1.
-    """
-    a, e = (torch.cat([t.to(CPU).flatten() for t in tensors]) for tensors in (actual, expected))
-    mine, right = a.double(), e.double()
-    unit = torch.finfo(a.dtype).eps / 2
-    if e.dtype == a.dtype == torch.bfloat16:
-        unit *= 2
-        if (flips := int((mine != right).sum() - right.isnan().sum())) > 1 + 0.001 * a.numel():
-            raise Disagreement(f"{flips} of {a.numel()} numbers are rounded otherwise ({what})")
-    size = right.abs()
-    near = (mine - right).abs() <= ROUNDING * (1 + size) + unit * size + extra * (1 + size)
-    wrong = ~(near | (mine == right) | (mine.isnan() & right.isnan()))
-    if wrong.any():
-        k = int(wrong.int().argmax())
-        raise Disagreement(f"{what} is {mine[k]:.7g}, not {right[k]:.7g}")
-
-
-def compare_buffers(work: Work, twin: Work, extra: float = 0.0) -> None:
-    """Raise Disagreement if buffers differ."""
-    for buffer, mine, right in zip(work.declared, work.buffers, twin.buffers, strict=True):
-        compare(f"an element of {buffer.name}", mine, right, extra)
-
-
-def compare_choices(actual: Choice, expected: Choice) -> None:
-    """Raise Disagreement if choices differ, or weights by more than rounding."""
-    for name, right in {**expected.kept, "a reset": expected.reset}.items():
-        mine = actual.kept.get(name, actual.reset)
-        if name == "last_weights":
-            compare("a weight", [mine], [right])
-        elif not torch.equal(mine, right):
-            raise Disagreement(f"{name} is {mine.tolist()}, not {right.tolist()}")
