@@ -31,8 +31,10 @@ def contenders(study: RealStudy) -> dict[str, Way]:
         REFERENCE: Way("adamw_torch_fused", "", (0.9,)),
         "adams": Way("adams", "", (0.9,), flags="--weight_decay 0.1"),
         "adaiw": Way("adaiw", "", (0.9,), (-3, -2, -1, 0)),
-        "rf_adamw": Way("rf_adamw", "", (0.9,), (-3, -2, -1, 0), unclipped),
-        "rf_rmsprop": Way("rf_rmsprop", "", (0.9,), (-6, -5, -4, -3), unclipped),
+        "rf_adamw": Way("rf_adamw", "", (0.9,), (-7, -6, -5, -4), unclipped),
+        "rf_rmsprop": Way("rf_rmsprop", "", (0.9,), (-10, -9, -8, -7), unclipped),
+        # long axes have diagonal factors: dense ones would have hundreds of times LoRA's elements
+        "if_shampoo": Way("if_shampoo", "max_axis=256", (0.9,), (-6, -5, -4, -3), unclipped),
     }
 
 
