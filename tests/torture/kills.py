@@ -17,6 +17,7 @@ import shutil
 import tempfile
 import time
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -28,11 +29,14 @@ from gap_hf.choices.format import FILENAME
 
 from .launch import Launch, launched, run
 from .progress import Part, parser
-from .victim import LAYOUTS, OPTIM_ARGS, SAVE_EVERY, train
+from .victim import LAYOUTS, RUNS, SAVE_EVERY, runs, train
 
 STEPS = 5 * SAVE_EVERY + 4
 KILLS = 5
 """At most, in one trial."""
+
+OFTEN = ("switch", "wise")
+"""The runs of a short torture."""
 
 LIMIT = 90.0
 """Seconds for one start."""
@@ -217,15 +221,16 @@ def trial(layout: str, choose: str, reference: Whole, folder: Path, rng: random.
     return difference(folder, reference)
 
 
-def torture(seed: int, trials: int, layouts: list[str], part: Part, folder: Path) -> None:
-    """All trials, layout by layout in turn."""
+def torture(seed: int, trials: int, layouts: list[str], part: Part, folder: Path, among: Sequence[str] = OFTEN) -> None:
+    """All trials, layout by layout in turn, with the runs ``among``."""
     references: dict[tuple[str, str], Whole] = {}
     for n in range(trials):
         if part.time_is_up():
             return
         rng = random.Random(f"kills {seed} {n}")
         layout = layouts[n % len(layouts)]
-        choose = list(OPTIM_ARGS)[(n + n // len(layouts)) % len(OPTIM_ARGS)]
+        possible = runs(layout, among)
+        choose = possible[(n + n // len(layouts)) % len(possible)]
         if (layout, choose) not in references:
             references[layout, choose] = whole(layout, choose, folder / f"whole-{layout}-{choose}")
         where = folder / f"trial{n}-{layout}-{choose}"
@@ -240,10 +245,11 @@ def main() -> None:
     arguments = parser("tests.torture.kills", "Kill and resume.", minutes=10)
     arguments.add_argument("--trials", type=int, default=20)
     arguments.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
+    arguments.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS), help="optimizers and their options")
     given = arguments.parse_args()
     part = Part("kills", "trials", given.trials, given.minutes)
     with tempfile.TemporaryDirectory() as temporary:
-        torture(given.seed, given.trials, given.layouts, part, given.logs or Path(temporary))
+        torture(given.seed, given.trials, given.layouts, part, given.logs or Path(temporary), given.runs)
     part.end()
 
 

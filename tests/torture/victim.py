@@ -6,6 +6,7 @@ It leaves, on every rank, a digest of each tensor and number of the parameters a
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,20 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any], dict[str, str]]] = {
 """Processes, TrainingArguments and environment."""
 
 CANDIDATES = "betas=0.98:0.99:0.999,soft_reset=0.5"
-OPTIM_ARGS = {
-    "switch": f"type=switch,{CANDIDATES},hysteresis_threshold=1,J_ema=0.1",
-    "wise": f"type=switch_parameter_wise,{CANDIDATES},hysteresis_threshold=2",
+MOMENTA = "momentum=0.98:0.99:0.999,soft_reset=0.5"
+RUNS = {
+    "switch": ("gap_adamw", f"type=switch,{CANDIDATES},hysteresis_threshold=1,J_ema=0.1", 0.3),
+    "wise": ("gap_adamw", f"type=switch_parameter_wise,{CANDIDATES},hysteresis_threshold=2", 0.3),
+    "adams": ("adams", f"type=switch_parameter_wise,{CANDIDATES},hysteresis_threshold=1", 0.3),
+    "adai": ("adaiw", "type=switch_parameter_wise,betas=0.001:0.01:0.02,hysteresis_threshold=1", 0.01),
+    "rf_adamw": ("rf_adamw", f"type=switch_parameter_wise,{CANDIDATES},hysteresis_threshold=1", 0.3),
+    "rf_rmsprop": ("rf_rmsprop", f"type=switch_parameter_wise,{MOMENTA},hysteresis_threshold=1", 0.01),
+    "if_shampoo": ("if_shampoo", f"type=switch_parameter_wise,{MOMENTA},hysteresis_threshold=1", 0.002),
 }
+"""``optim``, ``optim_args`` and learning rate: with these, choices change often."""
+
+WHOLE = ("single", "ddp", "fsdp2")
+"""The layouts that ``if_shampoo`` is not refused in."""
 
 
 class Layer(nn.Module):
@@ -81,20 +92,26 @@ def rows(count: int = 512, width: int = 12) -> list[dict[str, Tensor]]:
     return [{"x": a, "labels": b} for a, b in zip(x, labels, strict=True)]
 
 
+def runs(layout: str, among: Sequence[str]) -> list[str]:
+    """Those of the runs ``among`` that there can be in ``layout``."""
+    return [name for name in among if name != "if_shampoo" or layout in WHOLE]
+
+
 def train(layout: str, choose: str, steps: int, output: Path) -> None:
     """Train up to ``steps``, from the last checkpoint if there is one, and write ``digest-rankR.json``."""
     if layout == "fsdp2":
         take_gloo_for_an_accelerator()
     world, given, environment = LAYOUTS[layout]
     os.environ |= environment
+    optim, optim_args, lr = RUNS[choose]
     args = TrainingArguments(
         output_dir=str(output),
-        optim="gap_adamw",
-        optim_args=OPTIM_ARGS[choose],
+        optim=optim,
+        optim_args=optim_args,
         max_steps=steps,
         save_steps=SAVE_EVERY,
         logging_steps=5,
-        learning_rate=0.3,
+        learning_rate=lr,
         max_grad_norm=0.0,
         lr_scheduler_type="constant",
         per_device_train_batch_size=4,
