@@ -19,6 +19,8 @@ ADAMW_MIX: dict[str, Any] = {
 SGDM_MIX: dict[str, Any] = {"momentum": list(sgdm.MIX_CANDIDATES), "weights": list(sgdm.MIX_WEIGHTS), "type": "mix"}
 RF_ADAMW: dict[str, Any] = {"betas": [0.9], "eps": 1e-4, "batch_size": "told", "type": "default"}
 ADAMS: dict[str, Any] = {"scalar_vector_weight_decay": 0.0}  # Trainer exempts biases and norms
+TOLD: dict[str, Any] = {"batch_size": "told"}
+UNCLIPPED: dict[str, float] = {"weight_decay": 0.0, "max_grad_norm": 0.0}
 SGD_BASELINE: dict[str, Any] = {"momentum": [0.5, 0.9, 0.99], "type": "switch"}
 
 
@@ -54,16 +56,26 @@ PRESETS: dict[str, Preset] = {
     "gap_adamw_mix": Preset("GapAdamW", ADAMW_MIX, "AdamW that mixes the gradient into its momentum: nothing to sweep"),
     "gap_sgdm_mix": Preset("SGDM", SGDM_MIX, "the same for SGD, at the learning rate of momentum 0.9"),
     "adai": Preset("Adai", {}, "Adai: an inertia for each element, at a learning rate of SGD"),
-    "adaiw": Preset("AdaiW", {}, "Adai with decoupled weight decay"),
+    "adaiw": Preset("AdaiW", {}, "Adai with decoupled weight decay", {"learning_rate": 0.5, "weight_decay": 0.0}),
     "adaiv2": Preset("AdaiV2", {}, "AdaiW for a dampening below 1"),
     "adams": Preset(
         "Adams",
-        {"scalar_vector_weight_decay": 0.0},
+        {"scalar_vector_weight_decay": 0.0},  # Trainer exempts biases and norms
         "Adams: steps bounded by an angle, decay by the largest singular value",
+        {"learning_rate": 1e-3, "weight_decay": 0.1},
     ),
-    "rf_adamw": Preset("RFAdamW", RF_ADAMW, "root-free AdamW, which is told the size of each batch"),
-    "rf_rmsprop": Preset("RFRMSprop", {"batch_size": "told"}, "root-free RMSProp with momentum, likewise"),
-    "if_shampoo": Preset("IFShampoo", {"batch_size": "told"}, "Shampoo by matrix products alone, likewise"),
+    "rf_adamw": Preset(
+        "RFAdamW",
+        RF_ADAMW,
+        "root-free AdamW, which is told the size of each batch",
+        {"learning_rate": 5e-3, **UNCLIPPED},
+    ),
+    "rf_rmsprop": Preset(
+        "RFRMSprop", TOLD, "root-free RMSProp with momentum, likewise", {"learning_rate": 5e-3, **UNCLIPPED}
+    ),
+    "if_shampoo": Preset(
+        "IFShampoo", TOLD, "Shampoo by matrix products alone, likewise", {"learning_rate": 1e-3, **UNCLIPPED}
+    ),
     "gap_adamw_llm_lora": Preset(
         "GapAdamW", LLM_LORA, "LoRA on language models", {"learning_rate": 2e-4, "weight_decay": 0.0}
     ),

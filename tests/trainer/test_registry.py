@@ -138,12 +138,30 @@ def test_adam_beta1_is_said_to_have_no_effect(tmp_path, caplog):
     assert "betas=0.8:0.99" in caplog.text
 
 
+def test_matrices_that_decay_spectrally_are_chosen_by_name(tmp_path):
+    trainer = tiny_trainer(tmp_path, optim="adams", optim_args="use_spectral_decay=q_proj|layers.1.mlp")
+    names = {id(p): name for name, p in trainer.model.named_parameters()}
+    seen = []
+    for group in trainer.create_optimizer().param_groups:
+        flags = group["use_spectral_decay"]
+        flags = flags if isinstance(flags, list) else [flags] * len(group["params"])
+        for p, flag in zip(group["params"], flags, strict=True):
+            assert flag == ("q_proj" in names[id(p)] or "layers.1.mlp" in names[id(p)])
+            seen.append(flag)
+    assert sum(seen) == 5
+    with pytest.raises(ValueError, match=r"'no_such_name' is found in no parameter's name"):
+        tiny_trainer(tmp_path, optim="adams", optim_args="use_spectral_decay=no_such_name").create_optimizer()
+
+
 @pytest.mark.parametrize("name", [name for name in EXPECTED if PRESETS[name].recommended])
 def test_recommended(tmp_path, caplog, name):
     given = gap_hf.recommended(name)
     group = groups_of(tmp_path, **given)[0]
+    rest = {key: given.pop(key) for key in list(given) if key == "max_grad_norm"}
     assert {"optim": name, "learning_rate": group["lr"], "weight_decay": group["weight_decay"]} == given
     assert "meant for" not in caplog.text
+    assert "max_grad_norm" not in caplog.text
+    assert bool(rest) == ("batch_size" in group)
 
 
 def test_preset_with_trainers_learning_rate_warns(tmp_path, caplog):
@@ -156,7 +174,7 @@ def test_preset_with_trainers_learning_rate_warns(tmp_path, caplog):
 
 
 def test_recommended_needs_a_preset():
-    with pytest.raises(ValueError, match="'gap_adamw' is not a preset; expected one of gap_adamw_llm_lora, "):
+    with pytest.raises(ValueError, match="'gap_adamw' is not a preset; expected one of adaiw, adams, "):
         gap_hf.recommended("gap_adamw")
 
 
