@@ -27,9 +27,10 @@ from .zero import Zero
 
 STEPS, SAVED = 24, 13
 SOME_CASES = ("adamw-switch", "sgdm-wise")
-ONE_OF_EACH = ("ddp", "fsdp1", "fsdp2", "zero1-bf16-fp32", "zero2", "zero3-offload", "fsdp2-on-4", "zero0-bf16")
+ONE_OF_EACH = ("ddp", "zero2", "fsdp1", "fsdp2", "fsdp2-on-4", "zero3-offload", "zero1-bf16-fp32", "zero0-bf16")
 """Layouts that are tried with other families, too: one for each adapter."""
-OTHERS = ("adai", "adams-wise", "rf_rmsprop-switch")
+OTHERS = ("adams-wise", "adai", "rf_rmsprop-switch")
+"""The first one in all of these, the others in every second."""
 WHOLE = ("ddp", "zero0-bf16", "fsdp2", "fsdp2-on-4")
 """The layouts among these that have or assemble whole parameters, which one family needs."""
 
@@ -43,7 +44,9 @@ def cases_of(name: str) -> tuple[str, ...]:
     if name in MIXED:
         return ("adamw-switch", "sgdm-mix-wise")
     needing_all = ("if_shampoo-switch",) if name in WHOLE else ()
-    return (*SOME_CASES, *OTHERS, *needing_all) if name in ONE_OF_EACH else SOME_CASES
+    if name not in ONE_OF_EACH:
+        return SOME_CASES
+    return (*SOME_CASES, OTHERS[0], OTHERS[1 + ONE_OF_EACH.index(name) % 2], *needing_all)
 
 
 ZEROS = ["zero0", "zero0-bf16", "zero1", "zero1-bf16-fp32", "zero2", "zero2-offload"]
