@@ -68,13 +68,13 @@ PRESETS: dict[str, Preset] = {
         "RFAdamW",
         RF_ADAMW,
         "root-free AdamW, which is told the size of each batch",
-        {"learning_rate": 5e-3, **UNCLIPPED},
+        {"learning_rate": 0.05, **UNCLIPPED},
     ),
     "rf_rmsprop": Preset(
         "RFRMSprop", TOLD, "root-free RMSProp with momentum, likewise", {"learning_rate": 5e-3, **UNCLIPPED}
     ),
     "if_shampoo": Preset(
-        "IFShampoo", TOLD, "Shampoo by matrix products alone, likewise", {"learning_rate": 1e-3, **UNCLIPPED}
+        "IFShampoo", TOLD, "Shampoo by matrix products alone, likewise", {"learning_rate": 5e-3, **UNCLIPPED}
     ),
     "gap_adamw_llm_lora": Preset(
         "GapAdamW", LLM_LORA, "LoRA on language models", {"learning_rate": 2e-4, "weight_decay": 0.0}
