@@ -6,14 +6,12 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from ...candidate import Candidate
 from ..arithmetic.kronecker import axes_of, identity, precondition, renew, trace
 from ..arithmetic.operations import Operations
-from ..arithmetic.precision import cast, compute_dtype, store, update
+from ..arithmetic.precision import cast, update
 from ..batch_size import BATCH_SIZE, KnowsBatchSize, batch_size
-from ..family import Grain, Option, Scored, modulation
+from ..family import Grain, Option, modulation
 from ..options import given, is_count, is_number, number
-from ..uploads import constant
 from ..work import Buffer, Work
 from .common import (
     filtered,
@@ -21,10 +19,10 @@ from .common import (
     momentum_gain,
     numbers_of_text,
     one_over_norm,
-    parse_momentum,
     places,
     salts,
 )
+from .momentum import MomentumFamily
 
 
 class IFShampooNumbers(NamedTuple):
@@ -67,7 +65,7 @@ class IFShampooNumbers(NamedTuple):
     stochastic: bool = False
 
 
-class IFShampooFamily(Scored):
+class IFShampooFamily(MomentumFamily):
     r"""The arithmetic of inverse-free Shampoo.
 
     For each gradient \(G\), the mean over a batch of B items, with a factor \(K_n\) and its momentum \(m_n\) for each
@@ -124,15 +122,6 @@ class IFShampooFamily(Scored):
     # fmt: on
 
     # ------------------------------------------------------------------ options
-    def parse(self, options: Mapping[str, Any]) -> list[float]:
-        return parse_momentum(options["momentum"])
-
-    def candidates(self, options: Mapping[str, Any]) -> list[Candidate]:
-        return [Candidate(f"{m:g}", m, self.name) for m in self.parse(options)]
-
-    def decays(self, options: Mapping[str, Any]) -> tuple[float, ...]:
-        return tuple(self.parse(options))
-
     def buffers(self, options: Mapping[str, Any]) -> list[Buffer]:
         soft_reset, longest = float(options["soft_reset"]), int(options["max_axis"])
 
@@ -203,38 +192,8 @@ class IFShampooFamily(Scored):
         dots.append(traces)
         return torch.stack([torch.stack(column) for column in dots], dim=1)
 
-    def sums(self, numbers: IFShampooNumbers) -> int:
-        return len(numbers.momenta) + 1
-
-    def scores(self, numbers: IFShampooNumbers, sums: Tensor, numel: Tensor) -> Tensor:
-        W = sums[:, -1:] / numel.unsqueeze(1)
-        gains = constant(numbers.gains, sums.dtype, sums.device)
-        # a parameter without elements scores 0, not 0 / 0
-        return torch.where(numel.unsqueeze(1) > 0, gains * sums[:, :-1] / W.sqrt(), 0.0)
-
-    def apply(self, ops: Operations, work: Work, answers: list[Tensor], candidate: int) -> None:
-        sizes = [float(j == candidate) for j in range(len(work.numbers.momenta))]
-        self.mix(ops, work, answers, [sizes] * len(work.values))
-
-    def mix(self, ops: Operations, work: Work, answers: list[Tensor], weights: Sequence[Sequence[float]]) -> None:
-        numbers: IFShampooNumbers = work.numbers
-        values = cast(work.values, compute_dtype(work.values[0].dtype))
-        total: list[Tensor] = []
-        for j, place in enumerate(numbers.first):
-            if not any(of_each[j] for of_each in weights):
-                continue
-            rate = -float(numbers.lr) * numbers.modulation[j]
-            if place is None:
-                moment = directions(ops, work, whole_gradients(ops, work))
-            else:
-                moment = work.buffers[place]
-            part = list(ops.mul(cast(moment, values[0].dtype), [rate * of_each[j] for of_each in weights]))
-            if total:
-                ops.add_(total, part)
-            else:
-                total = part
-        ops.add_(values, total)
-        store(ops, work.values, values)
+    def direction(self, ops: Operations, work: Work) -> list[Tensor]:
+        return directions(ops, work, whole_gradients(ops, work))
 
 
 def whole_gradients(ops: Operations, work: Work) -> list[Tensor]:

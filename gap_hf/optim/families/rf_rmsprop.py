@@ -6,15 +6,13 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from ...candidate import Candidate
 from ..arithmetic.operations import Operations
-from ..arithmetic.precision import cast, compute_dtype, store, update
+from ..arithmetic.precision import cast, update
 from ..batch_size import BATCH_SIZE, KnowsBatchSize, batch_size
-from ..family import Option, Scored, modulation
+from ..family import Option, modulation
 from ..kernels.rf_rmsprop_cpu import RFRMSpropOnCPU
 from ..kernels.rf_rmsprop_cuda import RFRMSpropOnCUDA
 from ..options import given, is_number, number
-from ..uploads import constant
 from ..work import Buffer, Work
 from .common import (
     filtered,
@@ -22,10 +20,10 @@ from .common import (
     momentum_gain,
     numbers_of_text,
     one_over_norm,
-    parse_momentum,
     places,
     salts,
 )
+from .momentum import MomentumFamily
 
 
 class RFRMSpropNumbers(NamedTuple):
@@ -62,7 +60,7 @@ class RFRMSpropNumbers(NamedTuple):
     stochastic: bool = False
 
 
-class RFRMSpropFamily(Scored):
+class RFRMSpropFamily(MomentumFamily):
     r"""The arithmetic of root-free RMSProp.
 
     For each gradient \(g\), the mean over a batch of B items, and momentum \(\mu_j\) (arXiv 2402.03496):
@@ -107,15 +105,6 @@ class RFRMSpropFamily(Scored):
     # fmt: on
 
     # ------------------------------------------------------------------ options
-    def parse(self, options: Mapping[str, Any]) -> list[float]:
-        return parse_momentum(options["momentum"])
-
-    def candidates(self, options: Mapping[str, Any]) -> list[Candidate]:
-        return [Candidate(f"{m:g}", m, self.name) for m in self.parse(options)]
-
-    def decays(self, options: Mapping[str, Any]) -> tuple[float, ...]:
-        return tuple(self.parse(options))
-
     def buffers(self, options: Mapping[str, Any]) -> list[Buffer]:
         factor = float(options["soft_reset"])
         kept = [Buffer(f"momentum_buffer_{j}", soft_reset=factor) for j in kept_moments(self, options)]
@@ -168,35 +157,8 @@ class RFRMSpropFamily(Scored):
         dots.append([t.sum(dtype=torch.float64) for t in denominators])
         return torch.stack([torch.stack(column) for column in dots], dim=1)
 
-    def sums(self, numbers: RFRMSpropNumbers) -> int:
-        return len(numbers.momenta) + 1
-
-    def scores(self, numbers: RFRMSpropNumbers, sums: Tensor, numel: Tensor) -> Tensor:
-        W = sums[:, -1:] / numel.unsqueeze(1)
-        gains = constant(numbers.gains, sums.dtype, sums.device)
-        # a parameter without elements scores 0, not 0 / 0
-        return torch.where(numel.unsqueeze(1) > 0, gains * sums[:, :-1] / W.sqrt(), 0.0)
-
-    def apply(self, ops: Operations, work: Work, answers: list[Tensor], candidate: int) -> None:
-        sizes = [float(j == candidate) for j in range(len(work.numbers.momenta))]
-        self.mix(ops, work, answers, [sizes] * len(work.values))
-
-    def mix(self, ops: Operations, work: Work, answers: list[Tensor], weights: Sequence[Sequence[float]]) -> None:
-        numbers: RFRMSpropNumbers = work.numbers
-        values = cast(work.values, compute_dtype(work.values[0].dtype))
-        total: list[Tensor] = []
-        for j, place in enumerate(numbers.first):
-            if not any(of_each[j] for of_each in weights):
-                continue
-            rate = -float(numbers.lr) * numbers.modulation[j]
-            moment = directions(ops, work, filtered(ops, work))[0] if place is None else work.buffers[place]
-            part = list(ops.mul(cast(moment, values[0].dtype), [rate * of_each[j] for of_each in weights]))
-            if total:
-                ops.add_(total, part)
-            else:
-                total = part
-        ops.add_(values, total)
-        store(ops, work.values, values)
+    def direction(self, ops: Operations, work: Work) -> list[Tensor]:
+        return directions(ops, work, filtered(ops, work))[0]
 
 
 def directions(ops: Operations, work: Work, grads: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
