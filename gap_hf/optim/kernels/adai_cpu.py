@@ -1,16 +1,15 @@
 """The Adai family's fused CPU kernel: ``c/adai.h``."""
 
 import ctypes
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..rules.rule import Rule
 from ..work import Work
-from .fused_cpu import FusedCPU, address
+from .fused_cpu import address
+from .rounds import RoundsOnCPU
 
 
 class AdaiStruct(ctypes.Structure):
@@ -24,7 +23,7 @@ class AdaiStruct(ctypes.Structure):
     ]
 
 
-class AdaiOnCPU(FusedCPU):
+class AdaiOnCPU(RoundsOnCPU):
     """The kernel on CPUs; its buffers are K first moments, K products and a second moment, all in float32.
 
     Where no scores are wanted, ``observe`` leaves the second round to ``apply`` or ``mix``, which need one pass for
@@ -32,13 +31,6 @@ class AdaiOnCPU(FusedCPU):
     """
 
     prefix: ClassVar[str] = "adai"
-    rules: ClassVar[tuple[type[Rule], ...]] = ()  # none of them alone: the mean over the model comes in between
-
-    @staticmethod
-    def why_not(dtypes: tuple[torch.dtype, ...]) -> str | None:
-        if any(dtype != torch.float32 for dtype in dtypes[2:]):
-            return f"its buffers must be float32, not {', '.join(map(str, dtypes[2:]))}"
-        return FusedCPU.why_not(dtypes)
 
     def own(self, numbers: Any) -> tuple[ctypes.Structure, list[np.ndarray]]:
         beta0 = np.array(numbers.beta0, dtype=np.float64)
@@ -63,17 +55,3 @@ class AdaiOnCPU(FusedCPU):
         if not work.scored:
             return torch.zeros(len(work.values), 0, dtype=torch.float64, device="cpu")
         return super().observe(work, answers)
-
-    def apply(self, work: Work, answers: list[Tensor], choices: Sequence[int], resets: Sequence[bool]) -> None:
-        if work.scored:
-            super().apply(work, answers, choices, resets)
-        else:
-            self.step_constant(work, tuple(float(j == choices[0]) for j in range(len(work.numbers.beta0))))
-
-    def mix(
-        self, work: Work, answers: list[Tensor], weights: Sequence[Sequence[float]], resets: Sequence[bool]
-    ) -> None:
-        if work.scored:
-            super().mix(work, answers, weights, resets)
-        else:
-            self.step_constant(work, tuple(weights[0]))

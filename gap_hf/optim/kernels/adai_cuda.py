@@ -9,10 +9,11 @@ from torch.autograd.graph import increment_version
 
 from ..uploads import constant
 from ..work import Work
-from .fused_cuda import FusedCUDA, logarithms
+from .fused_cuda import logarithms
+from .rounds import RoundsOnCUDA
 
 
-class AdaiOnCUDA(FusedCUDA):
+class AdaiOnCUDA(RoundsOnCUDA):
     """The kernel on CUDA; its buffers are K first moments, K products and a second moment, all in float32.
 
     Where no scores are wanted, ``observe`` leaves the second round to ``apply`` or ``mix``, which need one pass for
@@ -20,12 +21,6 @@ class AdaiOnCUDA(FusedCUDA):
     """
 
     module: ClassVar[str] = "triton_adai"
-
-    @staticmethod
-    def why_not(dtypes: tuple[torch.dtype, ...]) -> str | None:
-        if any(dtype != torch.float32 for dtype in dtypes[2:]):
-            return f"its buffers must be float32, not {', '.join(map(str, dtypes[2:]))}"
-        return FusedCUDA.why_not(dtypes)
 
     def numbers(self, numbers: Any) -> np.ndarray:
         table = [*numbers.beta0, *numbers.modulation, numbers.beta2, *logarithms((numbers.beta2,))]
@@ -40,9 +35,6 @@ class AdaiOnCUDA(FusedCUDA):
             "move": ([*inertia, float(numbers.decay), float(numbers.soft_reset)], dampened),
         }
 
-    def constants(self, work: Work) -> dict[str, Any]:
-        return {}
-
     def observe(self, work: Work, answers: list[Tensor]) -> Tensor:
         tables, n, device = self.prepared(work), len(work.values), work.values[0].device
         blocks = tables.n_blocks
@@ -56,10 +48,6 @@ class AdaiOnCUDA(FusedCUDA):
         partial = torch.empty(self.family.sums(work.numbers), blocks, dtype=torch.float32, device=device)
         self.run(work, self.module, "observe", partial, answers[0], n, blocks)
         return self.added_up(work, partial)
-
-    def apply(self, work: Work, answers: list[Tensor], choices: Tensor, resets: Tensor) -> None:
-        candidates = constant(tuple(range(len(work.numbers.beta0))), torch.int64, choices.device)
-        self.mix(work, answers, (choices.unsqueeze(1) == candidates).double(), resets)
 
     def mix(self, work: Work, answers: list[Tensor], weights: Tensor, resets: Tensor) -> None:
         lr, constants = self.learning_rate(work)

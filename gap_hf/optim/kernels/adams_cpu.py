@@ -1,17 +1,15 @@
 """The Adams family's fused CPU kernel: ``c/adams.h``."""
 
 import ctypes
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from ..rules.rule import Rule
 from ..work import Work
-from .fused_cpu import FusedCPU
 from .kernel import Addresses
 from .matrices import NAMES, Matrices
+from .rounds import RoundsOnCPU
 
 
 class AdamsStruct(ctypes.Structure):
@@ -25,24 +23,17 @@ class AdamsStruct(ctypes.Structure):
     ]
 
 
-class AdamsOnCPU(FusedCPU):
+class AdamsOnCPU(RoundsOnCPU):
     """The kernel on CPUs; its buffers are K first moments, a second moment and u, all in float32.
 
     Where no scores are wanted, the last round is left to ``apply`` or ``mix``, which need one pass for both.
     """
 
     prefix: ClassVar[str] = "adams"
-    rules: ClassVar[tuple[type[Rule], ...]] = ()  # none of them alone: the power iteration comes before
 
     matrices: Matrices | None = None
     whole = False
     """Whether all fragments are whole parameters, and none is so large that threads should share it."""
-
-    @staticmethod
-    def why_not(dtypes: tuple[torch.dtype, ...]) -> str | None:
-        if any(dtype != torch.float32 for dtype in dtypes[2:]):
-            return f"its buffers must be float32, not {', '.join(map(str, dtypes[2:]))}"
-        return FusedCPU.why_not(dtypes)
 
     def begin(self, work: Work, addresses: Addresses | None) -> None:
         super().begin(work, addresses)
@@ -87,15 +78,3 @@ class AdamsOnCPU(FusedCPU):
         if not work.scored:
             return torch.zeros(len(work.values), 0, dtype=torch.float64, device="cpu")
         return super().observe(work, answers)
-
-    def apply(self, work: Work, answers: list[Any], choices: Sequence[int], resets: Sequence[bool]) -> None:
-        if work.scored:
-            super().apply(work, answers, choices, resets)
-        else:
-            self.step_constant(work, tuple(float(j == choices[0]) for j in range(len(work.numbers.betas))))
-
-    def mix(self, work: Work, answers: list[Any], weights: Sequence[Sequence[float]], resets: Sequence[bool]) -> None:
-        if work.scored:
-            super().mix(work, answers, weights, resets)
-        else:
-            self.step_constant(work, tuple(weights[0]))

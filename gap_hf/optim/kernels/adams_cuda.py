@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from ..uploads import constant
 from ..work import Work
-from .fused_cuda import FusedCUDA, element_type, logarithms
+from .fused_cuda import element_type, logarithms
 from .kernel import Addresses
 from .matrices import Matrices
+from .rounds import RoundsOnCUDA
 
 ROWS, COLUMNS = 32, 64
 """The rows and columns of a matrix that a program of the power iteration loads at once."""
@@ -61,7 +61,7 @@ def beginning(value: Tensor, row: int, shape: torch.Size, start: int | tuple[int
     return start[0] * shape[1:].numel() if value.shape[1:] == shape[1:] else -1
 
 
-class AdamsOnCUDA(FusedCUDA):
+class AdamsOnCUDA(RoundsOnCUDA):
     """The kernel on CUDA; its buffers are K first moments, a second moment and u, all in float32.
 
     Where no scores are wanted, the last round is left to ``apply`` or ``mix``, which need one pass for both.
@@ -71,12 +71,6 @@ class AdamsOnCUDA(FusedCUDA):
 
     vectors: Matrices | None = None
     tasks: Tasks | None = None
-
-    @staticmethod
-    def why_not(dtypes: tuple[torch.dtype, ...]) -> str | None:
-        if any(dtype != torch.float32 for dtype in dtypes[2:]):
-            return f"its buffers must be float32, not {', '.join(map(str, dtypes[2:]))}"
-        return FusedCUDA.why_not(dtypes)
 
     def begin(self, work: Work, addresses: Addresses | None) -> None:
         super().begin(work, addresses)
@@ -92,9 +86,6 @@ class AdamsOnCUDA(FusedCUDA):
         corrected = {"CORRECTED": numbers.inside}
         decays = [float(numbers.decay), float(numbers.scalar_vector_decay), float(numbers.soft_reset)]
         return {"observe": ([], corrected), "move": (decays, corrected)}
-
-    def constants(self, work: Work) -> dict[str, Any]:
-        return {}
 
     def there(self, work: Work, name: str) -> Tensor:
         """Return one of the tables of ``tasks`` on the device."""
@@ -136,10 +127,6 @@ class AdamsOnCUDA(FusedCUDA):
         self.launch(work, name, len(matrices) // 2, about, matrices, *vectors, **constants)
 
     # ------------------------------------------------------------------ the step
-    def apply(self, work: Work, answers: list[Any], choices: Tensor, resets: Tensor) -> None:
-        candidates = constant(tuple(range(len(work.numbers.betas))), torch.int64, choices.device)
-        self.mix(work, answers, (choices.unsqueeze(1) == candidates).double(), resets)
-
     def mix(self, work: Work, answers: list[Any], weights: Tensor, resets: Tensor) -> None:
         vectors = self.vectors
         assert vectors is not None
