@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .choices.naming import parameter_names
 from .optim.arithmetic.eight_bit import is_eight_bit
 from .optim.find import find_gap_optimizer
-from .optim.state import buffer_dtypes
+from .optim.state import buffer_dtype
 
 
 @torch.no_grad()
@@ -48,12 +48,13 @@ def consolidated_state_dict(optimizer: Any, model: nn.Module) -> dict[str, Any]:
             if step < 0:  # it never had a gradient
                 continue
             whole = {}
-            for buffer, dtype in buffer_dtypes(gap.family, group, layout.keys(g, i)[0]).items():
-                gathered = layout.whole(g, i, gap.state, buffer, dtype or torch.float32)
+            for buffer in gap.family.buffers(group):
+                dtype = buffer_dtype(buffer, group, layout.keys(g, i)[0])
+                gathered = layout.whole(g, i, gap.state, buffer.name, dtype or torch.float32, buffer.shape)
                 if is_eight_bit(gathered):
                     gathered = gathered.dequantize()
                 if first:  # one at a time, so that no rank holds them all on its device
-                    whole[buffer] = gathered.detach().cpu().clone()
+                    whole[buffer.name] = gathered.detach().cpu().clone()
             state[name] = {"step": torch.tensor(step, dtype=torch.float64, device="cpu"), **whole}
         groups.append({**group, "params": names})
     return {"state": state, "param_groups": groups} if first else {}

@@ -22,10 +22,14 @@ from .work import Buffer, Work
 
 
 class Grain(IntEnum):
-    """The finest cut of a parameter that a family can work on: single elements, or nothing less than the whole."""
+    """The finest cut of a parameter that a family can work on.
+
+    Single elements; pieces, if it gets the gradients of the whole parameters with them; nothing less than the whole.
+    """
 
     ELEMENT = 0
-    PARAMETER = 1
+    GRADIENT = 1
+    PARAMETER = 2
 
 
 class Round(NamedTuple):
@@ -73,7 +77,6 @@ class Family(ABC):
         candidate_name: what a candidate's value is called in logs.
         candidate_option: the option that lists the candidates.
         grain: what it needs of a parameter.
-        assembled: whether a family that needs whole parameters can do with pieces if it gets their whole gradients.
         options: its own options, beside those that all families have, by name.
         rounds: the reductions before the last one, which the scores are made of. ``observe`` is called once for each,
             and once more.
@@ -87,7 +90,6 @@ class Family(ABC):
     candidate_name: ClassVar[str]
     candidate_option: ClassVar[str]
     grain: ClassVar[Grain] = Grain.ELEMENT
-    assembled: ClassVar[bool] = False
     options: ClassVar[Mapping[str, Option]]
     rounds: ClassVar[tuple[Round, ...]] = ()
     placed: ClassVar[bool] = False

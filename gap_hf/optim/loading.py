@@ -8,7 +8,8 @@ stays as it was.
 import copy
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from functools import partial
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from .arithmetic import eight_bit
 from .family import Family
 from .groups import DTYPES, check_decided
 from .options import Declared, is_number, validate, validate_together
+from .packed import unpack
 from .rules import TYPES
 from .scope import scope_of
 from .state import buffer_dtype, counter_dtype_and_device
@@ -44,7 +46,12 @@ class Loaded(NamedTuple):
 
 
 def check(
-    name: str, family: Family, options: Mapping[str, Declared], param_groups: list[dict[str, Any]], state_dict: Any
+    name: str,
+    family: Family,
+    options: Mapping[str, Declared],
+    param_groups: list[dict[str, Any]],
+    shapes: Callable[[int, Tensor], Sequence[torch.Size]],
+    state_dict: Any,
 ) -> Loaded:
     """Work out what loading ``state_dict`` would make of an optimizer; nothing is changed yet.
 
@@ -53,6 +60,7 @@ def check(
         family: its arithmetic.
         options: its constructor's options.
         param_groups: the groups as they are now.
+        shapes: gives the shapes of the whole parameters that a tensor of a group has parts of.
         state_dict: the state to be loaded.
 
     Raises:
@@ -81,7 +89,7 @@ def check(
         for i, (index, p) in enumerate(zip(saved["params"], group["params"], strict=True)):
             found = saved_state.get(index)
             if found:
-                state[p] = check_state(family, group, p, found, f"parameter {i} of group {g}")
+                state[p] = check_state(family, group, p, partial(shapes, g, p), found, f"parameter {i} of group {g}")
             elif p.numel():
                 absent.append(f"{i} of group {g}")
     apart(iter(state.values()))
@@ -228,8 +236,17 @@ def plain(value: Any, depth: int = 3) -> Any:
 
 
 # ---------------------------------------------------------------- buffers
-def check_state(family: Family, group: dict[str, Any], p: Tensor, saved: Any, where: str) -> dict[str, Any]:
+def check_state(
+    family: Family,
+    group: dict[str, Any],
+    p: Tensor,
+    shapes: Callable[[], Sequence[torch.Size]],
+    saved: Any,
+    where: str,
+) -> dict[str, Any]:
     """Make the state of ``p`` from what was saved for it, in the dtypes and on the devices that kernels expect.
+
+    ``shapes`` gives the shapes of the whole parameters that ``p`` has parts of.
 
     Raises:
         ValueError: a buffer is missing or unknown, or has a wrong shape, kind or sign.
@@ -251,10 +268,15 @@ def check_state(family: Family, group: dict[str, Any], p: Tensor, saved: Any, wh
     dtype, device = counter_dtype_and_device(family, declared, group, p)
     state: dict[str, Any] = {"step": torch.tensor(count_of(saved["step"], where), dtype=dtype, device=device)}
     for buffer in declared:
-        found, shape = saved[buffer.name], p.shape if buffer.shape is None else buffer.shape(p.shape)
-        check_buffer(found, p, shape, buffer.shape is None, f"{buffer.name} of {where}")
+        found, shape, what = saved[buffer.name], p.shape, f"{buffer.name} of {where}"
+        if buffer.shape is not None:
+            own = [buffer.shape(whole) for whole in shapes()]
+            shape = own[0] if len(own) == 1 else torch.Size([sum(each.numel() for each in own)])
+            if isinstance(found, bytes):
+                found = unpack(found, shape, what)
+        check_buffer(found, p, shape, buffer.shape is None, what)
         if buffer.nonnegative and not p.is_meta and bool((local_part(found) < 0).any()):
-            raise ValueError(f"{buffer.name} of {where} is damaged: it has negative elements, which it never gets")
+            raise ValueError(f"{what} is damaged: it has negative elements, which it never gets")
         state[buffer.name] = converted(found.detach(), p, buffer_dtype(buffer, group, p), buffer.shape is None)
     return state
 

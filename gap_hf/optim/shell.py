@@ -6,6 +6,7 @@ choice is made for; ``gap_hf.sharding`` knows how parameters are laid out over p
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,9 +18,10 @@ from ..sharding.layout import Layout
 from . import loading, options, state
 from .correlation import GradientCorrelation
 from .decision import Outcome
-from .family import TorchsDefault
+from .family import Grain, TorchsDefault
 from .groups import Group
 from .kernels.deal import Dealer
+from .packed import pack
 from .rules import TYPES
 from .scope import started
 from .step import Step, refuse_capture
@@ -127,7 +129,8 @@ class GapOptimizer(Watched, Optimizer):
         for group in self.param_groups:
             options.check_candidates_kept(group, len(family.parse(group)), family.candidate_option)
         torchs_own = TYPES[self.type].rule is None and isinstance(family, TorchsDefault)
-        parts = layout.receive(self.param_groups, by_parameter=not torchs_own)
+        wholes = family.grain is Grain.GRADIENT
+        parts = layout.receive(self.param_groups, by_parameter=not torchs_own, wholes=wholes)
         for part in parts:
             layout.check_count(part.g, part.group["count"])
         self.gradient_correlation.look(parts)
@@ -161,12 +164,26 @@ class GapOptimizer(Watched, Optimizer):
     # ------------------------------------------------------------------ saved state
     def state_dict(self) -> dict[str, Any]:
         """Return the state, as ``torch.optim.Optimizer`` does; under FSDP1 there is one before the first step, too."""
+        layout = self._layout_of_state()
         before_state_dict(self)
-        return super().state_dict()
+        saved = super().state_dict()
+        if layout is None or layout.saves_own_shapes:
+            return saved
+        own = {buffer.name for group in self.param_groups for buffer in self.family.buffers(group) if buffer.shape}
+        return pack(saved, own)
 
     def make_state(self, group: dict[str, Any], key: Tensor) -> dict[str, Any]:
         """Return ``self.state[key]``; it is made with unused buffers if there is none."""
-        return state.make(self.state, self.family, group, key)
+        g = next(g for g, mine in enumerate(self.param_groups) if mine is group)
+        return state.make(self.state, self.family, group, key, partial(self._shapes, g, key))
+
+    def _layout_of_state(self) -> Layout | None:
+        """Return the layout if buffers' shapes depend on it. Then every rank must call it, before the first step."""
+        return self.layout() if self.family.grain is not Grain.ELEMENT else None
+
+    def _shapes(self, g: int, key: Tensor) -> list[torch.Size]:
+        """Return the shapes of the whole parameters of group ``g`` that ``key`` has parts of, as far as is known."""
+        return [key.shape] if self._layout is None else self._layout.shapes_in(g, key)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what copies and pickles take along: torch's part, and what the last step decided."""
@@ -192,7 +209,10 @@ class GapOptimizer(Watched, Optimizer):
             ValueError: the state is another optimizer's or another model's, or is damaged; the optimizer is unchanged.
         """
         state_dict = loading.through_hooks(self, state_dict)
-        loaded = loading.check(type(self).__name__, self.family, self.options, self.param_groups, state_dict)
+        self._layout_of_state()
+        loaded = loading.check(
+            type(self).__name__, self.family, self.options, self.param_groups, self._shapes, state_dict
+        )
         self.__setstate__({"state": loaded.state, "param_groups": loaded.param_groups, "_outcome": Outcome()})
         loading.tell(loaded.notes)
         for after in self._optimizer_load_state_dict_post_hooks.values():

@@ -4,7 +4,8 @@ It holds only tensors, under the names that the family gives them, and the count
 backend's checkpoints carry unharmed.
 """
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,11 +33,6 @@ def buffer_dtype(buffer: Buffer, group: Mapping[str, Any], key: Tensor) -> torch
     return COMPACT[group["state_dtype"]] if buffer.compact else torch.float32
 
 
-def buffer_dtypes(family: Family, group: Mapping[str, Any], key: Tensor) -> dict[str, torch.dtype | None]:
-    """The names of the buffers of ``key``, and the dtypes they are stored in; None stands for 8 bits."""
-    return {buffer.name: buffer_dtype(buffer, group, key) for buffer in family.buffers(group)}
-
-
 def counter_dtype_and_device(
     family: Family, declared: Sequence[Buffer], group: Mapping[str, Any], key: Tensor
 ) -> tuple[torch.dtype, torch.device]:
@@ -58,8 +54,17 @@ def counter_dtype_and_device(
     return torch.float64, key.device if kernel.on_device else CPU
 
 
-def make(state: MutableMapping[Tensor, Any], family: Family, group: Mapping[str, Any], key: Tensor) -> dict[str, Any]:
-    """Return ``state[key]``; if there is none, it is made (and kept), with unused buffers and ``step`` 0."""
+def make(
+    state: MutableMapping[Tensor, Any],
+    family: Family,
+    group: Mapping[str, Any],
+    key: Tensor,
+    shapes: Callable[[], Sequence[torch.Size]],
+) -> dict[str, Any]:
+    """Return ``state[key]``; if there is none, it is made (and kept), with unused buffers and ``step`` 0.
+
+    ``shapes`` gives the shapes of the whole parameters that ``key`` has parts of.
+    """
     if found := state.get(key):
         return found
     made: dict[str, Tensor] = {}
@@ -68,25 +73,27 @@ def make(state: MutableMapping[Tensor, Any], family: Family, group: Mapping[str,
         dtype, device = counter_dtype_and_device(family, declared, group, key)
         made["step"] = torch.zeros((), dtype=dtype, device=device)
     for buffer in declared:
-        made[buffer.name] = unused(buffer, group, key)
+        made[buffer.name] = unused(buffer, group, key, shapes)
     state[key] = made  # all at once: an interrupt leaves none rather than half of it
     return made
 
 
-def unused(buffer: Buffer, group: Mapping[str, Any], key: Tensor) -> Tensor:
-    """Make ``buffer`` of ``key`` as it is before the first step, laid out like ``key``."""
+def unused(buffer: Buffer, group: Mapping[str, Any], key: Tensor, shapes: Callable[[], Sequence[torch.Size]]) -> Tensor:
+    """Make ``buffer`` of ``key`` as it is before the first step, laid out like ``key`` or in a shape of its own."""
     stored = buffer_dtype(buffer, group, key)
     if stored is None:
         return eight_bit.zeros_like(key)
-    if buffer.shape is not None:
-        made = torch.zeros(buffer.shape(key.shape), dtype=stored, device=key.device)
-    else:
-        made = torch.zeros_like(key, dtype=stored, memory_format=torch.preserve_format)
-    if callable(buffer.fill):
-        buffer.fill(made, key.shape)
-    elif buffer.fill:
-        made.fill_(buffer.fill)
-    return made
+    if buffer.shape is None:
+        like = torch.zeros_like(key, dtype=stored, memory_format=torch.preserve_format)
+        return like.fill_(buffer.fill) if buffer.fill else like
+    made = []
+    for shape in shapes():
+        made.append(torch.zeros(buffer.shape(shape), dtype=stored, device=key.device))
+        if callable(buffer.fill):
+            buffer.fill(made[-1], shape)
+        else:
+            made[-1].fill_(buffer.fill)
+    return made[0] if len(made) == 1 else torch.cat([each.flatten() for each in made])
 
 
 def refuse(layout: Layout, family: Family, groups: Sequence[Mapping[str, Any]]) -> None:
@@ -98,11 +105,10 @@ def refuse(layout: Layout, family: Family, groups: Sequence[Mapping[str, Any]]) 
             "state_dtype='8bit' needs whole parameters (one process, DDP, DeepSpeed ZeRO 0): in a sharded one the "
             "blocks that share a scale would hold other elements. Use state_dtype='bfloat16', which is exact there."
         )
-    if family.grain is Grain.PARAMETER and not (family.assembled and layout.assembles):
-        others = ", or pieces in FSDP2, HSDP or tensor parallel" if family.assembled else ""
+    if family.grain is Grain.PARAMETER:
         raise RuntimeError(
-            f"the {family.name} family needs whole parameters (one process, DDP, DeepSpeed ZeRO 0){others}, but here "
-            "they are in pieces. Use one of those, or another optimizer."
+            f"the {family.name} family needs whole parameters (one process, DDP, DeepSpeed ZeRO 0), but here they are "
+            "in pieces. Use one of those, or another optimizer."
         )
 
 
@@ -125,7 +131,7 @@ def only_makes_state(
         return False
     for part in parts:
         for key in part.with_grad().keys:
-            make(states, family, part.group, key)
+            make(states, family, part.group, key, partial(layout.shapes_in, part.g, key))
     return True
 
 

@@ -6,7 +6,8 @@ for the device, as long as the kernels take the choices there.
 
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -130,19 +131,21 @@ class Step:
         group, numbers, declared, rule = self.groups[part.g]
         states = [self.states[key] for key in part.keys]
         if not all(states):
-            states = [state.make(self.states, self.family, group, key) for key in part.keys]
+            whole = partial(self.layout.shapes_in, part.g)
+            states = [state.make(self.states, self.family, group, key, partial(whole, key)) for key in part.keys]
         buffers = []
         for buffer in declared:
             column = [s[buffer.name] for s in states]
-            buffers.append(part.local(column) if buffer.shape is None else column)
+            own = buffer.shape
+            buffers.append(part.local(column) if own is None else self.layout.shaped(part, own, column))
         steps = [s["step"] for s in states] if declared else []
         scored = rule is not None and rule.scored
         work = Work(numbers, declared, part.values, part.gradients(), steps, buffers, scored)
         if self.family.placed:
             shapes, starts = self.layout.shapes[part.g], self.layout.starts(part)
             work.places = [Place(row, shapes[row], start) for row, start in zip(part.rows, starts, strict=True)]
-        if self.family.assembled and (assembled := self.layout.assemble(part)):
-            work.wholes, work.within = assembled
+        if part.wholes is not None:
+            work.wholes, work.within = cast(list[Tensor], part.wholes), part.within
         return work
 
     def dealt(self, part: Part, work: Work, dealer: Dealer) -> list[tuple[Part, Kernel, Work]]:
@@ -300,7 +303,8 @@ class Step:
                 # by 1 where no reset is due: the host does not know, and needn't wait to learn it
                 factor = torch.where(chosen.resets[part.g], buffer.soft_reset, 1.0)
                 column = [self.states[key][buffer.name] for key in part.keys]
-                for tensor in part.local(column) if buffer.shape is None else column:
+                own = buffer.shape
+                for tensor in part.local(column) if own is None else self.layout.shaped(part, own, column):
                     if not is_eight_bit(tensor):
                         tensor.mul_(factor.to(tensor.device, non_blocking=True))
                     elif chosen.resets[part.g]:  # the loop, which 8 bits are done by, has been told already

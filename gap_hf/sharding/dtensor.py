@@ -11,8 +11,8 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from torch.optim import Optimizer
 
 from .backend import Backend
-from .layout import ParameterLayout, State
-from .part import Assembled, Part
+from .layout import ParameterLayout, Shaped, State
+from .part import Part
 from .refusal import Refusal
 from .sharded import Sharded
 
@@ -78,16 +78,19 @@ class Meshes(Sharded, ParameterLayout):
         super().__init__(param_groups)
         self.within: dict[int, slice | Tensor] = {}  # by the parameter's identity
 
-    assembles = True
-
-    def assemble(self, part: Part) -> Assembled:
-        wholes, within = [], []
-        for p, grad in zip(part.keys, part.gradients(), strict=True):
-            wholes.append(gathered(grad, p))
-            if id(p) not in self.within:
-                self.within[id(p)] = place_of(p)
-            within.append(self.within[id(p)])
-        return Assembled(wholes, within)
+    def receive(
+        self, param_groups: list[dict[str, Any]], by_parameter: bool = True, wholes: bool = False
+    ) -> list[Part]:
+        parts = super().receive(param_groups, by_parameter)
+        for part in parts if wholes else ():
+            part.wholes = [
+                None if grad is None else gathered(grad, p) for p, grad in zip(part.keys, part.grads, strict=True)
+            ]
+            for p in part.keys:
+                if id(p) not in self.within:
+                    self.within[id(p)] = place_of(p)
+            part.within = [self.within[id(p)] for p in part.keys]
+        return parts
 
     @staticmethod
     def cut(tensor: Tensor) -> Tensor:
@@ -119,7 +122,9 @@ class Meshes(Sharded, ParameterLayout):
         _, offset = compute_local_shape_and_global_offset(p.shape, p.device_mesh, p.placements)
         return tuple(offset)
 
-    def whole(self, g: int, i: int, state: State, name: str, dtype: torch.dtype) -> Tensor:
+    def whole(
+        self, g: int, i: int, state: State, name: str, dtype: torch.dtype, shaped: Shaped | None = None
+    ) -> Tensor:
         found = state[self.filed[g][i]][name]
         return found.full_tensor() if isinstance(found, DTensor) else found
 

@@ -13,10 +13,8 @@ from torch.optim import Optimizer
 
 from .backend import Backend, MakesState
 from .heap import instances
-from .layout import ParameterLayout
-from .part import Piece
 from .refusal import Refusal
-from .sharded import InPieces
+from .sharded import Stretches
 
 MERGED = Refusal(
     "`fsdp_use_orig_params: false`",
@@ -42,12 +40,14 @@ def unsharded(handle: Any) -> bool:
     return handle._sharding_strategy.name == "NO_SHARD"
 
 
-class FlatShards(InPieces, ParameterLayout):
+class FlatShards(Stretches):
     """The layout of slices of FSDP1's flat parameters.
 
     Raises:
         RuntimeError: ``use_orig_params`` is False, or a parameter that FSDP does not manage is among the slices.
     """
+
+    saves_own_shapes = False
 
     def __init__(self, param_groups: list[dict[str, Any]]) -> None:
         from torch.distributed.fsdp._flat_param import FlatParamHandle
@@ -98,15 +98,9 @@ class FlatShards(InPieces, ParameterLayout):
         """List the ranks that hold one copy of the flat parameter between them, this rank among them."""
         return [dist.get_rank()] if unsharded(handle) else dist.get_process_group_ranks(handle.process_group)
 
-    def pieces(self, g: int, i: int) -> list[Piece]:
-        p = self.filed[g][i]
-        handle, _ = self.home[id(p)]
-        if not p.numel() or 0 not in self.holders(handle):
-            return []
-        return [Piece(p, torch.Tensor.detach, self.start(p))]
-
-    def covered(self) -> list[list[float]]:
-        return [[p.numel() / self.copies(p) for p in group] for group in self.parameters]
+    def is_first(self, g: int, i: int) -> bool:
+        handle, _ = self.home[id(self.filed[g][i])]
+        return 0 in self.holders(handle)
 
     def describe(self) -> str:
         strategies = {handle._sharding_strategy.name for handle, _ in self.home.values()}

@@ -23,7 +23,12 @@ def connected() -> bool:
 
 
 class Scan:
-    """A list of all objects, made when they are first asked for."""
+    """A list of all objects, made when they are first asked for; to be let go of by ``clear``.
+
+    The list has the scan itself in it. Left alone, this circle would keep every object alive until the next collection,
+    and a tuple that is still being made (``tuple(...)`` around ``accelerator.prepare``'s work) must have no other owner
+    when it is finished: CPython raises SystemError.
+    """
 
     @cached_property
     def objects(self) -> list[Any]:
@@ -36,6 +41,10 @@ class Scan:
         # type(), not isinstance(): the latter asks proxies for their __class__, which runs foreign code
         return {id(kind): kind for kind in map(type, self.objects)}
 
+    def clear(self) -> None:
+        """Let go of all objects."""
+        vars(self).clear()
+
 
 _shared: ContextVar[Scan | None] = ContextVar("shared scan", default=None)
 
@@ -43,15 +52,19 @@ _shared: ContextVar[Scan | None] = ContextVar("shared scan", default=None)
 @contextmanager
 def one_scan() -> Iterator[None]:
     """Let all calls of ``instances`` inside share one scan, which takes up to a few tenths of a second."""
-    token = _shared.set(Scan())
+    scan = Scan()
+    token = _shared.set(scan)
     try:
         yield
     finally:
         _shared.reset(token)
+        scan.clear()
 
 
 def instances(*classes: type[T]) -> list[T]:
     """Find all objects whose type is one of ``classes`` or derived from them."""
-    scan = _shared.get() or Scan()
+    if (scan := _shared.get()) is None:
+        with one_scan():
+            return instances(*classes)
     wanted = {key for key, kind in scan.types.items() if issubclass(kind, classes)}
     return [found for found in scan.objects if id(type(found)) in wanted] if wanted else []

@@ -8,11 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .part import Assembled, Part, Start, check_plain
+from .part import Part, Start, check_plain
 from .refusal import Refusal
 
 State = Mapping[Tensor, dict[str, Tensor]]
 """The type of ``optimizer.state``."""
+
+Shaped = Callable[[torch.Size], torch.Size]
+"""A function from a whole parameter's shape to that of one of its buffers."""
 
 REPLACED = Refusal(
     "parameters that were replaced after the optimizer was built",
@@ -45,12 +48,15 @@ class Layout(ABC):
         """Whether this is still the layout of ``param_groups``."""
 
     @abstractmethod
-    def receive(self, param_groups: list[dict[str, Any]], by_parameter: bool = True) -> list[Part]:
+    def receive(
+        self, param_groups: list[dict[str, Any]], by_parameter: bool = True, wholes: bool = False
+    ) -> list[Part]:
         """Return the fragments that this call of ``step`` was handed.
 
         Args:
             param_groups: what the optimizer holds during this call.
             by_parameter: whether to cut flat tensors at the parameters' borders; otherwise each tensor is a fragment.
+            wholes: whether to gather the whole gradients of parameters in pieces; then every rank must call it.
 
         Raises:
             RuntimeError: the groups do not hold what the layout says, as far as can be told.
@@ -88,18 +94,11 @@ class Layout(ABC):
     reduces = False
     """Whether ranks hold different elements, so that ``reduce`` adds something up."""
 
-    assembles = False
-    """Whether every rank can be handed the whole gradients of parameters of which it holds pieces."""
-
-    def assemble(self, part: Part) -> Assembled | None:
-        """Gather the whole gradients of ``part``; None if its fragments are whole parameters.
-
-        Every rank must call it, with the same parameters. It takes one collective for each that is cut.
-        """
-        return None
-
     loads_by_stepping = False
     """Whether torch's checkpoints, which allocate the state by a step of zeros, can be loaded in this layout."""
+
+    saves_own_shapes = True
+    """Whether its checkpoints can carry a buffer whose shape is not the parameter's."""
 
     def verify(self) -> None:  # noqa: B027
         """Check, once and together with the other ranks, that every element is covered exactly once.
@@ -146,7 +145,9 @@ class Layout(ABC):
         """List the keys in ``optimizer.state`` for what this rank holds of parameter ``i`` of group ``g``."""
 
     @abstractmethod
-    def whole(self, g: int, i: int, state: State, name: str, dtype: torch.dtype) -> Tensor:
+    def whole(
+        self, g: int, i: int, state: State, name: str, dtype: torch.dtype, shaped: Shaped | None = None
+    ) -> Tensor:
         """Gather the buffer ``name`` of parameter ``i`` of group ``g`` in its whole shape. Every rank must call it.
 
         Args:
@@ -155,7 +156,26 @@ class Layout(ABC):
             state: the optimizer's state, which has the entries ``keys(g, i)``.
             name: the buffer's name.
             dtype: the dtype that it is stored in, which a rank that holds nothing of it needs, too.
+            shaped: the function that gives its shape if that is not the parameter's.
         """
+
+    @abstractmethod
+    def shapes_in(self, g: int, key: Tensor) -> list[torch.Size]:
+        """List the whole shapes of the parameters of group ``g`` that ``key``, of ``optimizer.state``, has parts of.
+
+        A buffer with a shape of its own, of which every rank with a part of the parameter has all, lies there once for
+        each of them, in this order.
+        """
+
+    def shaped(self, part: Part, shaped: Shaped, column: list[Tensor]) -> list[Tensor]:
+        """Return what belongs to the fragments of ``part`` in the buffers ``column``, which have a shape of their own.
+
+        Args:
+            part: the fragments.
+            shaped: the function that gives such a buffer's shape.
+            column: the buffers of their keys.
+        """
+        return column
 
 
 class ParameterLayout(Layout):
@@ -198,8 +218,18 @@ class ParameterLayout(Layout):
     def keys(self, g: int, i: int) -> list[Tensor]:
         return [self.filed[g][i]]
 
-    def whole(self, g: int, i: int, state: State, name: str, dtype: torch.dtype) -> Tensor:
+    def whole(
+        self, g: int, i: int, state: State, name: str, dtype: torch.dtype, shaped: Shaped | None = None
+    ) -> Tensor:
         return state[self.filed[g][i]][name]
+
+    @cached_property
+    def places(self) -> dict[int, int]:
+        """The parameters' places in their groups, by the identities of their keys."""
+        return {id(p): i for group in self.filed for i, p in enumerate(group)}
+
+    def shapes_in(self, g: int, key: Tensor) -> list[torch.Size]:
+        return [self.shapes[g][self.places[id(key)]]]
 
     def fits(self, param_groups: list[dict[str, Any]]) -> bool:
         return [len(group["params"]) for group in param_groups] == [len(group) for group in self.parameters] and all(
@@ -213,7 +243,9 @@ class ParameterLayout(Layout):
         """The ``copies`` of all parameters, group by group."""
         return [tuple(self.copies(p) for p in group) for group in self.parameters]
 
-    def receive(self, param_groups: list[dict[str, Any]], by_parameter: bool = True) -> list[Part]:
+    def receive(
+        self, param_groups: list[dict[str, Any]], by_parameter: bool = True, wholes: bool = False
+    ) -> list[Part]:
         parts = []
         for g, group in enumerate(param_groups):
             keys = group["params"]

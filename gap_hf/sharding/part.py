@@ -27,6 +27,9 @@ class Part:
         cuts: for each fragment, a function that cuts it, as a view, out of a tensor that is laid out like its key; None
             if the fragment is the whole tensor.
         copies: how many ranks hold this very fragment.
+        wholes: the gradients of the whole parameters, in their shapes, where they were asked for and the fragments are
+            pieces; None without a gradient.
+        within: where the fragments are in these, flattened: a slice, or the indices of all elements.
     """
 
     g: int
@@ -37,6 +40,8 @@ class Part:
     grads: list[Tensor | None]
     cuts: Sequence[Callable[[Tensor], Tensor]] | None
     copies: tuple[int, ...]
+    wholes: list[Tensor | None] | None = None
+    within: list[slice | Tensor] | None = None
 
     def select(self, chosen: Sequence[int]) -> "Part":
         """Return the fragments ``chosen``, by their places in the columns and in that order."""
@@ -46,7 +51,9 @@ class Part:
         grads = [self.grads[i] for i in chosen]
         cuts = None if self.cuts is None else [self.cuts[i] for i in chosen]
         rows, copies = (tuple(column[i] for i in chosen) for column in (self.rows, self.copies))
-        return Part(self.g, self.group, rows, keys, values, grads, cuts, copies)
+        wholes = None if self.wholes is None else [self.wholes[i] for i in chosen]
+        within = None if self.within is None else [self.within[i] for i in chosen]
+        return Part(self.g, self.group, rows, keys, values, grads, cuts, copies, wholes, within)
 
     def with_grad(self) -> "Part":
         """Return the fragments that have a gradient."""
@@ -66,18 +73,6 @@ class Part:
 Start = int | tuple[int, ...]
 """Where a fragment begins in its parameter: the place of its first element in the flattened parameter or, of a box, the
 indices of its first element."""
-
-
-class Assembled(NamedTuple):
-    """The whole gradients of the N fragments of a part.
-
-    Attributes:
-        wholes: the gradients, in the whole parameters' shapes.
-        within: where the fragments are in these, flattened: a slice, or the indices of all elements.
-    """
-
-    wholes: list[Tensor]
-    within: list[slice | Tensor]
 
 
 class Piece(NamedTuple):

@@ -3,13 +3,16 @@
 import hashlib
 import math
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cached_property, reduce
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .layout import Layout, State
-from .part import Piece
+from .layout import Layout, ParameterLayout, Shaped, State
+from .part import Part, Piece
 from .refusal import Refusal
 
 DIFFERENT = Refusal(
@@ -106,14 +109,99 @@ class InPieces(Sharded):
     def pieces(self, g: int, i: int) -> list[Piece]:
         """List the stretches of parameter ``i`` of group ``g`` that this rank holds and no rank before it does."""
 
-    def whole(self, g: int, i: int, state: State, name: str, dtype: torch.dtype) -> Tensor:
+    def whole(
+        self, g: int, i: int, state: State, name: str, dtype: torch.dtype, shaped: Shaped | None = None
+    ) -> Tensor:
+        shape = self.shapes[g][i] if shaped is None else shaped(self.shapes[g][i])
         found = [(state[piece.key][name], piece) for piece in self.pieces(g, i)]
         device = found[0][0].device if found else self.keys(g, i)[0].device
-        whole = torch.zeros(self.numel[g][i], dtype=dtype, device=device)
+        whole = torch.zeros(shape.numel(), dtype=dtype, device=device)
         for stored, piece in found:
-            part = piece.local(stored).flatten()
-            whole[piece.offset : piece.offset + len(part)] = part
-        return self.all_reduce(whole, dist.ReduceOp.SUM).view(self.shapes[g][i])
+            if shaped is None:
+                part = piece.local(stored).flatten()
+                whole[piece.offset : piece.offset + len(part)] = part
+            elif not piece.offset:  # all that hold a part of the parameter have the same
+                whole += self.own(g, piece.key, shaped, stored)[i].flatten()
+        return self.all_reduce(whole, dist.ReduceOp.SUM).view(shape)
+
+    @abstractmethod
+    def own(self, g: int, key: Tensor, shaped: Shaped, stored: Tensor) -> Mapping[int, Tensor]:
+        """Divide a buffer of ``key``, with shapes of its own, among the parameters of group ``g`` that it is for."""
+
+    def is_first(self, g: int, i: int) -> bool:
+        """Whether no rank before this one holds the same part of parameter ``i`` of group ``g``."""
+        return True
+
+    @cached_property
+    def cut_up(self) -> list[list[bool]]:
+        """Which parameters are in pieces, so that a rank has a part of them that is not all of it."""
+        held = [
+            [0 < n < all_ for n, all_ in zip(*pair, strict=True)] for pair in zip(self.held(), self.numel, strict=True)
+        ]
+        flat = torch.tensor([float(is_cut) for group in held for is_cut in group], device=self.device)
+        found = iter(self.maximum(flat).tolist())
+        return [[bool(next(found)) for _ in group] for group in held]
+
+    @abstractmethod
+    def held(self) -> list[list[int]]:
+        """For every parameter, the number of its elements here."""
+
+    def gather(self, part: Part, rows: Sequence[int], dtype: torch.dtype) -> None:
+        """Give ``part`` the whole gradients of its parameters, by one all-reduce for all that are cut.
+
+        Args:
+            part: the fragments on this rank.
+            rows: the parameters that have fragments on any rank, in the same order on every rank.
+            dtype: one that holds all of them exactly, the same on every rank.
+        """
+        cut = [i for i in rows if self.cut_up[part.g][i]]
+        sizes = [self.numel[part.g][i] for i in cut]
+        joined = torch.zeros(sum(sizes), dtype=dtype, device=self.device)
+        wholes = dict(zip(cut, joined.split(sizes), strict=True))
+        starts = [start if isinstance(start, int) else 0 for start in self.starts(part)]
+        # where there are no elements there is nothing to step, and the whole may be on another rank
+        part.grads = [None if grad is None or not grad.numel() else grad for grad in part.grads]
+        found = list(zip(part.rows, part.grads, starts, strict=True))
+        for i, grad, start in found:
+            if grad is not None and i in wholes and self.is_first(part.g, i):
+                wholes[i][start : start + grad.numel()] = grad.flatten()
+        if cut:
+            wholes = dict(zip(cut, self.all_reduce(joined, dist.ReduceOp.SUM).split(sizes), strict=True))
+        shapes = self.shapes[part.g]
+        part.wholes = [
+            None if grad is None else wholes.get(i, grad).view(shapes[i]).to(grad.dtype) for i, grad, _ in found
+        ]
+        lengths = [0 if grad is None else grad.numel() for grad in part.grads]
+        part.within = [slice(start, start + n) for start, n in zip(starts, lengths, strict=True)]
+
+
+class Stretches(InPieces, ParameterLayout):
+    """The base of layouts in which the optimizer has a stretch of each flattened parameter, perhaps an empty one."""
+
+    @abstractmethod
+    def start(self, p: Tensor) -> int:
+        """The place of the first element of ``p`` in the flattened parameter."""
+
+    def pieces(self, g: int, i: int) -> list[Piece]:
+        p = self.filed[g][i]
+        return [Piece(p, torch.Tensor.detach, self.start(p))] if p.numel() and self.is_first(g, i) else []
+
+    def own(self, g: int, key: Tensor, shaped: Shaped, stored: Tensor) -> dict[int, Tensor]:
+        return {self.places[id(key)]: stored}
+
+    def held(self) -> list[list[int]]:
+        return [[p.numel() for p in group] for group in self.parameters]
+
+    def covered(self) -> list[list[float]]:
+        return [[p.numel() / self.copies(p) for p in group] for group in self.parameters]
+
+    def receive(
+        self, param_groups: list[dict[str, Any]], by_parameter: bool = True, wholes: bool = False
+    ) -> list[Part]:
+        parts = super().receive(param_groups, by_parameter)
+        for part in parts if wholes else ():
+            self.gather(part, part.rows, reduce(torch.promote_types, (p.dtype for p in part.keys), torch.bfloat16))
+        return parts
 
 
 BITS = 52

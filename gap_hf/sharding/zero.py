@@ -9,7 +9,7 @@ objects (checked with 0.19). Before a map is used, a check makes sure that it co
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .layout import ParameterLayout
+from .layout import ParameterLayout, Shaped
 from .part import Part, Piece, Start, check_plain
 from .refusal import Refusal
 from .sharded import InPieces
@@ -61,10 +61,18 @@ class Slice(NamedTuple):
 
 @dataclass(eq=False)
 class Flat:
-    """A flat tensor that takes the place of parameters of group ``g``."""
+    """A flat tensor that takes the place of parameters of group ``g``.
+
+    Attributes:
+        g: the group's number.
+        key: the tensor.
+        rows: the parameters of which it holds slices on any rank, by their places in the group.
+        slices: those on this rank.
+    """
 
     g: int
     key: Tensor
+    rows: Sequence[int]
     slices: list[Slice]
 
 
@@ -102,7 +110,9 @@ class Zero(InPieces):
     def check_count(self, g: int, given: int) -> None:
         refuse_dropped(g, given, len(self.numel[g]))
 
-    def receive(self, param_groups: list[dict[str, Any]], by_parameter: bool = True) -> list[Part]:
+    def receive(
+        self, param_groups: list[dict[str, Any]], by_parameter: bool = True, wholes: bool = False
+    ) -> list[Part]:
         parts = []
         for group in param_groups:
             for key in group["params"]:
@@ -120,9 +130,13 @@ class Zero(InPieces):
                 grads = [None if key.grad is None else cut(key.grad) for cut in cuts]
                 rows = tuple(piece.row for piece in slices)
                 parts.append(Part(flat.g, group, rows, [key] * N, values, grads, cuts, (1,) * N))
+                if wholes:
+                    self.gather(parts[-1], flat.rows, key.dtype)
         return parts
 
     def starts(self, part: Part) -> list[Start]:
+        if not part.rows:
+            return []
         offsets = {cut.row: cut.offset for cut in self.known[id(part.keys[0])].slices}
         return [offsets[row] for row in part.rows]
 
@@ -157,6 +171,28 @@ class Zero(InPieces):
             if (flat.g, cut.row) == (g, i)
         ]
 
+    def shapes_in(self, g: int, key: Tensor) -> list[torch.Size]:
+        return [self.shapes[g][cut.row] for cut in self.known[id(key)].slices]
+
+    def own(self, g: int, key: Tensor, shaped: Shaped, stored: Tensor) -> dict[int, Tensor]:
+        rows = [cut.row for cut in self.known[id(key)].slices]
+        shapes = [shaped(shape) for shape in self.shapes_in(g, key)]
+        parts = stored.flatten().split([shape.numel() for shape in shapes])
+        return {row: part.view(shape) for row, part, shape in zip(rows, parts, shapes, strict=True)}
+
+    def shaped(self, part: Part, shaped: Shaped, column: list[Tensor]) -> list[Tensor]:
+        if not part.rows:
+            return []
+        found = self.own(part.g, part.keys[0], shaped, column[0])  # a part's fragments lie in one flat tensor
+        return [found[row] for row in part.rows]
+
+    def held(self) -> list[list[int]]:
+        counts = [[0] * len(group) for group in self.numel]
+        for flat in self.flats:
+            for cut in flat.slices:
+                counts[flat.g][cut.row] += cut.numel
+        return counts
+
     def covered(self) -> list[list[float]]:
         counts = [[0.0] * len(group) for group in self.numel]
         for flat in self.flats:
@@ -189,7 +225,8 @@ class Zero12(Zero):
             order = [index[id(p)] for p in z.round_robin_bit16_groups[g]]
             starts = z.round_robin_bit16_offsets[g]
             begin = dist.get_rank(z.real_dp_process_group[g]) * z.partition_size[g]
-            flats.append(Flat(g, key, cut_out(order, starts, sizes, begin, z.partition_size[g])))
+            slices = cut_out(order, starts, sizes, begin, z.partition_size[g])
+            flats.append(Flat(g, key, range(len(sizes)), slices))
         return flats
 
     def copy_back(self, flats: list[Flat]) -> None:
@@ -212,7 +249,8 @@ class Zero1BF16(Zero):
             sizes = self.numel[g]
             starts = [sum(sizes[:i]) for i in range(len(sizes))]
             begin = dist.get_rank(z.real_dp_process_group[g]) * key.numel()
-            flats.append(Flat(g, key, cut_out(list(range(len(sizes))), starts, sizes, begin, key.numel())))
+            rows = range(len(sizes))
+            flats.append(Flat(g, key, rows, cut_out(rows, starts, sizes, begin, key.numel())))
         return flats
 
 
@@ -241,7 +279,8 @@ class Zero3(Zero):
                 numel = max(0, min(length, p.ds_numel - offset))  # the rest of the last pieces is padding
                 if numel:
                     slices.append(Slice(index[id(p)], start, numel, offset))
-            flats.append(Flat(z.sub_group_to_group_id[sub_group], key, slices))
+            rows = [index[id(p)] for p in params]
+            flats.append(Flat(z.sub_group_to_group_id[sub_group], key, rows, slices))
         return flats
 
     def copy_back(self, flats: list[Flat]) -> None:
@@ -250,7 +289,7 @@ class Zero3(Zero):
             self.wrapper._reassign_or_swap_out_partitioned_parameters(positions[id(flat.key)])
 
 
-def cut_out(order: list[int], starts: list[int], sizes: list[int], begin: int, length: int) -> list[Slice]:
+def cut_out(order: Sequence[int], starts: list[int], sizes: list[int], begin: int, length: int) -> list[Slice]:
     """Cut out the slices of the parameters ``order`` that lie in ``[begin, begin + length)`` of one flat tensor.
 
     ``starts`` and ``sizes`` are the parameters' places in it.

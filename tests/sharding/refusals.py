@@ -19,7 +19,8 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.testing._internal.two_tensor import TwoTensor
 
-from .bag import CASES, Bag, build, gradients, tensors
+from ..optim.toy_family import ToySGD
+from .bag import CASES, Bag, Case, build, gradients, tensors
 from .layouts import FSDP1
 from .leaving import leave
 from .zero import Zero, deepspeed
@@ -100,22 +101,11 @@ def torch_zero() -> None:
     ZeroRedundancyOptimizer(bag.parameters(), optimizer_class=CASE.optimizer, **CASE.options).step()
 
 
-SHAMPOO = CASES["if_shampoo-switch"]
-
-
-def shampoo_under_fsdp1() -> None:
-    FSDP1(SHAMPOO, tensors()).step(GRADS)
+def family_of_whole_parameters() -> None:
+    FSDP1(Case(ToySGD, ToySGD, {}), tensors()).step(GRADS)
 
 
 # ---------------------------------------------------------------- DeepSpeed
-def shampoo_under_zero1() -> None:
-    Zero(SHAMPOO, tensors(), stage=1).step(GRADS)
-
-
-def shampoo_under_zero3() -> None:
-    Zero(SHAMPOO, tensors(), stage=3).step(GRADS)
-
-
 def renamed_attribute() -> None:
     zero(lambda wrapper: wrapper.__dict__.pop("partition_size"), stage=1)
 

@@ -31,8 +31,8 @@ ONE_OF_EACH = ("ddp", "zero2", "fsdp1", "fsdp2", "fsdp2-on-4", "zero3-offload", 
 """Layouts that are tried with other families, too: one for each adapter."""
 OTHERS = ("adams-wise", "adai", "rf_rmsprop-switch")
 """The first one in all of these, the others in every second."""
-WHOLE = ("ddp", "zero0-bf16", "fsdp2", "fsdp2-on-4")
-"""The layouts among these that have or assemble whole parameters, which one family needs."""
+OF_OWN_SHAPES = ("ddp", "fsdp1", "fsdp2", "fsdp1-on-4", "fsdp2-on-4", "zero2", "zero3-offload")
+"""Layouts that are tried with a family whose buffers have shapes of their own."""
 
 MIXED = ("tensor-parallel", "zero1", "zero2-offload", "zero3-sub-groups")
 """Layouts that are tried with a mix by scores in place of a pick. They are loaded as they were saved: elsewhere the
@@ -43,10 +43,8 @@ def cases_of(name: str) -> tuple[str, ...]:
     """The cases that a layout is tried with."""
     if name in MIXED:
         return ("adamw-switch", "sgdm-mix-wise")
-    needing_all = ("if_shampoo-switch",) if name in WHOLE else ()
-    if name not in ONE_OF_EACH:
-        return SOME_CASES
-    return (*SOME_CASES, OTHERS[0], OTHERS[1 + ONE_OF_EACH.index(name) % 2], *needing_all)
+    cases = (*SOME_CASES, "if_shampoo-switch") if name in OF_OWN_SHAPES else SOME_CASES
+    return (*cases, OTHERS[0], OTHERS[1 + ONE_OF_EACH.index(name) % 2]) if name in ONE_OF_EACH else cases
 
 
 ZEROS = ["zero0", "zero0-bf16", "zero1", "zero1-bf16-fp32", "zero2", "zero2-offload"]

@@ -42,12 +42,14 @@ RARE = {
 }
 """Cases that share all of their code with others, and where they are tried even so."""
 
-MESHES = ("fsdp2", "fsdp2-late-swap", "tensor-parallel", "fsdp2-on-4", "hsdp", "fsdp2-tensor-parallel", "mixed-meshes")
-"""The layouts of DTensors."""
+SHAMPOO = "if_shampoo-switch"
+"""The case whose family needs the gradients of whole parameters."""
 
-WHOLE = {"if_shampoo-switch": ("single", "ddp", "zero0", "zero0-bf16", *MESHES)}
-"""Cases of families that need whole parameters, and the layouts that have or assemble them; elsewhere they are refused.
-"""
+CUT_OTHERWISE = (
+    *("fsdp2-late-swap", "fsdp2-on-4", "hsdp", "fsdp2-tensor-parallel", "mixed-meshes", "fsdp1-no-shard", "fsdp1-on-4"),
+    *("fsdp1-hybrid", "zero0-bf16", "zero1-bf16-fp32", "zero2-round-robin", "zero2-offload", "zero3-sub-groups"),
+)
+"""Variants in which parameters are in other pieces; that case is tried with them, too."""
 
 INFINITE = 21
 """The step that gets an infinite gradient where the backend skips such steps; one in which none is missing."""
@@ -59,7 +61,7 @@ def compare(wrapped: Wrapped, case: Case, blocks: list[list[Tensor]]) -> dict[st
     blocks = [[t.to(wrapped.dtype) for t in block] for block in blocks]
     start = [t for block in blocks for t in block]
     names = [f"blocks.{b}.weights.{i}" for b, block in enumerate(blocks) for i in range(len(block))]
-    gathers = any(case is CASES[name] for name in ("adam-wise-two-beta2", "sgdm-wise", "adamw-bf16-state"))
+    gathers = any(case is CASES[name] for name in ("adam-wise-two-beta2", "sgdm-wise", "adamw-bf16-state", SHAMPOO))
     oracle = Oracle(case, start, and_alone=gathers)
     wrong, seen, resets, weights_off = [], set(), 0, 0.0
     last: list[Any] = [None] * len(start)
@@ -119,13 +121,12 @@ def compare_state(wrapped: Wrapped, oracle: Oracle, names: list[str]) -> float:
 
 def cases(layouts: Sequence[str], name: str) -> list[str]:
     """The cases that a layout is tried with; all of them if ``GAP_HF_TEST_ALL`` is set, as ``make test-all`` does."""
-    possible = [case for case in CASES if name in WHOLE.get(case, (name,))]
     if os.environ.get("GAP_HF_TEST_ALL"):
-        return possible
+        return list(CASES)
     if name not in ALL_CASES:
-        variant = (*SOME, MIXES[layouts.index(name) % len(MIXES)], *WHOLE)
-        return [case for case in possible if case in variant]
-    return [case for case in possible if name in RARE.get(case, (name,))]
+        variant = (*SOME, MIXES[layouts.index(name) % len(MIXES)], *[SHAMPOO] * (name in CUT_OTHERWISE))
+        return [case for case in CASES if case in variant]
+    return [case for case in CASES if name in RARE.get(case, (name,))]
 
 
 def main(backend: str, out: Path) -> None:

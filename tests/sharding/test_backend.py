@@ -13,7 +13,6 @@ from gap_hf.sharding.single import Single, Whole
 
 from ..tiny import run
 from .bag import CASES
-from .run_layouts import WHOLE
 
 
 @pytest.fixture
@@ -86,7 +85,7 @@ def ranks(tmp_path_factory):
     return [json.loads((out / f"rank{rank}.json").read_text()) for rank in range(2)]
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case not in WHOLE])
+@pytest.mark.parametrize("case", CASES)
 def test_a_toy_backend_chooses_and_steps_like_one_process(ranks, case):
     for found in (rank[case] for rank in ranks):
         assert found["layout"] == "PlainShards"
@@ -94,8 +93,9 @@ def test_a_toy_backend_chooses_and_steps_like_one_process(ranks, case):
         assert found["missed_steps"] == 0
         assert found["distance"] < 1e-5
         assert found["state_distance"] < 1e-5
-        # before the scores come Adai's mean over the model, and the two products of Adams
-        more = {"adai-wise": 1, "adams-wise": 2}.get(case, 0)
+        # before the scores come Adai's mean over the model, the two products of Adams, and the gradients of each group
+        # for Shampoo
+        more = {"adai-wise": 1, "adams-wise": 2, "if_shampoo-switch": 2}.get(case, 0)
         expected = more + (case not in ("adamw-default", "adamw-mix"))
         assert len(found["counts"]["collectives"]) == expected
         assert CASES[case].is_constant() or len(found["chosen"]) > 1, "it never changed"

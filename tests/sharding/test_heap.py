@@ -51,6 +51,21 @@ def test_one_scan_looks_once(monkeypatch):
     assert len(looks) == 2
 
 
+def test_nothing_is_kept():
+    """A tuple that is being made must have no other owner when it is finished, else CPython raises SystemError."""
+
+    def found():
+        for _ in range(30):  # so many that the tuple has to grow
+            yield len(instances(Found))
+
+    kept = [Found()]
+    gc.disable()  # a collection would hide what is left
+    try:
+        assert tuple(found()) == (len(kept),) * 30
+    finally:
+        gc.enable()
+
+
 def test_a_process_by_itself_is_not_searched(monkeypatch):
     """It would take up to a second at the first step of every optimizer."""
 

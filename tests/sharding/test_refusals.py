@@ -9,10 +9,6 @@ import pytest
 from ..tiny import needs_compiler, run
 from .refusals import REFUSALS
 
-IN_PIECES = (
-    r"the if_shampoo family needs whole parameters \(one process, DDP, DeepSpeed ZeRO 0\), or pieces in FSDP2, HSDP or "
-    "tensor parallel, but here they are in pieces. Use one of those"
-)
 SAYS = {
     "flat_parameters": "is an FSDP1 flat parameter.*Set fsdp_use_orig_params: true",
     "outside_of_fsdp1": r"parameter 0 of group 0, of shape \(6, 5\), is not managed by FSDP1 while others are",
@@ -22,7 +18,7 @@ SAYS = {
     "a_mesh_of_some_ranks": "parameter 0 of group 0 has 4 elements, but its fragments on all ranks make 2",
     "another_order_on_each_rank": "the ranks hand gap_hf different parameters, or the same ones in another order",
     "torch_zero": "ZeroRedundancyOptimizer gives each rank some of the parameters",
-    **{f"shampoo_under_{name}": IN_PIECES for name in ("fsdp1", "zero1", "zero3")},
+    "family_of_whole_parameters": r"the toy family needs whole parameters \(one process, DDP, DeepSpeed ZeRO 0\), but",
     "renamed_attribute": "can't read the parameter layout of deepspeed .*no attribute 'partition_size'",
     "overlapping_map": "parameter 1 of group 0 has 12 elements, but its fragments on all ranks overlap with others",
     "map_with_a_hole": "can't read the parameter layout of deepspeed",

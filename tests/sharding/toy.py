@@ -16,14 +16,12 @@ from torch.optim import Optimizer
 
 from gap_hf.sharding import register
 from gap_hf.sharding.backend import Backend
-from gap_hf.sharding.layout import ParameterLayout
-from gap_hf.sharding.part import Piece
-from gap_hf.sharding.sharded import InPieces
+from gap_hf.sharding.sharded import Stretches
 
 from .bag import CASES, Case, tensors
 from .layouts import Given
 from .leaving import leave
-from .run_layouts import WHOLE, compare
+from .run_layouts import compare
 
 
 def rows(whole: Tensor) -> Tensor:
@@ -32,7 +30,7 @@ def rows(whole: Tensor) -> Tensor:
 
 
 # ---------------------------------------------------------------- all that a backend needs
-class PlainShards(InPieces, ParameterLayout):
+class PlainShards(Stretches):
     """A list of plain tensors, each some rows of a parameter."""
 
     def whole_shape(self, p: Tensor) -> torch.Size:
@@ -41,13 +39,6 @@ class PlainShards(InPieces, ParameterLayout):
     def start(self, p: Tensor) -> int:
         first = rows(torch.arange(p.shape_of_all[0]))[:1]
         return int(first) * p.shape_of_all[1:].numel() if p.numel() else 0
-
-    def pieces(self, g: int, i: int) -> list[Piece]:
-        p = self.filed[g][i]
-        return [Piece(p, torch.Tensor.detach, self.start(p))] if p.numel() else []
-
-    def covered(self) -> list[list[float]]:
-        return [[p.numel() for p in group] for group in self.parameters]
 
     def describe(self) -> str:
         return f"rows on {dist.get_world_size()} ranks"
@@ -98,8 +89,6 @@ def main(out: Path) -> None:
     dist.init_process_group("gloo")
     results: dict[str, Any] = {}
     for name, case in CASES.items():
-        if name in WHOLE:
-            continue
         wrapped = InRows(case, tensors())
         results[name] = compare(wrapped, case, tensors())
         results["add_up"] = sums(wrapped.optimizer.layout())

@@ -29,7 +29,7 @@ from gap_hf.choices.format import FILENAME
 
 from .launch import Launch, launched, run
 from .progress import Part, parser
-from .victim import LAYOUTS, RUNS, SAVE_EVERY, runs, train
+from .victim import LAYOUTS, RUNS, SAVE_EVERY, train
 
 STEPS = 5 * SAVE_EVERY + 4
 KILLS = 5
@@ -229,8 +229,7 @@ def torture(seed: int, trials: int, layouts: list[str], part: Part, folder: Path
             return
         rng = random.Random(f"kills {seed} {n}")
         layout = layouts[n % len(layouts)]
-        possible = runs(layout, among)
-        choose = possible[(n + n // len(layouts)) % len(possible)]
+        choose = among[(n + n // len(layouts)) % len(among)]
         if (layout, choose) not in references:
             references[layout, choose] = whole(layout, choose, folder / f"whole-{layout}-{choose}")
         where = folder / f"trial{n}-{layout}-{choose}"

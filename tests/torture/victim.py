@@ -6,7 +6,6 @@ It leaves, on every rank, a digest of each tensor and number of the parameters a
 import hashlib
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from gap_hf.optim.find import find_gap_optimizer
 
-from ..sharding.on_cpu import take_gloo_for_an_accelerator
+from ..sharding.on_cpu import keep_full_state_where_it_is, take_gloo_for_an_accelerator
 
 SAVE_EVERY = 8
 
@@ -28,11 +27,17 @@ def zero(stage: int) -> dict[str, str]:
     return {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage)}
 
 
-FSDP = {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": ["Layer"]}}
+def fsdp(version: int) -> dict[str, Any]:
+    """What Trainer is told for FSDP."""
+    config = {"version": version, "transformer_layer_cls_to_wrap": ["Layer"], "cpu_ram_efficient_loading": False}
+    return {"fsdp": True, "fsdp_config": {**config, "sync_module_states": False}}  # FSDP1's broadcast asks for a GPU
+
+
 LAYOUTS: dict[str, tuple[int, dict[str, Any], dict[str, str]]] = {
     "single": (1, {"use_cpu": True}, {}),
     "ddp": (2, {"use_cpu": True}, {}),
-    "fsdp2": (2, FSDP, {}),
+    "fsdp1": (2, fsdp(1), {}),
+    "fsdp2": (2, fsdp(2), {}),
     "zero2": (2, {"ddp_backend": "gloo"}, zero(2)),
     "zero3": (2, {"ddp_backend": "gloo"}, zero(3)),
 }
@@ -50,9 +55,6 @@ RUNS = {
     "if_shampoo": ("if_shampoo", f"type=switch_parameter_wise,{MOMENTA},hysteresis_threshold=1", 0.002),
 }
 """``optim``, ``optim_args`` and learning rate: with these, choices change often."""
-
-WHOLE = ("single", "ddp", "fsdp2")
-"""The layouts that ``if_shampoo`` is not refused in."""
 
 
 class Layer(nn.Module):
@@ -92,15 +94,11 @@ def rows(count: int = 512, width: int = 12) -> list[dict[str, Tensor]]:
     return [{"x": a, "labels": b} for a, b in zip(x, labels, strict=True)]
 
 
-def runs(layout: str, among: Sequence[str]) -> list[str]:
-    """Those of the runs ``among`` that there can be in ``layout``."""
-    return [name for name in among if name != "if_shampoo" or layout in WHOLE]
-
-
 def train(layout: str, choose: str, steps: int, output: Path) -> None:
     """Train up to ``steps``, from the last checkpoint if there is one, and write ``digest-rankR.json``."""
-    if layout == "fsdp2":
+    if layout.startswith("fsdp"):
         take_gloo_for_an_accelerator()
+        keep_full_state_where_it_is()
     world, given, environment = LAYOUTS[layout]
     os.environ |= environment
     optim, optim_args, lr = RUNS[choose]

@@ -98,7 +98,7 @@ class IFShampooFamily(MomentumFamily):
 
     # fmt: off
     name, candidate_name, candidate_option = "if_shampoo", "momentum", "momentum"
-    grain, assembled = Grain.PARAMETER, True
+    grain = Grain.GRADIENT
     grid = (0.0, 0.5, 0.8, 0.9, 0.99)
     options: ClassVar = {
         "momentum": Option(
