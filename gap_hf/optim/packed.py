@@ -1,6 +1,7 @@
 """Buffers as bytes, for checkpoints that take every tensor of a parameter's state for one that is cut like it.
 
-FSDP1's do (``torch/distributed/fsdp/_optim_utils.py``). What is no tensor they carry as it is, the same on all ranks.
+FSDP1's do (``torch/distributed/fsdp/_optim_utils.py``); numbers, text and bytes they carry as they are, if all ranks
+have the same.
 """
 
 from collections.abc import Collection
@@ -10,18 +11,28 @@ import torch
 from torch import Tensor
 
 
+class Packed(bytes):
+    """The memory of a buffer, row by row."""
+
+    def cpu(self) -> "Packed":
+        """Return itself: FSDP1 says this to all that it has sent from rank 0 (``_flatten_optim_state_dict``)."""
+        return self
+
+
+torch.serialization.add_safe_globals([Packed])  # so that torch.load(weights_only=True) takes it
+
+
 def pack(state_dict: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
     """Return ``state_dict`` with bytes in the place of the buffers ``names``, which are in float32 or float64."""
+
+    def packed(buffer: Tensor) -> Packed:
+        return Packed(buffer.detach().cpu().contiguous().numpy().tobytes())
+
     state = {
-        key: {name: to_bytes(buffer) if name in names else buffer for name, buffer in found.items()}
+        key: {name: packed(buffer) if name in names else buffer for name, buffer in found.items()}
         for key, found in state_dict["state"].items()
     }
     return {**state_dict, "state": state}
-
-
-def to_bytes(buffer: Tensor) -> bytes:
-    """Return the memory of ``buffer``, as it lies row by row."""
-    return buffer.detach().cpu().contiguous().numpy().tobytes()
 
 
 def unpack(data: bytes, shape: torch.Size, what: str) -> Tensor:
