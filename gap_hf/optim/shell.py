@@ -1,37 +1,34 @@
-"""The optimizer as torch knows it: groups, ``step``, state dictionaries, copies and pickles.
+"""The optimizer as torch knows it: groups, ``step``, copies and pickles.
 
-The rest is done elsewhere: ``family.py`` says what is computed, ``step.py`` in which order, and ``scope.py`` what a
-choice is made for; ``gap_hf.sharding`` knows how parameters are laid out over processes.
+The rest is done elsewhere: ``savable.py`` has the state dictionaries, ``family.py`` says what is computed, ``step.py``
+in which order, and ``scope.py`` what a choice is made for; ``gap_hf.sharding`` knows how parameters are laid out over
+processes.
 """
 
 import logging
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
-from ..sharding import before_state_dict, find_layout, prepare
+from ..sharding import find_layout, prepare
 from ..sharding.layout import Layout
 from . import loading, options, state
 from .correlation import GradientCorrelation
-from .decision import Outcome
 from .family import Grain, TorchsDefault
 from .groups import Group
 from .kernels.deal import Dealer
-from .packed import pack
 from .rules import TYPES
+from .savable import Savable
 from .scope import started
 from .step import Step, refuse_capture
 from .takeover import refuse_takeovers
-from .watched import Watched
 
 logger = logging.getLogger(__name__)
 
 
-class GapOptimizer(Watched, Optimizer):
+class GapOptimizer(Savable):
     """The base of the optimizers of all families; it is not used by itself.
 
     After every ``step``, ``param_group['last_choice']`` is the index of the applied candidate: an ``int`` for
@@ -161,30 +158,7 @@ class GapOptimizer(Watched, Optimizer):
             self._layout = layout
         return self._layout
 
-    # ------------------------------------------------------------------ saved state
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state, as ``torch.optim.Optimizer`` does; under FSDP1 there is one before the first step, too."""
-        layout = self._layout_of_state()
-        before_state_dict(self)
-        saved = super().state_dict()
-        if layout is None or layout.saves_own_shapes:
-            return saved
-        own = {buffer.name for group in self.param_groups for buffer in self.family.buffers(group) if buffer.shape}
-        return pack(saved, own)
-
-    def make_state(self, group: dict[str, Any], key: Tensor) -> dict[str, Any]:
-        """Return ``self.state[key]``; it is made with unused buffers if there is none."""
-        g = next(g for g, mine in enumerate(self.param_groups) if mine is group)
-        return state.make(self.state, self.family, group, key, partial(self._shapes, g, key))
-
-    def _layout_of_state(self) -> Layout | None:
-        """Return the layout if buffers' shapes depend on it. Then every rank must call it, before the first step."""
-        return self.layout() if self.family.grain is not Grain.ELEMENT else None
-
-    def _shapes(self, g: int, key: Tensor) -> list[torch.Size]:
-        """Return the shapes of the whole parameters of group ``g`` that ``key`` has parts of, as far as is known."""
-        return [key.shape] if self._layout is None else self._layout.shapes_in(g, key)
-
+    # ------------------------------------------------------------------ copies and pickles
     def __getstate__(self) -> dict[str, Any]:
         """Return what copies and pickles take along: torch's part, and what the last step decided."""
         kept = ("steps_taken", "_outcome")
@@ -197,23 +171,3 @@ class GapOptimizer(Watched, Optimizer):
             loading.upgrade(self.family, self.defaults, self.param_groups, self.state)
         self._forget()
         self.gradient_correlation = GradientCorrelation()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what ``state_dict`` returned, after the hooks, as ``torch.optim.Optimizer.load_state_dict`` does.
-
-        Everything is checked first. Most saved options replace those of the constructor, as in every torch optimizer;
-        the documentation's page on resuming has the table. Where they differ, one line in the log says what was taken
-        from where.
-
-        Raises:
-            ValueError: the state is another optimizer's or another model's, or is damaged; the optimizer is unchanged.
-        """
-        state_dict = loading.through_hooks(self, state_dict)
-        self._layout_of_state()
-        loaded = loading.check(
-            type(self).__name__, self.family, self.options, self.param_groups, self._shapes, state_dict
-        )
-        self.__setstate__({"state": loaded.state, "param_groups": loaded.param_groups, "_outcome": Outcome()})
-        loading.tell(loaded.notes)
-        for after in self._optimizer_load_state_dict_post_hooks.values():
-            after(self)

@@ -87,7 +87,7 @@ def unused(buffer: Buffer, group: Mapping[str, Any], key: Tensor, shapes: Callab
         like = torch.zeros_like(key, dtype=stored, memory_format=torch.preserve_format)
         return like.fill_(buffer.fill) if buffer.fill else like
     made = []
-    for shape in shapes():
+    for shape in shapes() or [torch.Size([0])]:  # of a flat tensor that is all padding
         made.append(torch.zeros(buffer.shape(shape), dtype=stored, device=key.device))
         if callable(buffer.fill):
             buffer.fill(made[-1], shape)

@@ -24,8 +24,8 @@ class MakesState(Protocol):
     param_groups: list[dict[str, Any]]
     state: Any
 
-    def make_state(self, group: dict[str, Any], key: Tensor) -> dict[str, Any]:
-        """Return ``state[key]``; it is made if there is none."""
+    def make_state(self, g: int, key: Tensor) -> dict[str, Any]:
+        """Return ``state[key]``, of group ``g``; it is made if there is none."""
 
 
 class Backend(ABC):

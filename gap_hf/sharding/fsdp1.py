@@ -132,7 +132,7 @@ class FSDP1(Backend):
         """
         if optimizer.state or not self.claims(optimizer):
             return
-        for group in optimizer.param_groups:
+        for g, group in enumerate(optimizer.param_groups):
             for p in group["params"]:
                 if p.requires_grad and p.numel():
-                    optimizer.make_state(group, p)
+                    optimizer.make_state(g, p)

@@ -150,7 +150,7 @@ def test_a_huge_axis_has_a_diagonal_factor():
 def test_at_first_the_factors_are_identities():
     ps = parameters(shapes=[(3, 2), (7,)])
     optimizer = gap_hf.IFShampoo(ps, batch_size=B, max_axis=5)
-    state = [optimizer.make_state(optimizer.param_groups[0], p) for p in ps]
+    state = [optimizer.make_state(0, p) for p in ps]
     assert torch.equal(state[0]["factors"], torch.tensor([1.0, 0, 0, 0, 1, 0, 0, 0, 1, 1, 0, 0, 1]))
     assert torch.equal(state[1]["factors"], torch.ones(7))
     assert not state[0]["factor_momenta"].any()
