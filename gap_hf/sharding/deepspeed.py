@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from packaging.version import Version
 from torch.optim import Optimizer
 
 from .backend import Backend
@@ -14,7 +15,7 @@ from .heap import connected, instances
 from .layout import Layout
 from .refusal import Refusal
 from .single import Whole
-from .zero import DROPPED, HalfPrecision, Zero1BF16, Zero3, Zero12
+from .zero import DROPPED, OLDEST, HalfPrecision, Zero1BF16, Zero3, Zero12
 
 KNOWN: dict[str, Callable[[Optimizer, Any], Layout]] = {
     "DeepSpeedZeroOptimizer": Zero12,
@@ -24,6 +25,8 @@ KNOWN: dict[str, Callable[[Optimizer, Any], Layout]] = {
 }
 """DeepSpeed's wrappers by the names of their classes, and the layouts that they make."""
 
+NEWEST = Version("0.19.8")
+"""The newest version that is tested."""
 
 FLOAT16 = ("torch.float16", "float16", "fp16", "torch.half", "half")
 """DeepSpeed's names of float16."""
@@ -40,6 +43,25 @@ def get(config: Mapping[str, Any], *path: str) -> Any:
 def stage(config: Mapping[str, Any]) -> int:
     """Return the ZeRO stage that a configuration asks for."""
     return int(get(config, "zero_optimization", "stage") or 0)
+
+
+SCALES_ONLY_FP16 = Version("0.18.6")
+
+
+def installed() -> Version:
+    """The version of DeepSpeed; that of the newest one that is known if there is none."""
+    try:
+        return Version(importlib.metadata.version("deepspeed"))
+    except importlib.metadata.PackageNotFoundError:
+        return NEWEST
+
+
+def divides_by_a_scale(wrapper: Any, dtype: torch.dtype) -> bool:
+    """Whether ``wrapper`` is that of ZeRO 0 in this half precision and divides the gradients by a loss scale."""
+    if type(wrapper).__name__ != "FP16_UnfusedOptimizer" or wrapper.fp16_groups[0][0].dtype != dtype:
+        return False
+    scale = getattr(wrapper, "loss_scale_config", wrapper)  # before 0.18.6 the wrapper has it all
+    return getattr(scale, "use_grad_scaling", True) and (scale.dynamic_loss_scale or scale.cur_scale != 1)
 
 
 SETTINGS = (
@@ -90,8 +112,15 @@ SETTINGS = (
         "fp16 with ZeRO 0",
         "DeepSpeed divides the gradients by a loss scale that it never applied",
         "use bf16 or ZeRO 1",
-        lambda wrapper, engine: getattr(wrapper, "low_precision_dtype", None) == torch.float16,
+        lambda wrapper, engine: divides_by_a_scale(wrapper, torch.float16),
         lambda config: stage(config) == 0 and get(config, "fp16", "enabled") is True,
+    ),
+    Refusal(
+        "bf16 with ZeRO 0 before DeepSpeed 0.18.6",
+        "there it divides these gradients, too, by a loss scale that it never applied",
+        "use ZeRO 1, or a later version",
+        lambda wrapper, engine: divides_by_a_scale(wrapper, torch.bfloat16),
+        lambda config: stage(config) == 0 and get(config, "bf16", "enabled") is True and installed() < SCALES_ONLY_FP16,
     ),
     # without ZeRO, one scaler steps or skips all of it, as in torch
     Refusal(
@@ -237,7 +266,7 @@ def layout(optimizer: Optimizer, wrapper: Any, engine: Any) -> Layout:
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise RuntimeError(
             f"gap_hf can't read the parameter layout of deepspeed {version}: {name}: {error!r}. It was built against "
-            "deepspeed 0.19.8; install that version, or report this one."
+            f"deepspeed {OLDEST} to {NEWEST}; install one of these, or report this one."
         ) from error
 
 

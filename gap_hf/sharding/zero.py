@@ -4,18 +4,22 @@ ZeRO flattens each parameter group, gives every rank an equal stretch of it (wit
 parameters, and calls ``step`` once per group (ZeRO 1 and 2) or per sub-group (ZeRO 3), copying the new values to the
 model after each call. GAP has to see all of them before it can move one, so it only observes until the last call, and
 then repeats the copies that came too early. The maps from flat stretches to parameters are read from DeepSpeed's own
-objects (checked with 0.19). Before a map is used, a check makes sure that it covers each element exactly once.
+objects (checked with 0.18.4 to 0.19.8), and checked before they are used: they must cover each element exactly once.
 """
 
+import importlib.metadata
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+from packaging.version import Version
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -30,6 +34,10 @@ DROPPED = Refusal(
     "build the optimizer from those that require a gradient: `[p for p in model.parameters() if p.requires_grad]`",
     in_running=lambda kept, given: kept != given,
 )
+
+
+OLDEST = Version("0.18.4")
+"""The oldest version of DeepSpeed that is tested."""
 
 
 class HalfPrecision(ParameterLayout):
@@ -171,6 +179,8 @@ class Zero(InPieces):
             if (flat.g, cut.row) == (g, i)
         ]
 
+    counts_together = True  # a count belongs to a flat tensor
+
     def shapes_in(self, g: int, key: Tensor) -> list[torch.Size]:
         return [self.shapes[g][cut.row] for cut in self.known[id(key)].slices]
 
@@ -223,11 +233,33 @@ class Zero12(Zero):
             sizes = [meta.numel() for meta in z.round_robin_bit16_meta[g]]
             index = {id(p): i for i, p in enumerate(self.parameters[g])}
             order = [index[id(p)] for p in z.round_robin_bit16_groups[g]]
-            starts = z.round_robin_bit16_offsets[g]
-            begin = dist.get_rank(z.real_dp_process_group[g]) * z.partition_size[g]
-            slices = cut_out(order, starts, sizes, begin, z.partition_size[g])
+            recorded = hasattr(z, "round_robin_bit16_offsets")
+            starts = z.round_robin_bit16_offsets[g] if recorded else self.one_after_another(g, sizes)
+            length = int(z.partition_size[g])  # a float before DeepSpeed 0.19
+            begin = dist.get_rank(z.real_dp_process_group[g]) * length
+            slices = cut_out(order, starts, sizes, begin, length)
             flats.append(Flat(g, key, range(len(sizes)), slices))
         return flats
+
+    def one_after_another(self, g: int, sizes: list[int]) -> list[int]:
+        """Return where parameters begin in the flat tensor of group ``g``; DeepSpeed records it since 0.19.7.
+
+        Before, it padded only the end of the flat tensor.
+
+        Raises:
+            ValueError: the model's parameters, which are views of it, lie elsewhere, or this version is not tested.
+        """
+        version = importlib.metadata.version("deepspeed")
+        if Version(version) < OLDEST:
+            raise ValueError(f"{version} is older than {OLDEST}")
+        starts = [0, *accumulate(sizes)][:-1]
+        flat = self.wrapper.bit16_groups_flat[g]
+        for p, start in zip(self.wrapper.round_robin_bit16_groups[g], starts, strict=True):
+            # offloaded parameters are no views
+            is_view = p.untyped_storage().data_ptr() == flat.untyped_storage().data_ptr()
+            if is_view and p.storage_offset() - flat.storage_offset() != start:
+                raise ValueError(f"a parameter of group {g} begins at {p.storage_offset()}, not at {start}")
+        return starts
 
     def copy_back(self, flats: list[Flat]) -> None:
         z = self.wrapper
@@ -275,13 +307,21 @@ class Zero3(Zero):
             slices = []
             for p in params:
                 _, start, length = z.grad_position[z.get_param_id(p)]
-                offset = p.ds_zero_partition_rank * length
+                offset = dist.get_rank(p.ds_process_group) * length
                 numel = max(0, min(length, p.ds_numel - offset))  # the rest of the last pieces is padding
                 if numel:
                     slices.append(Slice(index[id(p)], start, numel, offset))
             rows = [index[id(p)] for p in params]
             flats.append(Flat(z.sub_group_to_group_id[sub_group], key, rows, slices))
         return flats
+
+    @contextmanager
+    def listed(self) -> Iterator[None]:
+        self.wrapper._set_fp32_optimizer_param_groups()
+        try:
+            yield
+        finally:
+            self.wrapper._clear_fp32_optimizer_param_groups()
 
     def copy_back(self, flats: list[Flat]) -> None:
         positions = {id(key): i for i, key in enumerate(self.wrapper.fp32_partitioned_groups_flat)}

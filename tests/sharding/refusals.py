@@ -19,6 +19,8 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.testing._internal.two_tensor import TwoTensor
 
+from gap_hf.sharding.deepspeed import SCALES_ONLY_FP16, installed
+
 from ..optim.toy_family import ToySGD
 from .bag import CASES, Bag, Case, build, gradients, tensors
 from .layouts import FSDP1
@@ -145,6 +147,23 @@ def secondary_partition() -> None:
 
 def float16_without_zero() -> None:
     zero(stage=0, dtype=torch.float16)
+
+
+if installed() < SCALES_ONLY_FP16:
+
+    def bfloat16_without_zero() -> None:
+        zero(stage=0, dtype=torch.bfloat16)
+
+
+def parameter_elsewhere() -> None:
+    """As under a version that does not record where parameters begin."""
+
+    def move(wrapper: Any) -> None:
+        vars(wrapper).pop("round_robin_bit16_offsets", None)
+        second = wrapper.round_robin_bit16_groups[0][1]
+        second.data = wrapper.bit16_groups_flat[0][: second.numel()].view_as(second)
+
+    zero(move, stage=1)
 
 
 def frozen_parameter() -> None:

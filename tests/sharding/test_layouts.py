@@ -141,4 +141,5 @@ def test_each_layout_is_read_by_its_adapter(results):
     }
     found = {**results("layouts", 2)[0], **results("zero", 2)[0]}
     assert all(found[f"{name}/adamw-wise"]["resets"] for name in ALL_CASES - {"single"}), "buffers were reset, too"
-    assert {name: found[f"{name}/adamw-switch"]["layout"] for name in adapters} == adapters
+    there = {name: adapter for name, adapter in adapters.items() if name in layouts.LAYOUTS or name in zero.LAYOUTS}
+    assert {name: found[f"{name}/adamw-switch"]["layout"] for name in there} == there

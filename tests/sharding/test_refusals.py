@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from gap_hf.sharding.deepspeed import SCALES_ONLY_FP16, installed
+
 from ..tiny import needs_compiler, run
 from .refusals import REFUSALS
 
@@ -27,6 +29,8 @@ SAYS = {
     "universal_checkpoint": "with this DeepSpeed setting: checkpoint.load_universal",
     "secondary_partition": "with this DeepSpeed setting: zero_hpz_partition_size",
     "float16_without_zero": "with this DeepSpeed setting: fp16 with ZeRO 0",
+    **({"bfloat16_without_zero": "DeepSpeed setting: bf16 with ZeRO 0"} if installed() < SCALES_ONLY_FP16 else {}),
+    "parameter_elsewhere": "can't read the parameter layout of deepspeed .*a parameter of group 0 begins at 0, not at",
     "float16_autocast": "with this DeepSpeed setting: torch_autocast with float16",
     "sequence_parallelism": "with this DeepSpeed setting: sequence parallelism",
     "frozen_parameter": "DeepSpeed optimizes 2 of the 3 parameters of group 1",

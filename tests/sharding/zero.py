@@ -13,6 +13,8 @@ from deepspeed.accelerator import get_accelerator
 from deepspeed.utils import safe_get_full_fp32_param
 from torch import Tensor
 
+from gap_hf.sharding.deepspeed import SCALES_ONLY_FP16, installed
+
 from .bag import Bag, Case, build, is_matrix
 from .layouts import Wrapped
 
@@ -86,7 +88,7 @@ def allow_float16() -> None:
 OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
 LAYOUTS: dict[str, tuple[int, Callable[[Case, list[list[Tensor]]], Wrapped]]] = {
     "zero0": (2, partial(Zero, stage=0)),
-    "zero0-bf16": (2, partial(Zero, stage=0, dtype=torch.bfloat16)),
+    **({} if installed() < SCALES_ONLY_FP16 else {"zero0-bf16": (2, partial(Zero, stage=0, dtype=torch.bfloat16))}),
     "zero1": (2, partial(Zero, stage=1)),
     "zero1-bf16": (2, partial(Zero, stage=1, dtype=torch.bfloat16, top={"data_types": {"grad_accum_dtype": "bf16"}})),
     "zero1-bf16-fp32": (
