@@ -9,14 +9,27 @@ from pathlib import PurePath
 from typing import Any
 
 __version__ = "0.2.0"
-__all__ = ["SGDM", "Adam", "GapAdamW", "GapCallback", "Recorder", "consolidated_state_dict", "recommended", "register"]
+__all__ = [
+    "SGDM",
+    "Adam",
+    "GapAdamW",
+    "GapCallback",
+    "Recorder",
+    "consolidated_state_dict",
+    "load_consolidated_state_dict",
+    "load_portable",
+    "recommended",
+    "register",
+    "save_portable",
+]
 
 # The command gap-hf trains nothing in its own process, so it goes without torch and transformers, which take seconds to
 # import: each subcommand imports what it needs.
 if PurePath(*sys.argv[:1]).name not in ("gap-hf", "gap-hf.exe"):
     from .choices.recorder import Recorder
-    from .inspection import consolidated_state_dict
+    from .consolidated import consolidated_state_dict, load_consolidated_state_dict
     from .optim import SGDM, Adam, GapAdamW
+    from .portable import load_portable, save_portable
     from .trainer.callback import GapCallback
     from .trainer.presets import recommended
     from .trainer.registry import register

@@ -1,22 +1,27 @@
-"""A look inside a gap optimizer, the same under every layout: its state, gathered by parameter names."""
+"""An optimizer's whole state by parameter names, the same under every layout: gathered, and handed out again."""
 
-from typing import Any
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from .choices.naming import parameter_names
+from .optim import GapOptimizer
 from .optim.arithmetic.eight_bit import is_eight_bit
 from .optim.find import find_gap_optimizer
-from .optim.state import buffer_dtype
+from .optim.state import buffer_dtype, make
+from .sharding.layout import Layout
+from .sharding.sharded import reduction_device
 
 
 @torch.no_grad()
 def consolidated_state_dict(optimizer: Any, model: nn.Module) -> dict[str, Any]:
-    """Gather the optimizer's state from all ranks, for whole parameters and by their names, for inspection.
+    """Gather the optimizer's state from all ranks, for whole parameters and by their names.
 
-    Every rank must call it. For saving and resuming, use the backend's checkpoints (``docs/layouts.md#checkpoints``).
+    Every rank must call it. ``load_consolidated_state_dict`` is the reverse, in any layout.
 
     Args:
         optimizer: a gap optimizer, or Accelerate's or DeepSpeed's wrapper of one.
@@ -30,31 +35,235 @@ def consolidated_state_dict(optimizer: Any, model: nn.Module) -> dict[str, Any]:
 
     Raises:
         TypeError: there is no gap optimizer inside ``optimizer``.
+        RuntimeError: the optimizer is still being wrapped.
     """
+    gap, layout = opened(optimizer)
+    names = parameter_names(gap, model)
+    state = {name: found for name, found in gathered(gap, layout, names) if is_first()}
+    return {"state": state, "param_groups": named(gap, names)} if is_first() else {}
+
+
+def named(gap: GapOptimizer, names: list[list[str]]) -> list[dict[str, Any]]:
+    """The groups with names in the place of parameters."""
+    return [{**group, "params": own} for group, own in zip(gap.param_groups, names, strict=True)]
+
+
+def gathered(gap: GapOptimizer, layout: Layout, names: list[list[str]]) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Gather the state of one parameter after the other; on other ranks than 0 it is empty. Every rank must call it.
+
+    Parameters that never had a gradient are left out.
+    """
+    for g, (group, own) in enumerate(zip(gap.param_groups, names, strict=True)):
+        local = [[gap.state[key] for key in layout.keys(g, i) if gap.state.get(key)] for i in range(len(own))]
+        taken = [max((float(found["step"]) for found in pieces if "step" in found), default=-1.0) for pieces in local]
+        steps = layout.maximum(torch.tensor(taken, dtype=torch.float64, device=layout.device)).tolist()
+        for i, (name, step) in enumerate(zip(own, steps, strict=True)):
+            if step < 0:
+                continue
+            whole = {"step": torch.tensor(step, dtype=torch.float64, device="cpu")} if is_first() else {}
+            for buffer in gap.family.buffers(group):
+                dtype = buffer_dtype(buffer, group, layout.keys(g, i)[0])
+                found = layout.whole(g, i, gap.state, buffer.name, dtype or torch.float32, buffer.shape)
+                if is_eight_bit(found):
+                    found = found.dequantize()
+                if is_first():  # one at a time, so that no rank holds them all on its device
+                    whole[buffer.name] = found.detach().cpu().clone()
+            yield name, whole
+
+
+def load_consolidated_state_dict(optimizer: Any, model: nn.Module, state_dict: dict[str, Any]) -> None:
+    """Hand a whole state, as ``consolidated_state_dict`` gives it, to an optimizer in any layout.
+
+    So a run goes on in another layout, or on another number of processes. Every rank must call it; the buffers travel
+    from rank 0 one at a time. Everything is checked before anything changes.
+
+    Args:
+        optimizer: a gap optimizer, or Accelerate's or DeepSpeed's wrapper of one.
+        model: the model whose parameters it steps, wrapped or not.
+        state_dict: the state; on other ranks than 0 it is not looked at.
+
+    Raises:
+        TypeError: there is no gap optimizer inside ``optimizer``.
+        RuntimeError: the optimizer is still being wrapped.
+        ValueError: the state is another optimizer's or another model's, has other candidates, or can't be held in this
+            layout. Every rank names all that differs, and the optimizer is unchanged.
+    """
+    hand_out(
+        optimizer,
+        model,
+        described(state_dict) if is_first() else None,
+        lambda name, key: state_dict["state"][name][key],
+    )
+
+
+@torch.no_grad()
+def hand_out(optimizer: Any, model: nn.Module, saved: Any, tensor: Callable[[str, str], Tensor]) -> None:
+    """Hand a whole state to an optimizer, from rank 0: ``load_consolidated_state_dict``.
+
+    Args:
+        optimizer: a gap optimizer, or a wrapper of one.
+        model: the model whose parameters it steps.
+        saved: on rank 0 what the state holds, or what is wrong with it.
+        tensor: on rank 0 a function that returns a parameter's buffer, by their names.
+    """
+    gap, layout = opened(optimizer)
+    names = parameter_names(gap, model)
+    saved = from_first(saved)
+    if isinstance(saved, str):
+        raise ValueError(saved)
+    if problems := [*unlike_groups(gap, names, saved), *unlike_state(gap, layout, names, saved)]:
+        raise ValueError(f"this state does not fit: {'; '.join(problems)}")
+    state: dict[Tensor, dict[str, Any]] = {}
+    for g, (group, own) in enumerate(zip(gap.param_groups, names, strict=True)):
+        for i, name in enumerate(own):
+            if name not in saved.steps:
+                continue
+            for key in layout.keys(g, i):
+                if key.numel() and (made := make(state, gap.family, group, key, partial(layout.shapes_in, g, key))):
+                    made["step"].fill_(saved.steps[name])
+            for buffer in gap.family.buffers(group):
+                given = tensor(name, buffer.name) if is_first() else None
+                shape, dtype = saved.buffers[name][buffer.name]
+                whole = sent(given, shape, dtype, layout.device)
+                layout.fill(g, i, state, buffer.name, whole, buffer.shape)
+    with layout.listed():
+        numbers = {id(key): n for n, key in enumerate(key for group in gap.param_groups for key in group["params"])}
+        groups = [
+            {**group, "params": [numbers[id(key)] for key in mine["params"]]}
+            for group, mine in zip(saved.groups, gap.param_groups, strict=True)
+        ]
+        by_number = {numbers[id(key)]: found for key, found in state.items()}
+        gap.load_state_dict({"state": by_number, "param_groups": groups})
+
+
+def opened(optimizer: Any) -> tuple[GapOptimizer, Layout]:
+    """Return the gap optimizer inside ``optimizer``, and its layout. Raises TypeError or RuntimeError."""
     gap = find_gap_optimizer(optimizer)
     if gap is None:
         raise TypeError(f"{type(optimizer).__qualname__} is, or holds, no gap optimizer")
     layout = gap.layout()
     if layout is None:
         raise RuntimeError("the optimizer is still being wrapped")
-    first = not dist.is_initialized() or dist.get_rank() == 0
-    state: dict[str, dict[str, Tensor]] = {}
-    groups = []
-    for g, (group, names) in enumerate(zip(gap.param_groups, parameter_names(gap, model), strict=True)):
-        local = [[gap.state[key] for key in layout.keys(g, i) if gap.state.get(key)] for i in range(len(names))]
-        taken = [max((float(found["step"]) for found in pieces if "step" in found), default=-1.0) for pieces in local]
-        steps = layout.maximum(torch.tensor(taken, dtype=torch.float64, device=layout.device)).tolist()
-        for i, (name, step) in enumerate(zip(names, steps, strict=True)):
-            if step < 0:  # it never had a gradient
+    return gap, layout
+
+
+# ---------------------------------------------------------------- what was saved
+class Saved(NamedTuple):
+    """What a consolidated state holds, without its tensors.
+
+    Attributes:
+        groups: its parameter groups.
+        steps: each parameter's count of steps.
+        buffers: each parameter's buffers, with their shapes and dtypes.
+    """
+
+    groups: list[dict[str, Any]]
+    steps: dict[str, float]
+    buffers: dict[str, dict[str, tuple[torch.Size, torch.dtype]]]
+
+
+def described(state_dict: Any) -> Saved | str:
+    """Describe a consolidated state; if it is none, say so. An error here would leave the other ranks waiting."""
+    try:
+        steps = {name: float(found["step"]) for name, found in state_dict["state"].items()}
+        buffers = {
+            name: {key: (t.shape, t.dtype) for key, t in found.items() if key != "step"}
+            for name, found in state_dict["state"].items()
+        }
+        groups = [{**group, "params": [*map(str, group["params"])]} for group in state_dict["param_groups"]]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return (
+            "this is no whole state by names; expected what consolidated_state_dict returned on rank 0 "
+            f"({type(error).__name__}: {error})"
+        )
+    return Saved(groups, steps, buffers)
+
+
+def unlike_groups(gap: GapOptimizer, names: list[list[str]], saved: Saved) -> Iterator[str]:
+    """Say what differs between the groups of an optimizer, with these parameters, and those that were saved."""
+    if len(saved.groups) != len(names):
+        yield f"it has {len(saved.groups)} parameter groups, this optimizer {len(names)}"
+        return
+    for g, (theirs, mine, own) in enumerate(zip(saved.groups, gap.param_groups, names, strict=True)):
+        there = theirs["params"]
+        if lacking := [name for name in own if name not in there]:
+            yield f"group {g} lacks {listed(lacking)}"
+        if extra := [name for name in there if name not in own]:
+            yield f"group {g} has {listed(extra)}, which this optimizer does not have there"
+        if not lacking and not extra and there != own:
+            yield f"group {g} has its parameters in another order: {listed(there)} in the place of {listed(own)}"
+        option = gap.family.candidate_option
+        for key in ("type", option, "state_dtype"):
+            if key in mine and key not in theirs:
+                yield f"group {g} has no {key}, so it is another optimizer's"
+        if theirs.get("type", mine["type"]) != mine["type"]:
+            yield f"group {g} has type={theirs['type']!r}, this optimizer {mine['type']!r}"
+        if option in theirs and not same_candidates(gap, theirs, mine):
+            yield f"group {g} has {option}={theirs[option]!r}, this optimizer {mine[option]!r}"
+
+
+def same_candidates(gap: GapOptimizer, theirs: dict[str, Any], mine: dict[str, Any]) -> bool:
+    """Whether both groups list the same candidates in the same order."""
+    try:
+        return gap.family.parse(theirs) == gap.family.parse(mine)
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
+def unlike_state(gap: GapOptimizer, layout: Layout, names: list[list[str]], saved: Saved) -> Iterator[str]:
+    """Say what differs between the buffers that were saved and those of an optimizer with these parameters."""
+    known = {name for own in names for name in own}
+    if extra := [name for name in saved.steps if name not in known]:
+        yield f"it has buffers of {listed(extra)}, which this optimizer does not have"
+    for g, (group, own) in enumerate(zip(gap.param_groups, names, strict=True)):
+        there = [name for name in own if name in saved.steps]
+        counts = sorted({saved.steps[name] for name in there})
+        if layout.counts_together and len(counts) > 1:
+            yield f"group {g} has taken {counts[0]:g} to {counts[-1]:g} steps; here its parameters share one count"
+        for i, name in enumerate(own):
+            if name not in saved.steps:
                 continue
-            whole = {}
-            for buffer in gap.family.buffers(group):
-                dtype = buffer_dtype(buffer, group, layout.keys(g, i)[0])
-                gathered = layout.whole(g, i, gap.state, buffer.name, dtype or torch.float32, buffer.shape)
-                if is_eight_bit(gathered):
-                    gathered = gathered.dequantize()
-                if first:  # one at a time, so that no rank holds them all on its device
-                    whole[buffer.name] = gathered.detach().cpu().clone()
-            state[name] = {"step": torch.tensor(step, dtype=torch.float64, device="cpu"), **whole}
-        groups.append({**group, "params": names})
-    return {"state": state, "param_groups": groups} if first else {}
+            found, expected = saved.buffers[name], {buffer.name: buffer for buffer in gap.family.buffers(group)}
+            if found.keys() != expected.keys():
+                yield f"{name} has the buffers {', '.join(found)}; expected {', '.join(expected)}"
+                continue
+            for key, buffer in expected.items():
+                whole = layout.shapes[g][i]
+                shape, dtype = found[key]
+                wanted = whole if buffer.shape is None else buffer.shape(whole)
+                if shape != wanted:
+                    yield f"{key} of {name} has the shape {tuple(shape)}; expected {tuple(wanted)}"
+                stored = buffer_dtype(buffer, group, layout.keys(g, i)[0]) or torch.float32
+                if dtype != stored:
+                    yield f"{key} of {name} is {dtype}; expected {stored}"
+
+
+def listed(names: list[str]) -> str:
+    """The first of ``names``, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+# ---------------------------------------------------------------- from rank to rank
+def is_first() -> bool:
+    """Whether this is rank 0."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def from_first(found: Any) -> Any:
+    """Return what rank 0 gave. Every rank must call it."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return found
+    box = [found]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def sent(given: Tensor | None, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return rank 0's tensor ``given``, of this shape and dtype, on ``device``. Every rank must call it."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        assert given is not None
+        return given.to(device)
+    place = reduction_device(device, None)
+    moved = torch.empty(shape, dtype=dtype, device=place) if given is None else given.to(place).contiguous()
+    dist.broadcast(moved, src=0)
+    return moved.to(device)

@@ -13,7 +13,8 @@ FLOORS = [
     ["candidate", "sharding"],
     ["optim"],
     ["choices"],
-    ["inspection"],
+    ["consolidated"],
+    ["portable"],
     ["report"],
     ["trainer"],
     ["doctor", "bench", "sweep"],
@@ -22,7 +23,7 @@ FLOORS = [
 """The rooms, from the ground up: a module imports only from its own room and from floors below."""
 
 OPTIM = [
-    ["arithmetic", "uploads", "reference"],
+    ["arithmetic", "uploads", "reference", "packed"],
     ["work", "rules"],
     ["family", "choice"],
     ["options", "takeover"],
@@ -30,6 +31,7 @@ OPTIM = [
     ["kernels"],
     ["state", "default", "decision", "scope"],
     ["loading", "step", "watched", "correlation"],
+    ["savable"],
     ["shell"],
     ["batch_size", "spectral"],
     ["find", "families"],

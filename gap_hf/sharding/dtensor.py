@@ -78,6 +78,12 @@ class Meshes(Sharded, ParameterLayout):
         super().__init__(param_groups)
         self.within: dict[int, slice | Tensor] = {}  # by the parameter's identity
 
+    def place(self, p: Tensor) -> slice | Tensor:
+        """Where this rank's elements of ``p`` are in the whole, flattened. Every rank must call it."""
+        if id(p) not in self.within:
+            self.within[id(p)] = place_of(p)
+        return self.within[id(p)]
+
     def receive(
         self, param_groups: list[dict[str, Any]], by_parameter: bool = True, wholes: bool = False
     ) -> list[Part]:
@@ -86,10 +92,7 @@ class Meshes(Sharded, ParameterLayout):
             part.wholes = [
                 None if grad is None else gathered(grad, p) for p, grad in zip(part.keys, part.grads, strict=True)
             ]
-            for p in part.keys:
-                if id(p) not in self.within:
-                    self.within[id(p)] = place_of(p)
-            part.within = [self.within[id(p)] for p in part.keys]
+            part.within = [self.place(p) for p in part.keys]
         return parts
 
     @staticmethod
@@ -127,6 +130,11 @@ class Meshes(Sharded, ParameterLayout):
     ) -> Tensor:
         found = state[self.filed[g][i]][name]
         return found.full_tensor() if isinstance(found, DTensor) else found
+
+    def fill(self, g: int, i: int, state: State, name: str, whole: Tensor, shaped: Shaped | None = None) -> None:
+        p = self.filed[g][i]
+        local = self.cut(state[p][name])
+        local.copy_(whole if shaped is not None else whole.flatten()[self.place(p)].view(local.shape))
 
     def covered(self) -> list[list[float]]:
         return [[self.cut(p).numel() / self.copies(p) for p in group] for group in self.parameters]

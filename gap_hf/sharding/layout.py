@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -97,6 +98,13 @@ class Layout(ABC):
     loads_by_stepping = False
     """Whether torch's checkpoints, which allocate the state by a step of zeros, can be loaded in this layout."""
 
+    counts_together = False
+    """Whether parameters of a group share one count of steps."""
+
+    def listed(self) -> AbstractContextManager[None]:
+        """While it lasts, the optimizer's groups list their tensors as they do when a state is saved or loaded."""
+        return nullcontext()
+
     saves_own_shapes = True
     """Whether its checkpoints can carry a buffer whose shape is not the parameter's."""
 
@@ -156,6 +164,19 @@ class Layout(ABC):
             state: the optimizer's state, which has the entries ``keys(g, i)``.
             name: the buffer's name.
             dtype: the dtype that it is stored in, which a rank that holds nothing of it needs, too.
+            shaped: the function that gives its shape if that is not the parameter's.
+        """
+
+    @abstractmethod
+    def fill(self, g: int, i: int, state: State, name: str, whole: Tensor, shaped: Shaped | None = None) -> None:
+        """Copy this rank's part of a whole buffer into ``state``: the reverse of ``whole``. Every rank must call it.
+
+        Args:
+            g: the group.
+            i: the parameter's place in it.
+            state: entries as in the optimizer's state, for ``keys(g, i)``.
+            name: the buffer's name.
+            whole: the buffer, in its whole shape.
             shaped: the function that gives its shape if that is not the parameter's.
         """
 
@@ -222,6 +243,9 @@ class ParameterLayout(Layout):
         self, g: int, i: int, state: State, name: str, dtype: torch.dtype, shaped: Shaped | None = None
     ) -> Tensor:
         return state[self.filed[g][i]][name]
+
+    def fill(self, g: int, i: int, state: State, name: str, whole: Tensor, shaped: Shaped | None = None) -> None:
+        state[self.filed[g][i]][name].copy_(whole)
 
     @cached_property
     def places(self) -> dict[int, int]:

@@ -107,13 +107,14 @@ class InPieces(Sharded):
 
     @abstractmethod
     def pieces(self, g: int, i: int) -> list[Piece]:
-        """List the stretches of parameter ``i`` of group ``g`` that this rank holds and no rank before it does."""
+        """List the stretches of parameter ``i`` of group ``g`` that this rank holds."""
 
     def whole(
         self, g: int, i: int, state: State, name: str, dtype: torch.dtype, shaped: Shaped | None = None
     ) -> Tensor:
         shape = self.shapes[g][i] if shaped is None else shaped(self.shapes[g][i])
-        found = [(state[piece.key][name], piece) for piece in self.pieces(g, i)]
+        pieces = self.pieces(g, i) if self.is_first(g, i) else []
+        found = [(state[piece.key][name], piece) for piece in pieces]
         device = found[0][0].device if found else self.keys(g, i)[0].device
         whole = torch.zeros(shape.numel(), dtype=dtype, device=device)
         for stored, piece in found:
@@ -123,6 +124,15 @@ class InPieces(Sharded):
             elif not piece.offset:  # all that hold a part of the parameter have the same
                 whole += self.own(g, piece.key, shaped, stored)[i].flatten()
         return self.all_reduce(whole, dist.ReduceOp.SUM).view(shape)
+
+    def fill(self, g: int, i: int, state: State, name: str, whole: Tensor, shaped: Shaped | None = None) -> None:
+        for piece in self.pieces(g, i):
+            stored = state[piece.key][name]
+            if shaped is None:
+                part = piece.local(stored)
+                part.copy_(whole.flatten()[piece.offset : piece.offset + part.numel()].view(part.shape))
+            else:
+                self.own(g, piece.key, shaped, stored)[i].copy_(whole)
 
     @abstractmethod
     def own(self, g: int, key: Tensor, shaped: Shaped, stored: Tensor) -> Mapping[int, Tensor]:
@@ -184,7 +194,7 @@ class Stretches(InPieces, ParameterLayout):
 
     def pieces(self, g: int, i: int) -> list[Piece]:
         p = self.filed[g][i]
-        return [Piece(p, torch.Tensor.detach, self.start(p))] if p.numel() and self.is_first(g, i) else []
+        return [Piece(p, torch.Tensor.detach, self.start(p))] if p.numel() else []
 
     def own(self, g: int, key: Tensor, shaped: Shaped, stored: Tensor) -> dict[int, Tensor]:
         return {self.places[id(key)]: stored}

@@ -1,0 +1,175 @@
+"""A whole state in files from which any layout, on any number of processes, can go on: safetensors and JSON."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .choices.naming import parameter_names
+from .consolidated import Saved, from_first, gathered, hand_out, is_first, named, opened
+
+FORMAT = 1
+INDEX = "index.json"
+SHARD_BYTES = 256 * 2**20
+"""How much is gathered before it is written; a parameter stays together."""
+
+
+@torch.no_grad()
+def save_portable(optimizer: Any, model: nn.Module, folder: str | Path) -> None:
+    """Write the optimizer's whole state into a folder, from which ``load_portable`` goes on in any layout.
+
+    Every rank must call it; rank 0 gathers one parameter after the other, and writes. It never holds more than 256 MiB
+    beside one parameter's buffers.
+
+    Args:
+        optimizer: a gap optimizer, or Accelerate's or DeepSpeed's wrapper of one.
+        model: the model whose parameters it steps, wrapped or not.
+        folder: where to; what is there is replaced once everything is written.
+
+    Raises:
+        TypeError: there is no gap optimizer inside ``optimizer``, or a group has a value that JSON can't hold.
+        RuntimeError: the optimizer is still being wrapped.
+    """
+    gap, layout = opened(optimizer)
+    names = parameter_names(gap, model)
+    found = gathered(gap, layout, names)
+    problem = None
+    if is_first():
+        try:
+            write(Path(folder), type(gap).__name__, named(gap, names), found)
+        except (OSError, TypeError) as error:
+            problem = error
+    for _ in found:  # on the other ranks, and on rank 0 what is left after an error, for which they wait
+        pass
+    if (problem := from_first(problem)) is not None:  # nobody goes on before it is there
+        raise problem
+
+
+def write(
+    folder: Path, optimizer: str, groups: list[dict[str, Any]], found: Iterator[tuple[str, dict[str, Tensor]]]
+) -> None:
+    """Write a state: its groups, and what is found, parameter by parameter."""
+    index: dict[str, Any] = {"format": FORMAT, "optimizer": optimizer}
+    index["param_groups"] = [
+        {key: to_json(value, f"{key} of group {g}") for key, value in group.items()} for g, group in enumerate(groups)
+    ]
+    index |= {"steps": {}, "files": {}}
+    new = folder.with_name(f"{folder.name}.new")
+    clear(new)
+    new.mkdir(parents=True)
+    for n, shard in enumerate(in_shards(found, index["steps"])):
+        file = f"state-{n:05}.safetensors"
+        save_file(shard, new / file)
+        index["files"] |= dict.fromkeys(shard, file)
+    (new / INDEX).write_text(json.dumps(index, indent=1))
+    clear(folder)
+    new.rename(folder)
+
+
+def clear(folder: Path) -> None:
+    """Remove a folder that ``save_portable`` wrote, or began to write; anything else in it is an error."""
+    if not folder.exists():
+        return
+    for file in folder.iterdir():
+        if file.name != INDEX and file.suffix != ".safetensors":
+            raise FileExistsError(f"{folder} has {file.name} in it, which save_portable did not write")
+        file.unlink()
+    folder.rmdir()
+
+
+def in_shards(found: Iterator[tuple[str, dict[str, Tensor]]], steps: dict[str, float]) -> Iterator[dict[str, Tensor]]:
+    """Collect parameters' buffers up to ``SHARD_BYTES``, and their counts of steps in ``steps``."""
+    shard: dict[str, Tensor] = {}
+    for name, whole in found:
+        steps[name] = float(whole.pop("step"))
+        shard |= {f"{name}:{key}": buffer.contiguous() for key, buffer in whole.items()}
+        if sum(buffer.nbytes for buffer in shard.values()) >= SHARD_BYTES:
+            yield shard
+            shard = {}
+    if shard:
+        yield shard
+
+
+def load_portable(optimizer: Any, model: nn.Module, folder: str | Path) -> None:
+    """Go on from what ``save_portable`` wrote, in any layout and on any number of processes.
+
+    Every rank must call it; only rank 0 reads, one buffer at a time.
+
+    Args:
+        optimizer: a gap optimizer, or Accelerate's or DeepSpeed's wrapper of one.
+        model: the model whose parameters it steps, wrapped or not.
+        folder: where it is.
+
+    Raises:
+        TypeError: there is no gap optimizer inside ``optimizer``.
+        RuntimeError: the optimizer is still being wrapped.
+        ValueError: there is no such state, it is damaged, or it does not fit: ``load_consolidated_state_dict``.
+    """
+    found = read(Path(folder)) if is_first() else None
+    saved, files = found if isinstance(found, tuple) else (found, {})
+
+    def tensor(name: str, key: str) -> Tensor:
+        with safe_open(files[name, key], framework="pt") as file:
+            return file.get_tensor(f"{name}:{key}")
+
+    hand_out(optimizer, model, saved, tensor)
+
+
+def read(folder: Path) -> tuple[Saved, dict[tuple[str, str], Path]] | str:
+    """Describe the state in a folder, and say where its buffers are; or say what is wrong with it."""
+    try:
+        index = json.loads((folder / INDEX).read_text())
+        if index["format"] != FORMAT:
+            return f"{folder} has format {index['format']}; this version of gap_hf reads {FORMAT}"
+        groups = [{key: from_json(value) for key, value in group.items()} for group in index["param_groups"]]
+        saved = Saved(groups, {name: float(step) for name, step in index["steps"].items()}, {})
+        saved.buffers.update({name: {} for name in saved.steps})
+        files = {}
+        for file in sorted(set(index["files"].values())):
+            with safe_open(folder / file, framework="pt") as opened:
+                for stored in opened.keys():  # noqa: SIM118  # it is no dictionary
+                    name, key = stored.rsplit(":", 1)
+                    part = opened.get_slice(stored)
+                    shape = torch.Size(part.get_shape())
+                    empty = part[:0] if shape else opened.get_tensor(stored)
+                    saved.buffers[name][key] = shape, empty.dtype
+                    files[name, key] = folder / file
+    except (OSError, AttributeError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        return (
+            f"{folder} has no whole state that save_portable wrote, or it is damaged ({type(error).__name__}: {error})"
+        )
+    return saved, files
+
+
+# ---------------------------------------------------------------- options as JSON
+def to_json(value: Any, what: str) -> Any:
+    """Return an option as JSON has it; tuples, which betas are told from candidates by, and tensors are marked.
+
+    Raises:
+        TypeError: it can't be.
+    """
+    if isinstance(value, (str, bool, int, float)) or value is None:
+        return value
+    if isinstance(value, list):
+        return [to_json(item, what) for item in value]
+    if isinstance(value, tuple):
+        return {"tuple": [to_json(item, what) for item in value]}
+    if isinstance(value, Tensor):
+        return {"tensor": value.tolist(), "dtype": str(value.dtype).removeprefix("torch.")}
+    raise TypeError(f"{what} is a {type(value).__name__}, which can't be written as JSON")
+
+
+def from_json(value: Any) -> Any:
+    """Return the option that ``to_json`` wrote."""
+    if isinstance(value, list):
+        return [from_json(item) for item in value]
+    if isinstance(value, dict) and "tuple" in value:
+        return tuple(from_json(item) for item in value["tuple"])
+    if isinstance(value, dict):
+        return torch.tensor(value["tensor"], dtype=getattr(torch, value["dtype"]), device="cpu")
+    return value

@@ -1,0 +1,141 @@
+"""Gather every layout's whole state half way, and go on from it in every other; write what happened as JSON.
+
+Started on every rank, first to save on each number of processes, then to load:
+python -m torch.distributed.run --standalone --nproc_per_node N -m tests.sharding.run_portable {save,load} OUT
+"""
+
+import hashlib
+import json
+import os
+import sys
+import traceback
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+import gap_hf
+
+from .bag import CASES, Oracle, gradients, tensors
+from .layouts import DDP, FSDP1, FSDP2, HSDP, Single, Wrapped
+from .leaving import leave
+from .run_checkpoints import gradients_without_gaps
+from .zero import LAYOUTS as DEEPSPEED
+
+SAVED, STEPS = 13, 43
+ALL = bool(os.environ.get("GAP_HF_TEST_ALL"))
+CUT: dict[str, Any] = {
+    "ddp": DDP,
+    "fsdp1": FSDP1,
+    "fsdp2": FSDP2,
+    **{name: DEEPSPEED[name][1] for name in ("zero1", "zero2", "zero3")},
+}
+LAYOUTS: dict[int, dict[str, Any]] = {1: {"single": Single, **CUT}, 2: CUT, 4: {**CUT, "hsdp": HSDP}}
+"""By the number of processes."""
+
+SOURCES = [f"{name}-{world}" for world, names in LAYOUTS.items() for name in names]
+PAIRS_OF_CASES = {"adam-wise-two-beta2": SOURCES, "if_shampoo-switch": ["single-1", "fsdp1-4", "zero2-2"]}
+"""The cases, and the sources that each is tried with."""
+
+
+def sources(case: str, into: str, world: int) -> list[str]:
+    """From where a case is loaded into a layout: from everywhere if all is tried, else from two of the others."""
+    possible = PAIRS_OF_CASES[case]
+    if ALL:
+        return possible
+    first = SOURCES.index(f"{into}-{world}")
+    few = [name for name in possible if int(name[-1]) in saved_on()]
+    return list(dict.fromkeys([few[(2 * first + 1) % len(few)], few[(5 * first + 3) % len(few)]]))
+
+
+def saved_on() -> tuple[int, ...]:
+    """The numbers of processes that states are saved on."""
+    return (1, 2, 4) if ALL else (1, 2)
+
+
+@cache
+def trajectory(case: str) -> tuple[list[Any], list[list[Tensor]]]:
+    """The twin's choices after each step, and its parameters at the end."""
+    start = [t for block in tensors() for t in block]
+    oracle, choices = Oracle(CASES[case], start), []
+    for t in range(STEPS):
+        oracle.step(given(t))
+        choices.append(oracle.choices())
+    return choices, oracle.params
+
+
+@cache
+def rows() -> list[list[Tensor | None]]:
+    return gradients([t for block in tensors() for t in block], STEPS)
+
+
+def given(t: int) -> list[Tensor]:
+    """The gradients of step ``t``; none is missing, since backends differ in what they make of that."""
+    return gradients_without_gaps(rows()[t], [t for block in tensors() for t in block], t)
+
+
+def go_on(wrapped: Wrapped, case: str, first: int) -> dict[str, Any]:
+    """Step to the end beside the twin."""
+    choices, params = trajectory(case)
+    wrong = []
+    for t in range(first, STEPS):
+        wrapped.step(given(t))
+        mine = [group["last_choice"] for group in wrapped.optimizer.param_groups]
+        if mine != choices[t]:
+            wrong.append([t, mine, choices[t]])
+    found = [p.detach().clone().reshape(-1) for p in wrapped.full()]
+    distance = max(float((p - q.detach().reshape(-1)).abs().max()) for p, q in zip(found, params, strict=True))
+    digest = hashlib.sha256(b"".join(p.numpy().tobytes() for p in found)).hexdigest()
+    return {"wrong": wrong[:3], "distance": distance, "digest": digest}
+
+
+def save(layout: str, case: str, path: Path) -> dict[str, Any]:
+    wrapped: Wrapped = LAYOUTS[dist.get_world_size()][layout](CASES[case], tensors())
+    for t in range(SAVED):
+        wrapped.step(given(t))
+    state, params = gap_hf.consolidated_state_dict(wrapped.optimizer, wrapped.model), wrapped.full()
+    if dist.get_rank() == 0:
+        torch.save({"state": state, "params": [p.clone() for p in params]}, path)
+    return go_on(wrapped, case, SAVED)
+
+
+def load(into: str, case: str, path: Path) -> dict[str, Any]:
+    saved = torch.load(path, weights_only=False)
+    values = iter(saved["params"])
+    there = [[next(values).view(t.shape) for t in block] for block in tensors()]
+    wrapped: Wrapped = LAYOUTS[dist.get_world_size()][into](CASES[case], there)
+    gap_hf.load_consolidated_state_dict(wrapped.optimizer, wrapped.model, saved["state"] if is_first() else {})
+    return go_on(wrapped, case, SAVED)
+
+
+def is_first() -> bool:
+    return dist.get_rank() == 0
+
+
+def main(action: str, out: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    world = dist.get_world_size()
+    results = {}
+    for case, possible in PAIRS_OF_CASES.items():
+        for layout in LAYOUTS[world]:
+            if action == "save":
+                plan = [f"{layout}-{world}"] if f"{layout}-{world}" in possible else []
+            else:
+                plan = sources(case, layout, world)
+            for source in plan:
+                path = out / f"{source}-{case}.pt"
+                try:
+                    done = save(layout, case, path) if action == "save" else load(layout, case, path)
+                except Exception:
+                    done = {"error": traceback.format_exc()}
+                results[f"{source}/{layout}-{world}/{case}"] = done
+    (out / f"{action}-{world}-rank{dist.get_rank()}.json").write_text(json.dumps(results))
+    leave()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
