@@ -8,7 +8,7 @@ RUN    ?= runs/quickstart
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-all check lint types docs test-4.57 torture bench-recipe evidence evidence-quick evidence-real evidence-lightbench \
+.PHONY: demo test test-all check lint types docs test-4.57 test-deepspeed torture bench-recipe evidence evidence-quick evidence-real evidence-lightbench \
 	evidence-report clean
 
 demo: $(VENV)/.recipes
@@ -32,6 +32,10 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
+
+# The ZeRO layouts under several versions of DeepSpeed, each in a directory beside the environment; half an hour.
+test-deepspeed: $(VENV)/.dev
+	$(BIN)/python -m tests.versions deepspeed $(ARGS)
 
 # The oldest supported transformers, in an environment of its own.
 test-4.57:

@@ -21,13 +21,14 @@ __all__ = [
     "recommended",
     "register",
     "save_portable",
+    "torch_state_dict",
 ]
 
 # The command gap-hf trains nothing in its own process, so it goes without torch and transformers, which take seconds to
 # import: each subcommand imports what it needs.
 if PurePath(*sys.argv[:1]).name not in ("gap-hf", "gap-hf.exe"):
     from .choices.recorder import Recorder
-    from .consolidated import consolidated_state_dict, load_consolidated_state_dict
+    from .consolidated import consolidated_state_dict, load_consolidated_state_dict, torch_state_dict
     from .optim import SGDM, Adam, GapAdamW
     from .portable import load_portable, save_portable
     from .trainer.callback import GapCallback

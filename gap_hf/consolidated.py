@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .choices.naming import parameter_names
 from .optim import GapOptimizer
 from .optim.arithmetic.eight_bit import is_eight_bit
+from .optim.conversion import to_torch
 from .optim.find import find_gap_optimizer
 from .optim.state import buffer_dtype, make
 from .sharding.layout import Layout
@@ -134,6 +135,31 @@ def hand_out(optimizer: Any, model: nn.Module, saved: Any, tensor: Callable[[str
         ]
         by_number = {numbers[id(key)]: found for key, found in state.items()}
         gap.load_state_dict({"state": by_number, "param_groups": groups})
+
+
+def torch_state_dict(optimizer: Any, state_dict: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Turn the state of a gap optimizer into one that ``torch.optim``'s Adam, AdamW or SGD loads.
+
+    Each parameter's moments are those of the candidate that was applied to it last (in a mix, of the one with the
+    largest weight). A group has the decay rates of the candidate that was applied most often in it last; the moments of
+    parameters with another one are rescaled to the same estimate of the mean gradient. The other way needs no call: a
+    gap optimizer's ``load_state_dict`` converts what it is given, and logs it.
+
+    Args:
+        optimizer: a gap optimizer, or Accelerate's or DeepSpeed's wrapper of one.
+        state_dict: its state, as ``state_dict`` or ``consolidated_state_dict`` returned it; by default the former's.
+
+    Returns:
+        A new state dictionary; the optimizer and ``state_dict`` stay as they are.
+
+    Raises:
+        TypeError: there is no gap optimizer inside ``optimizer``, or torch has no optimizer of its kind.
+        ValueError: DeepSpeed's flat tensors hold parameters with different choices; give the consolidated state.
+    """
+    gap = find_gap_optimizer(optimizer)
+    if gap is None:
+        raise TypeError(f"{type(optimizer).__qualname__} is, or holds, no gap optimizer")
+    return to_torch(gap.family, gap.state_dict() if state_dict is None else state_dict)
 
 
 def opened(optimizer: Any) -> tuple[GapOptimizer, Layout]:

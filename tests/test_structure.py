@@ -30,7 +30,7 @@ OPTIM = [
     ["groups"],
     ["kernels"],
     ["state", "default", "decision", "scope"],
-    ["loading", "step", "watched", "correlation"],
+    ["loading", "step", "watched", "correlation", "conversion"],
     ["savable"],
     ["shell"],
     ["batch_size", "spectral"],

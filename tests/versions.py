@@ -14,7 +14,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +35,7 @@ class Package(NamedTuple):
         versions: the oldest that is supported, the newest, and some between.
         tests: what pytest is told.
         install: what pip is told: whether dependencies come along, for example.
+        beside: what else has to be older with a version.
     """
 
     title: str
@@ -42,6 +43,7 @@ class Package(NamedTuple):
     versions: tuple[str, ...]
     tests: tuple[str, ...]
     install: tuple[str, ...] = ()
+    beside: Mapping[str, tuple[str, ...]] = {}
 
 
 PACKAGES = {
@@ -58,6 +60,7 @@ PACKAGES = {
         "make test-versions",
         ("4.57.6", "5.0.0", "5.5.4", "5.8.1", "5.14.1", "5.17.0", "5.23.0", "5.24.0"),
         ("tests/trainer", "tests/choices"),
+        beside={"4.57.6": ("datasets==5.0.1",)},  # later ones want a later huggingface_hub
     ),
 }
 
@@ -100,7 +103,9 @@ def install(name: str, version: str, where: Path) -> None:
     if (where / "done").exists():
         return
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--upgrade"]
-    command = [*pip, *PACKAGES[name].install, "--target", str(where), f"{name}=={version}"]
+    package = PACKAGES[name]
+    wanted = [f"{name}=={version}", *package.beside.get(version, ())]
+    command = [*pip, *package.install, "--target", str(where), *wanted]
     subprocess.run(command, check=True, timeout=1800, env={**os.environ, "DS_ACCELERATOR": "cpu"})
     (where / "done").touch()
 

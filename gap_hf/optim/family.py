@@ -201,7 +201,47 @@ class Scored(Family):
 
 
 class TorchsDefault(Family):
-    """A family whose ``type='default'`` is torch's own function. Otherwise the rounds do it, with one candidate."""
+    """A family whose ``type='default'`` is torch's own function. Otherwise the rounds do it, with one candidate.
+
+    Attributes:
+        of_torch: the options in a group of torch's optimizer, with their defaults.
+        shared_with_torch: those that mean the same in both, and go from one to the other with a state.
+        moments_of_torch: the names of torch's buffers.
+    """
+
+    of_torch: ClassVar[Mapping[str, Any]]
+    shared_with_torch: ClassVar[tuple[str, ...]]
+    moments_of_torch: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def from_torch(
+        self, group: Mapping[str, Any], saved: Mapping[str, Any], found: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return the state that a parameter begins with, made from its state in torch's optimizer.
+
+        Args:
+            group: the group that it is for.
+            saved: its group in torch's optimizer.
+            found: its state there, which is not changed.
+
+        Raises:
+            ValueError: torch's optimizer did something that has no counterpart here.
+        """
+
+    @abstractmethod
+    def group_for_torch(self, group: Mapping[str, Any], chosen: int) -> dict[str, Any]:
+        """Return the options that are a candidate's, as torch's optimizer has them."""
+
+    @abstractmethod
+    def to_torch(self, group: Mapping[str, Any], found: Mapping[str, Any], mine: int, chosen: int) -> dict[str, Any]:
+        """Return the state that torch's optimizer begins with.
+
+        Args:
+            group: the parameter's group.
+            found: its state, which is not changed.
+            mine: the candidate whose moments these are to be.
+            chosen: the candidate whose decay rates torch's optimizer has.
+        """
 
     @abstractmethod
     def default_step(self, work: Work, group: Mapping[str, Any]) -> None:

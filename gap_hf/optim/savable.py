@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from ..sharding import before_state_dict
 from ..sharding.layout import Layout
 from . import loading, state
+from .conversion import from_torch
 from .decision import Outcome
 from .family import Grain
 from .packed import pack
@@ -51,17 +52,18 @@ class Savable(Watched, Optimizer):
 
         Everything is checked first. Most saved options replace those of the constructor, as in every torch optimizer;
         the documentation's page on resuming has the table. Where they differ, one line in the log says what was taken
-        from where.
+        from where. A state of torch's Adam, AdamW or SGD is converted for the optimizers of that kind; the log says so.
 
         Raises:
             ValueError: the state is another optimizer's or another model's, or is damaged; the optimizer is unchanged.
         """
         state_dict = loading.through_hooks(self, state_dict)
+        state_dict, converted = from_torch(self.family, self.param_groups, state_dict)
         self._shaping_layout()
         loaded = loading.check(
             type(self).__name__, self.family, self.options, self.param_groups, self._shapes, state_dict
         )
         self.__setstate__({"state": loaded.state, "param_groups": loaded.param_groups, "_outcome": Outcome()})
-        loading.tell(loaded.notes)
+        loading.tell([converted, *loaded.notes] if converted else loaded.notes)
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)

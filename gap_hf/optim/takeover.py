@@ -25,7 +25,7 @@ def refuse_gap_groups(optimizer: Optimizer) -> None:
             f"the state that {name} has loaded is a gap optimizer's, which it can't continue. Resume with the optim "
             "that the checkpoint was trained with; or, to change the optimizer, delete optimizer.pt from the "
             "checkpoint: the run goes on from its weights and its step, with a new optimizer state and a learning rate "
-            "schedule that starts again."
+            "schedule that starts again. (gap_hf.torch_state_dict turns a gap optimizer's state into torch.optim's.)"
         )
     raise RuntimeError(
         f"the gap optimizer was replaced by {name}, which took over its parameter groups. Under optimizer offload "

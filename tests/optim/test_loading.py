@@ -171,11 +171,12 @@ def test_a_refusal_says_what_is_wrong_and_where(damage, says):
         trained(steps=1)[1].load_state_dict(saved)
 
 
-def test_adamws_state_is_refused_with_the_way_out():
+def test_another_optimizers_state_is_refused_with_the_way_out():
+    """That of torch's Adam is converted: ``test_conversion.py``."""
     ps = params()
-    adamw = torch.optim.AdamW([{"params": ps[:2]}, {"params": ps[2:]}])
+    other = torch.optim.RMSprop([{"params": ps[:2]}, {"params": ps[2:]}])
     with pytest.raises(ValueError, match=r"not saved by GapAdamW.*delete optimizer\.pt from the checkpoint"):
-        trained()[1].load_state_dict(adamw.state_dict())
+        trained()[1].load_state_dict(other.state_dict())
 
 
 def test_a_parameter_without_buffers_among_others_is_told(caplog):

@@ -33,27 +33,28 @@ CUT: dict[str, Any] = {
     "fsdp2": FSDP2,
     **{name: DEEPSPEED[name][1] for name in ("zero1", "zero2", "zero3")},
 }
-LAYOUTS: dict[int, dict[str, Any]] = {1: {"single": Single, **CUT}, 2: CUT, 4: {**CUT, "hsdp": HSDP}}
+LAYOUTS: dict[int, dict[str, Any]] = {1: {"single": Single, "zero3": CUT["zero3"]}, 2: CUT}
+if ALL:
+    LAYOUTS = {1: {"single": Single, **CUT}, 2: CUT, 4: {**CUT, "hsdp": HSDP}}
 """By the number of processes."""
 
 SOURCES = [f"{name}-{world}" for world, names in LAYOUTS.items() for name in names]
-PAIRS_OF_CASES = {"adam-wise-two-beta2": SOURCES, "if_shampoo-switch": ["single-1", "fsdp1-4", "zero2-2"]}
-"""The cases, and the sources that each is tried with."""
+SOURCES_OF = {"adam-wise-two-beta2": SOURCES, "if_shampoo-switch": ["single-1", "fsdp1-2", "zero2-2"]}
+"""The cases, and where each is saved; the second one has buffers with shapes of their own."""
 
 
-def sources(case: str, into: str, world: int) -> list[str]:
-    """From where a case is loaded into a layout: from everywhere if all is tried, else from two of the others."""
-    possible = PAIRS_OF_CASES[case]
+def sources(case: str, into: str) -> list[str]:
+    """From where a case is loaded into a layout: from everywhere if all is tried, else from one or two."""
+    possible, place = SOURCES_OF[case], SOURCES.index(into)
     if ALL:
         return possible
-    first = SOURCES.index(f"{into}-{world}")
-    few = [name for name in possible if int(name[-1]) in saved_on()]
-    return list(dict.fromkeys([few[(2 * first + 1) % len(few)], few[(5 * first + 3) % len(few)]]))
+    if possible is not SOURCES:
+        return [possible[place % len(possible)]]
+    return [possible[(3 * place + 1) % len(possible)], possible[(5 * place + 2) % len(possible)]]
 
 
-def saved_on() -> tuple[int, ...]:
-    """The numbers of processes that states are saved on."""
-    return (1, 2, 4) if ALL else (1, 2)
+PLAN = [(case, source, into) for case in SOURCES_OF for into in SOURCES for source in sources(case, into)]
+"""Every (case, saved where, loaded where)."""
 
 
 @cache
@@ -120,19 +121,16 @@ def main(action: str, out: Path) -> None:
     dist.init_process_group("gloo")
     world = dist.get_world_size()
     results = {}
-    for case, possible in PAIRS_OF_CASES.items():
+    for case, possible in SOURCES_OF.items():
         for layout in LAYOUTS[world]:
-            if action == "save":
-                plan = [f"{layout}-{world}"] if f"{layout}-{world}" in possible else []
-            else:
-                plan = sources(case, layout, world)
-            for source in plan:
+            here = f"{layout}-{world}"
+            for source in [here] * (here in possible) if action == "save" else sources(case, here):
                 path = out / f"{source}-{case}.pt"
                 try:
                     done = save(layout, case, path) if action == "save" else load(layout, case, path)
                 except Exception:
                     done = {"error": traceback.format_exc()}
-                results[f"{source}/{layout}-{world}/{case}"] = done
+                results[f"{case}/{source}/{here}"] = done
     (out / f"{action}-{world}-rank{dist.get_rank()}.json").write_text(json.dumps(results))
     leave()
 

@@ -3,6 +3,8 @@
 import pytest
 from transformers import TrainerCallback
 
+import gap_hf  # noqa: F401  # adds the names
+
 from ..tiny import tiny_trainer
 
 STEPS = {"max_steps": 4, "logging_steps": 1}

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch.optim.adam import adam
 from torch.optim.adamw import adamw
 
@@ -12,7 +13,7 @@ from ..kernels.adam_cuda import AdamOnCUDA
 from ..options import given, is_flag, number
 from ..shell import GapOptimizer
 from ..work import Work
-from .common import Betas, parse_betas
+from .common import Betas, distinct_beta2, kept_moments, parse_betas, rescaled
 from .moments import OPTIONS, Moments
 
 
@@ -55,6 +56,44 @@ class AdamFamily(Moments, TorchsDefault):
     }
     # fmt: on
 
+    # ------------------------------------------------------------------ torch's states
+    of_torch: ClassVar = {
+        **{"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0, "amsgrad": False, "maximize": False},
+        **{"foreach": None, "capturable": False, "differentiable": False, "fused": None},
+        "decoupled_weight_decay": False,
+    }
+    shared_with_torch = ("lr", "eps", "weight_decay", "maximize")
+    moments_of_torch = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+
+    def from_torch(
+        self, group: Mapping[str, Any], saved: Mapping[str, Any], found: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        if "max_exp_avg_sq" in found:
+            raise ValueError("this state is of Adam with amsgrad=True, whose maximum has no counterpart in GAP")
+        t, (beta1, beta2), pairs = int(found["step"]), map(float, saved["betas"]), self.parse(group)
+        state = {"step": found["step"]}
+        for j in kept_moments(self, group):
+            state[f"exp_avg_{j}"] = rescaled(found["exp_avg"], corrections(t, pairs[j][0], beta1))
+        for u, other in enumerate(distinct_beta2(pairs)):
+            state[f"exp_avg_sq_{u}"] = rescaled(found["exp_avg_sq"], corrections(t, other, beta2))
+        return state
+
+    def group_for_torch(self, group: Mapping[str, Any], chosen: int) -> dict[str, Any]:
+        return {"betas": self.parse(group)[chosen], "decoupled_weight_decay": group["decoupled_weight_decay"]}
+
+    def to_torch(self, group: Mapping[str, Any], found: Mapping[str, Any], mine: int, chosen: int) -> dict[str, Any]:
+        t, pairs = int(found["step"]), self.parse(group)
+        if f"exp_avg_{mine}" not in found:  # its moment is the gradient, of which nothing is kept
+            mine = chosen
+        (beta1, beta2), (of_torch1, of_torch2) = pairs[mine], pairs[chosen]
+        first, second = found.get(f"exp_avg_{mine}"), found[f"exp_avg_sq_{distinct_beta2(pairs).index(beta2)}"]
+        return {
+            "step": torch.tensor(float(t), dtype=torch.float32, device="cpu"),
+            # with a beta1 of 0 torch overwrites it
+            "exp_avg": torch.zeros_like(second) if first is None else rescaled(first, corrections(t, of_torch1, beta1)),
+            "exp_avg_sq": rescaled(second, corrections(t, of_torch2, beta2)),
+        }
+
     # ------------------------------------------------------------------ a step
     def default_step(self, work: Work, group: Mapping[str, Any]) -> None:
         ((beta1, beta2),) = parse_betas(group["betas"])
@@ -79,6 +118,11 @@ class AdamFamily(Moments, TorchsDefault):
             fused=group["fused"],
             capturable=group["capturable"],
         )
+
+
+def corrections(t: int, beta: float, before: float) -> float:
+    """The factor that turns a moving average with the rate ``before`` into the same estimate with ``beta``."""
+    return 1.0 if beta == before or not t else (1 - beta**t) / (1 - before**t)
 
 
 class Adam(GapOptimizer):

@@ -28,6 +28,11 @@ def salts(numbers: Any, steps: list[float], j: int) -> list[int] | None:
     return [salt(int(t), j) for t in steps] if numbers.stochastic else None
 
 
+def rescaled(moment: Tensor, factor: float) -> Tensor:
+    """Return a copy of ``moment``, times ``factor``; by 1 it stays what it is, bit for bit."""
+    return moment.detach().clone() if factor == 1 else moment.detach() * factor
+
+
 def numbers_of_text(text: str) -> list[float]:
     """Read ``'0.5:0.9'`` from ``optim_args`` as ``[0.5, 0.9]``. Raises ValueError."""
     return [float(number) for number in text.split(":")]

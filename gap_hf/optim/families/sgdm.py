@@ -27,6 +27,7 @@ from .common import (
     one_over_norm,
     parse_momentum,
     places,
+    rescaled,
     salts,
 )
 
@@ -101,6 +102,36 @@ class SGDMFamily(Scored, TorchsDefault):
         ),
     }
     # fmt: on
+
+    # ------------------------------------------------------------------ torch's states
+    of_torch: ClassVar = {
+        **{"lr": 1e-3, "momentum": 0, "dampening": 0, "weight_decay": 0, "nesterov": False, "maximize": False},
+        **{"foreach": None, "differentiable": False, "fused": None},
+    }
+    shared_with_torch = ("lr", "weight_decay", "maximize", "dampening", "nesterov")
+    moments_of_torch = ("momentum_buffer",)
+
+    def from_torch(
+        self, group: Mapping[str, Any], saved: Mapping[str, Any], found: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        momenta, momentum = self.parse(group), float(saved["momentum"])
+        # torch counts no steps; here the first one, which is not dampened, is over
+        return {"step": 1} | {
+            f"momentum_buffer_{j}": rescaled(found["momentum_buffer"], (1 - momentum) / (1 - momenta[j]))
+            for j in self.kept(group)
+        }
+
+    def group_for_torch(self, group: Mapping[str, Any], chosen: int) -> dict[str, Any]:
+        return {"momentum": self.parse(group)[chosen]}
+
+    def to_torch(self, group: Mapping[str, Any], found: Mapping[str, Any], mine: int, chosen: int) -> dict[str, Any]:
+        momenta = self.parse(group)
+        if f"momentum_buffer_{mine}" not in found:  # it is the gradient, of which nothing is kept
+            mine = chosen
+        if f"momentum_buffer_{mine}" not in found or not momenta[chosen]:
+            return {"momentum_buffer": None}
+        factor = (1 - momenta[mine]) / (1 - momenta[chosen])
+        return {"momentum_buffer": rescaled(found[f"momentum_buffer_{mine}"], factor)}
 
     # ------------------------------------------------------------------ options
     def parse(self, options: Mapping[str, Any]) -> list[float]:
