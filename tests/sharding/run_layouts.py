@@ -24,7 +24,7 @@ from .counting import count
 from .layouts import Wrapped, clipped, handed_on
 from .leaving import leave
 
-ALL_CASES = {"single", "ddp", "fsdp1", "fsdp2", "tensor-parallel", "zero0", "zero1", "zero2", "zero3"}
+ALL_CASES = {"single", "ddp", "fsdp1", "fsdp2", "tensor-parallel", "zero1", "zero2", "zero3"}
 """The layouts that are tried with every case; their variants make do with some."""
 
 SOME = ("adamw-switch", "adam-wise-two-beta2")

@@ -1,7 +1,7 @@
 """Gather every layout's whole state half way, and go on from it in every other; write what happened as JSON.
 
-Started on every rank, first to save on each number of processes, then to load:
-python -m torch.distributed.run --standalone --nproc_per_node N -m tests.sharding.run_portable {save,load} OUT
+Started on every rank, first to save on each number of processes, then to load (on the last one in the same launch):
+python -m torch.distributed.run --standalone --nproc_per_node N -m tests.sharding.run_portable OUT {save,load} ...
 """
 
 import hashlib
@@ -116,11 +116,8 @@ def is_first() -> bool:
     return dist.get_rank() == 0
 
 
-def main(action: str, out: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
-    world = dist.get_world_size()
-    results = {}
+def run(action: str, out: Path) -> None:
+    world, results = dist.get_world_size(), {}
     for case, possible in SOURCES_OF.items():
         for layout in LAYOUTS[world]:
             here = f"{layout}-{world}"
@@ -132,8 +129,16 @@ def main(action: str, out: Path) -> None:
                     done = {"error": traceback.format_exc()}
                 results[f"{case}/{source}/{here}"] = done
     (out / f"{action}-{world}-rank{dist.get_rank()}.json").write_text(json.dumps(results))
+
+
+def main(out: Path, actions: list[str]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    for action in actions:
+        run(action, out)
+        dist.barrier()  # rank 0 has written what the others are to read
     leave()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(Path(sys.argv[1]), sys.argv[2:])
