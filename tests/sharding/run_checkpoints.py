@@ -74,6 +74,7 @@ LOADS = {
 """World size -> what was saved -> the layout that it is loaded into."""
 
 REFUSED = {1: {"zero1": "zero1", "zero1-bf16-fp32": "zero1-bf16-fp32", "zero2": "zero2", "zero3-sub-groups": "zero3"}}
+REFUSED = {world: {name: into for name, into in plan.items() if name in DEEPSPEED} for world, plan in REFUSED.items()}
 """The same, where the backend can't."""
 
 
