@@ -1,11 +1,10 @@
 """Run the tests that concern a package under several versions of it, and write down what passed.
 
-    python -m tests.versions deepspeed                    # the listed versions
-    python -m tests.versions transformers 4.57.6 5.24.0   # or these
-    python -m tests.versions --table                      # the README's table, from what was written down
+    python -m tests.versions deepspeed                 # the listed versions
+    python -m tests.versions deepspeed 0.18.4 0.19.0   # or these
 
 Each version is installed into a directory of its own, from which Python takes it before the environment's; everything
-else stays as it is pinned. What passed lies in ``docs/versions.csv``, and a failure leaves its version out of it.
+else stays as it is pinned. What passed goes into ``docs/versions.csv``, and a failure takes its version out of it.
 """
 
 import argparse
@@ -14,7 +13,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,45 +20,29 @@ from packaging.version import Version
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
-PASSED, README = ROOT / "docs/versions.csv", ROOT / "README.md"
-FIELDS = ("package", "version", "passed", "skipped")
+PASSED = ROOT / "docs/versions.csv"
 
 
 class Package(NamedTuple):
     """A package and what is tested with it.
 
     Attributes:
-        title: what users call it, and what of it is meant.
-        command: the command that runs these tests.
         versions: the oldest that is supported, the newest, and some between.
         tests: what pytest is told.
-        install: what pip is told: whether dependencies come along, for example.
-        beside: what else has to be older with a version.
+        install: what pip is told.
     """
 
-    title: str
-    command: str
     versions: tuple[str, ...]
     tests: tuple[str, ...]
-    install: tuple[str, ...] = ()
-    beside: Mapping[str, tuple[str, ...]] = {}
+    install: tuple[str, ...]
 
 
 PACKAGES = {
     "deepspeed": Package(
-        "DeepSpeed, ZeRO 0 to 3",
-        "make test-deepspeed",
         ("0.18.4", "0.18.9", "0.19.0", "0.19.8"),
         ("tests/sharding/test_layouts.py", "tests/sharding/test_checkpoints.py", "-k", "zero"),
         # it is built from its source, and looks for torch while it is
         ("--no-deps", "--no-build-isolation"),
-    ),
-    "transformers": Package(
-        "transformers",
-        "make test-versions",
-        ("4.57.6", "5.0.0", "5.5.4", "5.8.1", "5.14.1", "5.17.0", "5.23.0", "5.24.0"),
-        ("tests/trainer", "tests/choices"),
-        beside={"4.57.6": ("datasets==5.0.1",)},  # later ones want a later huggingface_hub
     ),
 }
 
@@ -74,28 +56,24 @@ class Result(NamedTuple):
     skipped: int
 
 
-def key(result: Result) -> tuple[str, Version]:
-    """The order of the file."""
-    return result.package, Version(result.version)
-
-
 def read(path: Path = PASSED) -> list[Result]:
     """Read what passed."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
-        return [
-            Result(row["package"], row["version"], int(row["passed"]), int(row["skipped"]))
-            for row in csv.DictReader(file)
-        ]
+        rows = csv.DictReader(file)
+        return [Result(row["package"], row["version"], int(row["passed"]), int(row["skipped"])) for row in rows]
 
 
 def write(results: list[Result], path: Path = PASSED) -> None:
-    """Write what passed, in order."""
+    """Write what passed, in order; no file if nothing did."""
+    if not results:
+        path.unlink(missing_ok=True)
+        return
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(FIELDS)
-        writer.writerows(sorted(results, key=key))
+        writer.writerow(Result._fields)
+        writer.writerows(sorted(results, key=lambda result: (result.package, Version(result.version))))
 
 
 def install(name: str, version: str, where: Path) -> None:
@@ -103,9 +81,7 @@ def install(name: str, version: str, where: Path) -> None:
     if (where / "done").exists():
         return
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--upgrade"]
-    package = PACKAGES[name]
-    wanted = [f"{name}=={version}", *package.beside.get(version, ())]
-    command = [*pip, *package.install, "--target", str(where), *wanted]
+    command = [*pip, *PACKAGES[name].install, "--target", str(where), f"{name}=={version}"]
     subprocess.run(command, check=True, timeout=1800, env={**os.environ, "DS_ACCELERATOR": "cpu"})
     (where / "done").touch()
 
@@ -120,57 +96,35 @@ def test(name: str, version: str, where: Path, given: list[str]) -> Result | Non
     seen = subprocess.run([sys.executable, "-c", found], env=environment, capture_output=True, text=True, check=True)
     assert seen.stdout.strip() == version, f"{name} {seen.stdout.strip()} hides {version} in {where}"
     pytest = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "-p", "no:cacheprovider"]
-    done = subprocess.run(
-        [*pytest, *PACKAGES[name].tests, *given], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    counts = {word: int(n) for n, word in re.findall(r"(\d+) (passed|failed|errors?|skipped)", done.stdout[-2000:])}
+    command = [*pytest, *PACKAGES[name].tests, *given]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=7200)
+    counts = {word: int(n) for n, word in re.findall(r"(\d+) (passed|skipped)", done.stdout[-2000:])}
     if done.returncode or not counts.get("passed"):
         print(done.stdout[-6000:], done.stderr[-2000:], sep="\n")
         return None
     return Result(name, version, counts["passed"], counts.get("skipped", 0))
 
 
-def table(results: list[Result]) -> Iterator[str]:
-    """The lines of the README's table."""
-    for name, package in PACKAGES.items():
-        versions = [result.version for result in sorted(results, key=key) if result.package == name]
-        yield f"| {package.title} (`{package.command}`) | {', '.join(versions) or 'none'} |"
-
-
-BEGIN, END = "<!-- versions: python -m tests.versions --table -->", "<!-- end of the versions -->"
-
-
-def in_readme(text: str, results: list[Result]) -> str:
-    """Return the README with the table of what passed."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    lines = [BEGIN, "", "| tested with | versions |", "|---|---|", *table(results), "", END]
-    return before + "\n".join(lines) + after
-
-
 def main() -> int:
     """Run what is asked for; return how many versions failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("package", nargs="?", choices=PACKAGES)
+    parser.add_argument("package", choices=PACKAGES)
     parser.add_argument("versions", nargs="*", help="instead of those that are listed")
     parser.add_argument("--folder", type=Path, default=ROOT / ".venv-versions", help="where the versions are installed")
-    parser.add_argument("--table", action="store_true", help="only write the README's table")
     parser.add_argument("--pytest", nargs=argparse.REMAINDER, default=[], help="more options for pytest")
     given = parser.parse_args()
     failed = []
-    if given.package and not given.table:
-        for version in (bar := tqdm(given.versions or PACKAGES[given.package].versions, unit="version")):
-            bar.set_description(f"{given.package} {version}")
-            where = given.folder / f"{given.package}-{version}"
-            install(given.package, version, where)
-            result = test(given.package, version, where, given.pytest)
-            known = [old for old in read() if (old.package, old.version) != (given.package, version)]
-            write(known + [result] * (result is not None))
-            if result is None:
-                failed.append(version)
-            else:
-                bar.write(f"{given.package} {version}: {result.passed} passed, {result.skipped} skipped")
-    README.write_text(in_readme(README.read_text(), read()))
+    for version in (bar := tqdm(given.versions or PACKAGES[given.package].versions, unit="version")):
+        bar.set_description(f"{given.package} {version}")
+        where = given.folder / f"{given.package}-{version}"
+        install(given.package, version, where)
+        result = test(given.package, version, where, given.pytest)
+        known = [old for old in read() if (old.package, old.version) != (given.package, version)]
+        write(known + [result] * (result is not None))
+        if result is None:
+            failed.append(version)
+        else:
+            bar.write(f"{given.package} {version}: {result.passed} passed, {result.skipped} skipped")
     if failed:
         print(f"failed: {given.package} {', '.join(failed)}")
     return len(failed)
