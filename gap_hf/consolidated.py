@@ -89,12 +89,8 @@ def load_consolidated_state_dict(optimizer: Any, model: nn.Module, state_dict: d
         ValueError: the state is another optimizer's or another model's, has other candidates, or can't be held in this
             layout. Every rank names all that differs, and the optimizer is unchanged.
     """
-    hand_out(
-        optimizer,
-        model,
-        described(state_dict) if is_first() else None,
-        lambda name, key: state_dict["state"][name][key],
-    )
+    saved = described(state_dict) if is_first() else None
+    hand_out(optimizer, model, saved, lambda name, key: state_dict["state"][name][key])
 
 
 @torch.no_grad()
@@ -213,11 +209,11 @@ def unlike_groups(gap: GapOptimizer, names: list[list[str]], saved: Saved) -> It
     for g, (theirs, mine, own) in enumerate(zip(saved.groups, gap.param_groups, names, strict=True)):
         there = theirs["params"]
         if lacking := [name for name in own if name not in there]:
-            yield f"group {g} lacks {listed(lacking)}"
+            yield f"group {g} lacks {shortened(lacking)}"
         if extra := [name for name in there if name not in own]:
-            yield f"group {g} has {listed(extra)}, which this optimizer does not have there"
+            yield f"group {g} has {shortened(extra)}, which this optimizer does not have there"
         if not lacking and not extra and there != own:
-            yield f"group {g} has its parameters in another order: {listed(there)} in the place of {listed(own)}"
+            yield f"group {g} has its parameters in another order: {shortened(there)} in the place of {shortened(own)}"
         option = gap.family.candidate_option
         for key in ("type", option, "state_dtype"):
             if key in mine and key not in theirs:
@@ -240,7 +236,7 @@ def unlike_state(gap: GapOptimizer, layout: Layout, names: list[list[str]], save
     """Say what differs between the buffers that were saved and those of an optimizer with these parameters."""
     known = {name for own in names for name in own}
     if extra := [name for name in saved.steps if name not in known]:
-        yield f"it has buffers of {listed(extra)}, which this optimizer does not have"
+        yield f"it has buffers of {shortened(extra)}, which this optimizer does not have"
     for g, (group, own) in enumerate(zip(gap.param_groups, names, strict=True)):
         there = [name for name in own if name in saved.steps]
         counts = sorted({saved.steps[name] for name in there})
@@ -264,7 +260,7 @@ def unlike_state(gap: GapOptimizer, layout: Layout, names: list[list[str]], save
                     yield f"{key} of {name} is {dtype}; expected {stored}"
 
 
-def listed(names: list[str]) -> str:
+def shortened(names: list[str]) -> str:
     """The first of ``names``, and how many more there are."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 

@@ -42,7 +42,7 @@ def save_portable(optimizer: Any, model: nn.Module, folder: str | Path) -> None:
     if is_first():
         try:
             write(Path(folder), type(gap).__name__, named(gap, names), found)
-        except (OSError, TypeError) as error:
+        except (OSError, SafetensorError, TypeError) as error:
             problem = error
     for _ in found:  # on the other ranks, and on rank 0 what is left after an error, for which they wait
         pass

@@ -27,17 +27,21 @@ def from_torch(
         The state, and what has been done to it in words; None if nothing.
 
     Raises:
-        ValueError: the state has something that GAP has no counterpart of.
+        ValueError: the state is damaged, or has something that GAP has no counterpart of.
     """
     if not isinstance(family, TorchsDefault) or not is_torchs(family, param_groups, state_dict):
         return state_dict, None
     state, groups = dict(state_dict["state"]), []
-    for saved, mine in zip(state_dict["param_groups"], param_groups, strict=True):
+    for g, (saved, mine) in enumerate(zip(state_dict["param_groups"], param_groups, strict=True)):
         for key in saved["params"]:
-            if found := {name: value for name, value in state.get(key, {}).items() if value is not None}:
-                state[key] = family.from_torch(mine, saved, found)
-            else:
-                state.pop(key, None)
+            try:
+                if found := {name: value for name, value in state.pop(key, {}).items() if value is not None}:
+                    state[key] = family.from_torch(mine, saved, found)
+            except (AttributeError, KeyError, OverflowError, RuntimeError, TypeError) as error:
+                said = f"{type(error).__name__}: {error}"
+                raise ValueError(
+                    f"group {g} of this state of torch.optim's {family.name} is damaged ({said})"
+                ) from error
         taken = {name: saved[name] for name in (*family.shared_with_torch, "initial_lr") if name in saved}
         memory = scope_of(mine["type"]).memory(mine["count"], mine["K"], None, rule_of(family, mine))
         groups.append({**mine, **taken, **memory, "params": saved["params"]})

@@ -1,6 +1,5 @@
 """DeepSpeed: what wraps an optimizer, which settings are refused, and the lists that its class must be added to."""
 
-import importlib.metadata
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,7 +14,7 @@ from .heap import connected, instances
 from .layout import Layout
 from .refusal import Refusal
 from .single import Whole
-from .zero import DROPPED, OLDEST, HalfPrecision, Zero1BF16, Zero3, Zero12
+from .zero import DROPPED, NEWEST, OLDEST, HalfPrecision, Zero1BF16, Zero3, Zero12, installed
 
 KNOWN: dict[str, Callable[[Optimizer, Any], Layout]] = {
     "DeepSpeedZeroOptimizer": Zero12,
@@ -25,8 +24,6 @@ KNOWN: dict[str, Callable[[Optimizer, Any], Layout]] = {
 }
 """DeepSpeed's wrappers by the names of their classes, and the layouts that they make."""
 
-NEWEST = Version("0.19.8")
-"""The newest version that is tested."""
 
 FLOAT16 = ("torch.float16", "float16", "fp16", "torch.half", "half")
 """DeepSpeed's names of float16."""
@@ -46,14 +43,7 @@ def stage(config: Mapping[str, Any]) -> int:
 
 
 SCALES_ONLY_FP16 = Version("0.18.6")
-
-
-def installed() -> Version:
-    """The version of DeepSpeed; that of the newest one that is known if there is none."""
-    try:
-        return Version(importlib.metadata.version("deepspeed"))
-    except importlib.metadata.PackageNotFoundError:
-        return NEWEST
+"""From this version on, a loss scale is for fp16 only."""
 
 
 def divides_by_a_scale(wrapper: Any, dtype: torch.dtype) -> bool:
@@ -253,7 +243,7 @@ def layout(optimizer: Optimizer, wrapper: Any, engine: Any) -> Layout:
         RuntimeError: GAP would not be exact under some setting, or this version of DeepSpeed is built differently.
     """
     name = type(wrapper).__name__
-    version = importlib.metadata.version("deepspeed")
+    version = installed()
     try:
         refuse_settings(wrapper, engine)
         if UNKNOWN.is_running(wrapper):

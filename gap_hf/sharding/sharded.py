@@ -5,7 +5,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property, reduce
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -145,12 +145,9 @@ class InPieces(Sharded):
     @cached_property
     def cut_up(self) -> list[list[bool]]:
         """Which parameters are in pieces, so that a rank has a part of them that is not all of it."""
-        held = [
-            [0 < n < all_ for n, all_ in zip(*pair, strict=True)] for pair in zip(self.held(), self.numel, strict=True)
-        ]
-        flat = torch.tensor([float(is_cut) for group in held for is_cut in group], device=self.device)
-        found = iter(self.maximum(flat).tolist())
-        return [[bool(next(found)) for _ in group] for group in held]
+        held, of = (torch.tensor([n for group in counts for n in group]) for counts in (self.held(), self.numel))
+        found = iter(self.maximum(((held > 0) & (held < of)).to(self.device, torch.float32)).bool().tolist())
+        return [[next(found) for _ in group] for group in self.numel]
 
     @abstractmethod
     def held(self) -> list[list[int]]:
@@ -168,7 +165,7 @@ class InPieces(Sharded):
         sizes = [self.numel[part.g][i] for i in cut]
         joined = torch.zeros(sum(sizes), dtype=dtype, device=self.device)
         wholes = dict(zip(cut, joined.split(sizes), strict=True))
-        starts = [start if isinstance(start, int) else 0 for start in self.starts(part)]
+        starts = cast(list[int], self.starts(part))  # stretches, no boxes
         # where there are no elements there is nothing to step, and the whole may be on another rank
         part.grads = [None if grad is None or not grad.numel() else grad for grad in part.grads]
         found = list(zip(part.rows, part.grads, starts, strict=True))

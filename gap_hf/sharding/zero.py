@@ -36,8 +36,16 @@ DROPPED = Refusal(
 )
 
 
-OLDEST = Version("0.18.4")
-"""The oldest version of DeepSpeed that is tested."""
+OLDEST, NEWEST = Version("0.18.4"), Version("0.19.8")
+"""The versions of DeepSpeed that were tried."""
+
+
+def installed() -> Version:
+    """The version of DeepSpeed; the newest that was tried if there is none."""
+    try:
+        return Version(importlib.metadata.version("deepspeed"))
+    except importlib.metadata.PackageNotFoundError:
+        return NEWEST
 
 
 class HalfPrecision(ParameterLayout):
@@ -86,6 +94,8 @@ class Flat:
 
 class Zero(InPieces):
     """The base of ZeRO 1 to 3: flat tensors, of which one or more arrive per call."""
+
+    counts_together = True  # a count belongs to a flat tensor
 
     def __init__(self, optimizer: Optimizer, wrapper: Any) -> None:
         self.optimizer, self.wrapper = optimizer, wrapper
@@ -179,8 +189,6 @@ class Zero(InPieces):
             if (flat.g, cut.row) == (g, i)
         ]
 
-    counts_together = True  # a count belongs to a flat tensor
-
     def shapes_in(self, g: int, key: Tensor) -> list[torch.Size]:
         return [self.shapes[g][cut.row] for cut in self.known[id(key)].slices]
 
@@ -234,14 +242,14 @@ class Zero12(Zero):
             index = {id(p): i for i, p in enumerate(self.parameters[g])}
             order = [index[id(p)] for p in z.round_robin_bit16_groups[g]]
             recorded = hasattr(z, "round_robin_bit16_offsets")
-            starts = z.round_robin_bit16_offsets[g] if recorded else self.one_after_another(g, sizes)
+            starts = z.round_robin_bit16_offsets[g] if recorded else self.unrecorded_starts(g, sizes)
             length = int(z.partition_size[g])  # a float before DeepSpeed 0.19
             begin = dist.get_rank(z.real_dp_process_group[g]) * length
             slices = cut_out(order, starts, sizes, begin, length)
             flats.append(Flat(g, key, range(len(sizes)), slices))
         return flats
 
-    def one_after_another(self, g: int, sizes: list[int]) -> list[int]:
+    def unrecorded_starts(self, g: int, sizes: list[int]) -> list[int]:
         """Return where parameters begin in the flat tensor of group ``g``; DeepSpeed records it since 0.19.7.
 
         Before, it padded only the end of the flat tensor.
@@ -249,10 +257,9 @@ class Zero12(Zero):
         Raises:
             ValueError: the model's parameters, which are views of it, lie elsewhere, or this version is not tested.
         """
-        version = importlib.metadata.version("deepspeed")
-        if Version(version) < OLDEST:
-            raise ValueError(f"{version} is older than {OLDEST}")
-        starts = [0, *accumulate(sizes)][:-1]
+        if installed() < OLDEST:
+            raise ValueError(f"it is older than {OLDEST}")
+        starts = one_after_another(sizes)
         flat = self.wrapper.bit16_groups_flat[g]
         for p, start in zip(self.wrapper.round_robin_bit16_groups[g], starts, strict=True):
             # offloaded parameters are no views
@@ -279,7 +286,7 @@ class Zero1BF16(Zero):
         flats = []
         for g, key in enumerate(z.fp32_groups_flat_partition):
             sizes = self.numel[g]
-            starts = [sum(sizes[:i]) for i in range(len(sizes))]
+            starts = one_after_another(sizes)
             begin = dist.get_rank(z.real_dp_process_group[g]) * key.numel()
             rows = range(len(sizes))
             flats.append(Flat(g, key, rows, cut_out(rows, starts, sizes, begin, key.numel())))
@@ -327,6 +334,11 @@ class Zero3(Zero):
         positions = {id(key): i for i, key in enumerate(self.wrapper.fp32_partitioned_groups_flat)}
         for flat in flats:
             self.wrapper._reassign_or_swap_out_partitioned_parameters(positions[id(flat.key)])
+
+
+def one_after_another(sizes: Sequence[int]) -> list[int]:
+    """Return where tensors of these sizes begin if there are no gaps between them."""
+    return [0, *accumulate(sizes)][:-1]
 
 
 def cut_out(order: Sequence[int], starts: list[int], sizes: list[int], begin: int, length: int) -> list[Slice]:

@@ -26,7 +26,8 @@ from gap_hf.optim.kernels.pick import pick as pick_kernel
 
 CC = shutil.which(os.environ.get("CC") or "cc") or shutil.which("gcc") or shutil.which("clang")
 pytestmark = pytest.mark.skipif(CC is None, reason="no C compiler here")
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+IS_ROOT = os.geteuid() == 0
+"""Only root can give a file away; ``test_files_of_the_system_are_not_ours`` has something for everybody else."""
 F32 = (torch.float32,) * 4
 ADAM = AdamFamily()
 NOBODY = 65534
@@ -131,16 +132,19 @@ def pipe(path):
     os.mkfifo(path, 0o700)
 
 
+def give_away(path):
+    os.chown(path, NOBODY, NOBODY)
+
+
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        pytest.param(lambda path: os.chown(path, NOBODY, NOBODY), r"another user \(uid 65534\)", marks=needs_root),
-        (lambda path: path.chmod(0o777), r"other users can write to \S+ \(mode 0777\)"),
-        (lambda path: path.chmod(0o720), r"other users can write to \S+ \(mode 0720\)"),
-        (link, "symbolic link"),
-        (pipe, "not a regular file"),
+        *[pytest.param(give_away, r"another user \(uid 65534\)", id="owner")] * IS_ROOT,
+        pytest.param(lambda path: path.chmod(0o777), r"other users can write to \S+ \(mode 0777\)", id="everybody"),
+        pytest.param(lambda path: path.chmod(0o720), r"other users can write to \S+ \(mode 0720\)", id="group"),
+        pytest.param(link, "symbolic link", id="link"),
+        pytest.param(pipe, "not a regular file", id="pipe"),
     ],
-    ids=["owner", "everybody", "group", "link", "pipe"],
 )
 def test_a_planted_file_is_not_loaded_but_replaced(fresh, pick, workshop, spoil, reason):
     planted = plant(fresh, workshop)
@@ -156,15 +160,14 @@ def test_a_planted_file_is_not_loaded_but_replaced(fresh, pick, workshop, spoil,
 @pytest.mark.parametrize(
     ("spoil", "mend"),
     [
+        *[pytest.param(give_away, r"uid 65534\); set GAP_HF_CACHE to a directory", id="owner")] * IS_ROOT,
         pytest.param(
-            lambda path: os.chown(path, NOBODY, NOBODY),
-            r"uid 65534\); set GAP_HF_CACHE to a directory",
-            marks=needs_root,
+            lambda path: path.chmod(0o777), r"\(mode 0777\); run chmod go-w \S+, or set GAP_HF_CACHE", id="everybody"
         ),
-        (lambda path: path.chmod(0o777), r"\(mode 0777\); run chmod go-w \S+, or set GAP_HF_CACHE"),
-        (lambda path: path.chmod(0o770), r"\(mode 0770\); run chmod go-w \S+, or set GAP_HF_CACHE"),
+        pytest.param(
+            lambda path: path.chmod(0o770), r"\(mode 0770\); run chmod go-w \S+, or set GAP_HF_CACHE", id="group"
+        ),
     ],
-    ids=["owner", "everybody", "group"],
 )
 def test_nothing_is_loaded_from_a_directory_that_others_can_write(
     fresh, pick, workshop, monkeypatch, tmp_path, spoil, mend
@@ -235,10 +238,10 @@ def test_files_of_the_system_are_not_ours():
     """Every user can try this one: root gives a file away, others look at one of root's."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path("/etc/passwd")
-        if os.geteuid() == 0:
+        if IS_ROOT:
             path = Path(directory) / "file"
             path.touch()
-            os.chown(path, NOBODY, NOBODY)
+            give_away(path)
         with pytest.raises(PermissionError, match="belongs to another user"), cache.reading(path):
             pass
 

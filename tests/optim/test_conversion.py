@@ -122,6 +122,29 @@ def test_amsgrad_is_refused():
     assert all(torch.equal(t, after["state"][k][n]) for k, found in before["state"].items() for n, t in found.items())
 
 
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda saved: saved["state"][1].pop("exp_avg"), r"group 0 .* is damaged \(KeyError: 'exp_avg'\)"),
+        (lambda saved: saved["state"][2].update(step="seven"), "invalid literal"),
+        (lambda saved: saved["state"][2].update(step=-1.0), "expected the number of its steps"),
+        (lambda saved: saved["state"][0].update(exp_avg=3), "group 0 .* is damaged"),
+        (lambda saved: saved["param_groups"][1].update(betas=(0.9, float("nan"))), "out of range"),
+        (lambda saved: saved["param_groups"][1].update(betas=None), "group 1 .* is damaged"),
+        (lambda saved: saved["state"][0].update(exp_avg=torch.zeros(2)), "another model"),
+    ],
+)
+def test_damage_is_refused_and_nothing_changes(damage, said):
+    _, adam = trained(torch.optim.AdamW)
+    _, gap = trained(gap_hf.GapAdamW, steps=2, betas=B)
+    before, saved = copy.deepcopy(gap.state_dict()), copy.deepcopy(adam.state_dict())
+    damage(saved)
+    with pytest.raises(ValueError, match=said):
+        gap.load_state_dict(saved)
+    after = gap.state_dict()
+    assert all(torch.equal(t, after["state"][k][n]) for k, found in before["state"].items() for n, t in found.items())
+
+
 def test_families_that_torch_does_not_have():
     p = torch.nn.Parameter(torch.ones(3))
     with pytest.raises(TypeError, match=r"torch.optim has no optimizer of the adams family"):

@@ -70,7 +70,7 @@ class AdamFamily(Moments, TorchsDefault):
     ) -> dict[str, Any]:
         if "max_exp_avg_sq" in found:
             raise ValueError("this state is of Adam with amsgrad=True, whose maximum has no counterpart in GAP")
-        t, (beta1, beta2), pairs = int(found["step"]), map(float, saved["betas"]), self.parse(group)
+        t, ((beta1, beta2),), pairs = int(found["step"]), parse_betas(tuple(saved["betas"])), self.parse(group)
         state = {"step": found["step"]}
         for j in kept_moments(self, group):
             state[f"exp_avg_{j}"] = rescaled(found["exp_avg"], corrections(t, pairs[j][0], beta1))

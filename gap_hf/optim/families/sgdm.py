@@ -114,7 +114,7 @@ class SGDMFamily(Scored, TorchsDefault):
     def from_torch(
         self, group: Mapping[str, Any], saved: Mapping[str, Any], found: Mapping[str, Any]
     ) -> dict[str, Any]:
-        momenta, momentum = self.parse(group), float(saved["momentum"])
+        momenta, (momentum,) = self.parse(group), parse_momentum(saved["momentum"])
         # torch counts no steps; here the first one, which is not dampened, is over
         return {"step": 1} | {
             f"momentum_buffer_{j}": rescaled(found["momentum_buffer"], (1 - momentum) / (1 - momenta[j]))
