@@ -20,7 +20,7 @@ from torch import Tensor
 import gap_hf
 
 from .bag import CASES, Oracle, gradients, tensors
-from .layouts import DDP, FSDP1, FSDP2, HSDP, Single, Wrapped
+from .layouts import DDP, FSDP1, FSDP2, HSDP, FSDP1Hybrid, Single, Wrapped
 from .leaving import leave
 from .run_checkpoints import gradients_without_gaps
 from .zero import LAYOUTS as DEEPSPEED
@@ -35,7 +35,7 @@ CUT: dict[str, Any] = {
 }
 LAYOUTS: dict[int, dict[str, Any]] = {1: {"single": Single, "zero3": CUT["zero3"]}, 2: CUT}
 if ALL:
-    LAYOUTS = {1: {"single": Single, **CUT}, 2: CUT, 4: {**CUT, "hsdp": HSDP}}
+    LAYOUTS = {1: {"single": Single, **CUT}, 2: CUT, 4: {**CUT, "hsdp": HSDP, "fsdp1-hybrid": FSDP1Hybrid}}
 """By the number of processes."""
 
 SOURCES = [f"{name}-{world}" for world, names in LAYOUTS.items() for name in names]
