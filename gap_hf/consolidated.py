@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from .choices.naming import parameter_names
@@ -15,11 +14,12 @@ from .optim.conversion import to_torch
 from .optim.find import find_gap_optimizer
 from .optim.state import buffer_dtype, make
 from .sharding.layout import Layout
-from .sharding.sharded import reduction_device
+from .sharding.ranks import from_first, is_first, sent
+from .weights import WEIGHT, Described, gathered_weights, hand_out_weights, shortened, unlike_weights
 
 
 @torch.no_grad()
-def consolidated_state_dict(optimizer: Any, model: nn.Module) -> dict[str, Any]:
+def consolidated_state_dict(optimizer: Any, model: nn.Module, *, weights: bool = False) -> dict[str, Any]:
     """Gather the optimizer's state from all ranks, for whole parameters and by their names.
 
     Every rank must call it. ``load_consolidated_state_dict`` is the reverse, in any layout.
@@ -27,12 +27,14 @@ def consolidated_state_dict(optimizer: Any, model: nn.Module) -> dict[str, Any]:
     Args:
         optimizer: a gap optimizer, or Accelerate's or DeepSpeed's wrapper of one.
         model: the model whose parameters it steps, wrapped or not.
+        weights: whether to gather what was trained, too: the parameters in the precision that the optimizer steps them
+            in, and the model's buffers. A model's ``state_dict`` has less under DeepSpeed in half precision.
 
     Returns:
         On rank 0 ``{"state": {name: {"step": ..., "exp_avg_0": ..., ...}}, "param_groups": [...]}`` like
         ``torch.optim``'s, with names in the place of parameter numbers; the tensors lie on the CPU and have the
-        parameter's shape and the state's dtype (8-bit state is given in float32). On the other ranks an empty
-        dictionary.
+        parameter's shape and the state's dtype (8-bit state is given in float32). With ``weights`` also
+        ``{"weights": {name: ...}}``. On the other ranks an empty dictionary.
 
     Raises:
         TypeError: there is no gap optimizer inside ``optimizer``.
@@ -41,7 +43,10 @@ def consolidated_state_dict(optimizer: Any, model: nn.Module) -> dict[str, Any]:
     gap, layout = opened(optimizer)
     names = parameter_names(gap, model)
     state = {name: found for name, found in gathered(gap, layout, names) if is_first()}
-    return {"state": state, "param_groups": named(gap, names)} if is_first() else {}
+    found = {name: weight for name, weight in gathered_weights(layout, model, names) if is_first()} if weights else {}
+    if not is_first():
+        return {}
+    return {"state": state, "param_groups": named(gap, names)} | ({"weights": found} if weights else {})
 
 
 def named(gap: GapOptimizer, names: list[list[str]]) -> list[dict[str, Any]]:
@@ -75,8 +80,9 @@ def gathered(gap: GapOptimizer, layout: Layout, names: list[list[str]]) -> Itera
 def load_consolidated_state_dict(optimizer: Any, model: nn.Module, state_dict: dict[str, Any]) -> None:
     """Hand a whole state, as ``consolidated_state_dict`` gives it, to an optimizer in any layout.
 
-    So a run goes on in another layout, or on another number of processes. Every rank must call it; the buffers travel
-    from rank 0 one at a time. Everything is checked before anything changes.
+    So a run goes on in another layout, or on another number of processes. The weights are loaded, too, if the state has
+    them. Every rank must call it; the tensors travel from rank 0 one at a time. Everything is checked before anything
+    changes.
 
     Args:
         optimizer: a gap optimizer, or Accelerate's or DeepSpeed's wrapper of one.
@@ -90,7 +96,11 @@ def load_consolidated_state_dict(optimizer: Any, model: nn.Module, state_dict: d
             layout. Every rank names all that differs, and the optimizer is unchanged.
     """
     saved = described(state_dict) if is_first() else None
-    hand_out(optimizer, model, saved, lambda name, key: state_dict["state"][name][key])
+
+    def tensor(name: str, key: str) -> Tensor:
+        return state_dict["weights"][name] if key == WEIGHT else state_dict["state"][name][key]
+
+    hand_out(optimizer, model, saved, tensor)
 
 
 @torch.no_grad()
@@ -108,7 +118,9 @@ def hand_out(optimizer: Any, model: nn.Module, saved: Any, tensor: Callable[[str
     saved = from_first(saved)
     if isinstance(saved, str):
         raise ValueError(saved)
-    if problems := [*unlike_groups(gap, names, saved), *unlike_state(gap, layout, names, saved)]:
+    problems = [*unlike_groups(gap, names, saved), *unlike_state(gap, layout, names, saved)]
+    problems += unlike_weights(layout, model, names, saved.weights)
+    if problems:
         raise ValueError(f"this state does not fit: {'; '.join(problems)}")
     state: dict[Tensor, dict[str, Any]] = {}
     for g, (group, own) in enumerate(zip(gap.param_groups, names, strict=True)):
@@ -131,6 +143,8 @@ def hand_out(optimizer: Any, model: nn.Module, saved: Any, tensor: Callable[[str
         ]
         by_number = {numbers[id(key)]: found for key, found in state.items()}
         gap.load_state_dict({"state": by_number, "param_groups": groups})
+    if saved.weights:
+        hand_out_weights(layout, model, names, saved.weights, lambda name: tensor(name, WEIGHT))
 
 
 def torch_state_dict(optimizer: Any, state_dict: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -177,11 +191,13 @@ class Saved(NamedTuple):
         groups: its parameter groups.
         steps: each parameter's count of steps.
         buffers: each parameter's buffers, with their shapes and dtypes.
+        weights: the same of the weights; nothing if they were not saved.
     """
 
     groups: list[dict[str, Any]]
     steps: dict[str, float]
-    buffers: dict[str, dict[str, tuple[torch.Size, torch.dtype]]]
+    buffers: dict[str, Described]
+    weights: Described
 
 
 def described(state_dict: Any) -> Saved | str:
@@ -193,12 +209,13 @@ def described(state_dict: Any) -> Saved | str:
             for name, found in state_dict["state"].items()
         }
         groups = [{**group, "params": [*map(str, group["params"])]} for group in state_dict["param_groups"]]
+        weights = {name: (t.shape, t.dtype) for name, t in state_dict.get("weights", {}).items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         return (
             "this is no whole state by names; expected what consolidated_state_dict returned on rank 0 "
             f"({type(error).__name__}: {error})"
         )
-    return Saved(groups, steps, buffers)
+    return Saved(groups, steps, buffers, weights)
 
 
 def unlike_groups(gap: GapOptimizer, names: list[list[str]], saved: Saved) -> Iterator[str]:
@@ -258,34 +275,3 @@ def unlike_state(gap: GapOptimizer, layout: Layout, names: list[list[str]], save
                 stored = buffer_dtype(buffer, group, layout.keys(g, i)[0]) or torch.float32
                 if dtype != stored:
                     yield f"{key} of {name} is {dtype}; expected {stored}"
-
-
-def shortened(names: list[str]) -> str:
-    """The first of ``names``, and how many more there are."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-# ---------------------------------------------------------------- from rank to rank
-def is_first() -> bool:
-    """Whether this is rank 0."""
-    return not dist.is_initialized() or dist.get_rank() == 0
-
-
-def from_first(found: Any) -> Any:
-    """Return what rank 0 gave. Every rank must call it."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return found
-    box = [found]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
-
-
-def sent(given: Tensor | None, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return rank 0's tensor ``given``, of this shape and dtype, on ``device``. Every rank must call it."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        assert given is not None
-        return given.to(device)
-    place = reduction_device(device, None)
-    moved = torch.empty(shape, dtype=dtype, device=place) if given is None else given.to(place).contiguous()
-    dist.broadcast(moved, src=0)
-    return moved.to(device)

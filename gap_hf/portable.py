@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .choices.naming import parameter_names
-from .consolidated import Saved, from_first, gathered, hand_out, is_first, named, opened
+from .consolidated import Saved, gathered, hand_out, named, opened
+from .sharding.ranks import from_first, is_first
+from .weights import WEIGHT, gathered_weights
 
 FORMAT = 1
 INDEX = "index.json"
@@ -20,7 +23,9 @@ SHARD_BYTES = 256 * 2**20
 
 
 @torch.no_grad()
-def save_portable(optimizer: Any, model: nn.Module, folder: str | Path) -> None:
+def save_portable(
+    optimizer: Any, model: nn.Module, folder: str | Path, *, weights: bool = False, note: dict[str, Any] | None = None
+) -> None:
     """Write the optimizer's whole state into a folder, from which ``load_portable`` goes on in any layout.
 
     Every rank must call it; rank 0 gathers one parameter after the other, and writes. It never holds more than 256 MiB
@@ -30,6 +35,8 @@ def save_portable(optimizer: Any, model: nn.Module, folder: str | Path) -> None:
         optimizer: a gap optimizer, or Accelerate's or DeepSpeed's wrapper of one.
         model: the model whose parameters it steps, wrapped or not.
         folder: where to; what is there is replaced once everything is written.
+        weights: whether to save the weights, too: ``consolidated_state_dict``.
+        note: what to write down beside it, as JSON.
 
     Raises:
         TypeError: there is no gap optimizer inside ``optimizer``, or a group has a value that JSON can't hold.
@@ -37,35 +44,40 @@ def save_portable(optimizer: Any, model: nn.Module, folder: str | Path) -> None:
     """
     gap, layout = opened(optimizer)
     names = parameter_names(gap, model)
-    found = gathered(gap, layout, names)
+    state, trained = gathered(gap, layout, names), gathered_weights(layout, model, names) if weights else iter(())
     problem = None
     if is_first():
         try:
-            write(Path(folder), type(gap).__name__, named(gap, names), found)
+            write(Path(folder), {"optimizer": type(gap).__name__, "note": note}, named(gap, names), state, trained)
         except (OSError, SafetensorError, TypeError) as error:
             problem = error
-    for _ in found:  # on the other ranks, and on rank 0 what is left after an error, for which they wait
+    for _ in chain(state, trained):  # on the other ranks, and on rank 0 what is left after an error: they wait for it
         pass
     if (problem := from_first(problem)) is not None:  # nobody goes on before it is there
         raise problem
 
 
 def write(
-    folder: Path, optimizer: str, groups: list[dict[str, Any]], found: Iterator[tuple[str, dict[str, Tensor]]]
+    folder: Path,
+    head: dict[str, Any],
+    groups: list[dict[str, Any]],
+    state: Iterator[tuple[str, dict[str, Tensor]]],
+    weights: Iterator[tuple[str, Tensor]],
 ) -> None:
     """Write a state: its groups, and what is found, parameter by parameter."""
-    index: dict[str, Any] = {"format": FORMAT, "optimizer": optimizer}
+    index: dict[str, Any] = {"format": FORMAT, **head}
     index["param_groups"] = [
         {key: to_json(value, f"{key} of group {g}") for key, value in group.items()} for g, group in enumerate(groups)
     ]
-    index |= {"steps": {}, "files": {}}
+    index |= {"steps": {}, "files": {}, "weights": {}}
     new = folder.with_name(f"{folder.name}.new")
     clear(new)
     new.mkdir(parents=True)
-    for n, shard in enumerate(in_shards(found, index["steps"])):
-        file = f"state-{n:05}.safetensors"
-        save_file(shard, new / file)
-        index["files"] |= dict.fromkeys(shard, file)
+    for what, found in (("files", of_state(state, index["steps"])), ("weights", ({n: t} for n, t in weights))):
+        for n, shard in enumerate(in_shards(found)):
+            file = f"{'state' if what == 'files' else what}-{n:05}.safetensors"
+            save_file(shard, new / file)
+            index[what] |= dict.fromkeys(shard, file)
     (new / INDEX).write_text(json.dumps(index, indent=1))
     clear(folder)
     new.rename(folder)
@@ -82,12 +94,18 @@ def clear(folder: Path) -> None:
     folder.rmdir()
 
 
-def in_shards(found: Iterator[tuple[str, dict[str, Tensor]]], steps: dict[str, float]) -> Iterator[dict[str, Tensor]]:
-    """Collect parameters' buffers up to ``SHARD_BYTES``, and their counts of steps in ``steps``."""
-    shard: dict[str, Tensor] = {}
-    for name, whole in found:
+def of_state(state: Iterator[tuple[str, dict[str, Tensor]]], steps: dict[str, float]) -> Iterator[dict[str, Tensor]]:
+    """Name each parameter's buffers as the files do, and collect the counts of steps in ``steps``."""
+    for name, whole in state:
         steps[name] = float(whole.pop("step"))
-        shard |= {f"{name}:{key}": buffer.contiguous() for key, buffer in whole.items()}
+        yield {f"{name}:{key}": buffer for key, buffer in whole.items()}
+
+
+def in_shards(found: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    """Collect what belongs together up to ``SHARD_BYTES``."""
+    shard: dict[str, Tensor] = {}
+    for tensors in found:
+        shard |= {key: tensor.contiguous() for key, tensor in tensors.items()}
         if sum(buffer.nbytes for buffer in shard.values()) >= SHARD_BYTES:
             yield shard
             shard = {}
@@ -98,7 +116,7 @@ def in_shards(found: Iterator[tuple[str, dict[str, Tensor]]], steps: dict[str, f
 def load_portable(optimizer: Any, model: nn.Module, folder: str | Path) -> None:
     """Go on from what ``save_portable`` wrote, in any layout and on any number of processes.
 
-    Every rank must call it; only rank 0 reads, one buffer at a time.
+    The weights are loaded, too, if they were saved. Every rank must call it; only rank 0 reads, one tensor at a time.
 
     Args:
         optimizer: a gap optimizer, or Accelerate's or DeepSpeed's wrapper of one.
@@ -115,7 +133,7 @@ def load_portable(optimizer: Any, model: nn.Module, folder: str | Path) -> None:
 
     def tensor(name: str, key: str) -> Tensor:
         with safe_open(files[name, key], framework="pt") as file:
-            return file.get_tensor(f"{name}:{key}")
+            return file.get_tensor(name if key == WEIGHT else f"{name}:{key}")
 
     hand_out(optimizer, model, saved, tensor)
 
@@ -127,23 +145,31 @@ def read(folder: Path) -> tuple[Saved, dict[tuple[str, str], Path]] | str:
         if index["format"] != FORMAT:
             return f"{folder} has format {index['format']}; this version of gap_hf reads {FORMAT}"
         groups = [{key: from_json(value) for key, value in group.items()} for group in index["param_groups"]]
-        saved = Saved(groups, {name: float(step) for name, step in index["steps"].items()}, {})
-        saved.buffers.update({name: {} for name in saved.steps})
-        files = {}
+        steps = {name: float(step) for name, step in index["steps"].items()}
+        saved, files = Saved(groups, steps, {name: {} for name in steps}, {}), {}
         for file in sorted(set(index["files"].values())):
-            with safe_open(folder / file, framework="pt") as opened:
-                for stored in opened.keys():  # noqa: SIM118  # it is no dictionary
-                    name, key = stored.rsplit(":", 1)
-                    part = opened.get_slice(stored)
-                    shape = torch.Size(part.get_shape())
-                    empty = part[:0] if shape else opened.get_tensor(stored)
-                    saved.buffers[name][key] = shape, empty.dtype
-                    files[name, key] = folder / file
+            for stored, shape, dtype in tensors_in(folder / file):
+                name, key = stored.rsplit(":", 1)
+                saved.buffers[name][key] = shape, dtype
+                files[name, key] = folder / file
+        for file in sorted(set(index["weights"].values())):
+            for name, shape, dtype in tensors_in(folder / file):
+                saved.weights[name] = shape, dtype
+                files[name, WEIGHT] = folder / file
     except (OSError, AttributeError, KeyError, TypeError, ValueError, SafetensorError) as error:
         return (
             f"{folder} has no whole state that save_portable wrote, or it is damaged ({type(error).__name__}: {error})"
         )
     return saved, files
+
+
+def tensors_in(path: Path) -> Iterator[tuple[str, torch.Size, torch.dtype]]:
+    """List the tensors of a file, with their shapes and dtypes, without reading them."""
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118  # it is no dictionary
+            part = file.get_slice(name)
+            shape = torch.Size(part.get_shape())
+            yield name, shape, (part[:0] if shape else file.get_tensor(name)).dtype
 
 
 # ---------------------------------------------------------------- options as JSON

@@ -13,6 +13,7 @@ FLOORS = [
     ["candidate", "sharding"],
     ["optim"],
     ["choices"],
+    ["weights"],
     ["consolidated"],
     ["portable"],
     ["report"],

@@ -85,6 +85,9 @@ class Layout(ABC):
     def publish(self) -> None:  # noqa: B027
         """Hand the new values back to the backend if it has already copied the old ones."""
 
+    def update_model(self) -> None:  # noqa: B027
+        """Hand all values to the model if it has copies of them, as after a step. Every rank must call it."""
+
     def abandon(self) -> None:  # noqa: B027
         """Forget what was received in a step that failed or was interrupted."""
 

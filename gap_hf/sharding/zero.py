@@ -61,6 +61,11 @@ class HalfPrecision(ParameterLayout):
     def check_count(self, g: int, given: int) -> None:
         refuse_dropped(g, given, len(self.numel[g]))
 
+    def update_model(self) -> None:
+        for copies, masters in zip(self.parameters, self.filed, strict=True):
+            for copy, master in zip(copies, masters, strict=True):
+                copy.data.copy_(master.data)
+
 
 class Slice(NamedTuple):
     """A stretch of ``numel`` elements of parameter ``row``, from ``start`` in a flat tensor, ``offset`` in itself."""
@@ -274,6 +279,9 @@ class Zero12(Zero):
             partitions = z.parallel_partitioned_bit16_groups[flat.g]
             partitions[dist.get_rank(z.real_dp_process_group[flat.g])].data.copy_(flat.key.data)
 
+    def update_model(self) -> None:
+        self.wrapper.update_lp_params()
+
 
 class Zero1BF16(Zero):
     """The layout of ZeRO 1 in bf16 with fp32 gradient accumulation: like ``Zero12``, but groups arrive in one call."""
@@ -291,6 +299,9 @@ class Zero1BF16(Zero):
             rows = range(len(sizes))
             flats.append(Flat(g, key, rows, cut_out(rows, starts, sizes, begin, key.numel())))
         return flats
+
+    def update_model(self) -> None:
+        self.wrapper.update_lp_params()
 
 
 class Zero3(Zero):
@@ -334,6 +345,12 @@ class Zero3(Zero):
         positions = {id(key): i for i, key in enumerate(self.wrapper.fp32_partitioned_groups_flat)}
         for flat in flats:
             self.wrapper._reassign_or_swap_out_partitioned_parameters(positions[id(flat.key)])
+
+    def update_model(self) -> None:
+        # as around the loading of a checkpoint: whole parameters are let go, and persistent ones gathered again
+        self.wrapper.checkpoint_event_prologue()
+        self.copy_back(self.flats)
+        self.wrapper.checkpoint_event_epilogue()
 
 
 def one_after_another(sizes: Sequence[int]) -> list[int]:

@@ -11,6 +11,7 @@ WORDS = {
     "sharding": "sharding\none file per backend",
     "optim": "optim\nthe algorithm",
     "choices": "choices\nrecorder, file, reader",
+    "weights": "whole weights",
     "consolidated": "whole state",
     "portable": "files of it",
     "report": "report\nplots, comparisons",

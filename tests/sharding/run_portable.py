@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 import gap_hf
+from gap_hf.choices.naming import plain_name
 
 from .bag import CASES, Oracle, gradients, tensors
 from .layouts import DDP, FSDP1, FSDP2, HSDP, FSDP1Hybrid, Single, Wrapped
@@ -97,18 +98,20 @@ def save(layout: str, case: str, path: Path) -> dict[str, Any]:
     wrapped: Wrapped = LAYOUTS[dist.get_world_size()][layout](CASES[case], tensors())
     for t in range(SAVED):
         wrapped.step(given(t))
-    state, params = gap_hf.consolidated_state_dict(wrapped.optimizer, wrapped.model), wrapped.full()
+    state = gap_hf.consolidated_state_dict(wrapped.optimizer, wrapped.model, weights=True)
     if dist.get_rank() == 0:
-        torch.save({"state": state, "params": [p.clone() for p in params]}, path)
+        torch.save(state, path)
     return go_on(wrapped, case, SAVED)
 
 
 def load(into: str, case: str, path: Path) -> dict[str, Any]:
     saved = torch.load(path, weights_only=False)
-    values = iter(saved["params"])
-    there = [[next(values).view(t.shape) for t in block] for block in tensors()]
-    wrapped: Wrapped = LAYOUTS[dist.get_world_size()][into](CASES[case], there)
-    gap_hf.load_consolidated_state_dict(wrapped.optimizer, wrapped.model, saved["state"] if is_first() else {})
+    others = [[torch.full_like(t, 0.25) for t in block] for block in tensors()]
+    wrapped: Wrapped = LAYOUTS[dist.get_world_size()][into](CASES[case], others)
+    gap_hf.load_consolidated_state_dict(wrapped.optimizer, wrapped.model, saved if is_first() else {})
+    names = [plain_name(name) for name, _ in wrapped.model.named_parameters()]
+    for found, name in zip(wrapped.full(), names, strict=True):  # the model has them, too
+        assert torch.equal(found.flatten(), saved["weights"][name].flatten()), name
     return go_on(wrapped, case, SAVED)
 
 
