@@ -5,7 +5,7 @@ where the model takes that number (``num_items_in_batch``: tokens, for a languag
 ``Trainer.get_batch_samples`` is wrapped.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,27 +14,24 @@ from torch import Tensor
 
 from ..optim.batch_size import TOLD, KnowsBatchSize
 from ..optim.find import find_gap_optimizer
+from .wrapping import wrap
 
 
 def count_batches() -> None:
     """Wrap ``Trainer.get_batch_samples``; a second call changes nothing."""
     from transformers import Trainer
 
-    original = Trainer.get_batch_samples
-    if getattr(original, "counts_for_gap", False):
-        return
+    wrap(Trainer, "get_batch_samples", tell_its_size)
 
-    def get_batch_samples(self: Any, *args: Any, **kwargs: Any) -> Any:
-        batches, items = original(self, *args, **kwargs)
-        optimizer = find_gap_optimizer(self.optimizer)
-        told = isinstance(optimizer, KnowsBatchSize) and any(g["batch_size"] == TOLD for g in optimizer.param_groups)
-        if told and batches:
-            optimizer.tell_batch_size(batch_size(self, batches, items))  # type: ignore[union-attr]
-        return batches, items
 
-    get_batch_samples.__doc__ = original.__doc__
-    get_batch_samples.counts_for_gap = True  # type: ignore[attr-defined]
-    Trainer.get_batch_samples = get_batch_samples
+def tell_its_size(original: Callable[..., Any], trainer: Any, *args: Any, **kwargs: Any) -> Any:
+    """Fetch the batches of a step, and tell the optimizer how many items they have."""
+    batches, items = original(trainer, *args, **kwargs)
+    optimizer = find_gap_optimizer(trainer.optimizer)
+    told = isinstance(optimizer, KnowsBatchSize) and any(g["batch_size"] == TOLD for g in optimizer.param_groups)
+    if told and batches:
+        optimizer.tell_batch_size(batch_size(trainer, batches, items))  # type: ignore[union-attr]
+    return batches, items
 
 
 def batch_size(trainer: Any, batches: list[Any], items: Any) -> float:

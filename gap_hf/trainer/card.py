@@ -4,14 +4,14 @@ transformers describes every optimizer with "adam" in its name by ``adam_beta1``
 does not use the first. So its function is wrapped, and what it says about a gap optimizer is replaced.
 """
 
-import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..optim import GapOptimizer
 from ..optim.find import find_gap_optimizer
 from .presets import PRESETS, options_of
+from .wrapping import wrap
 
 OF_THE_MACHINE = ("foreach", "fused", "capturable")
 """Options that don't change what is computed."""
@@ -21,19 +21,15 @@ def describe_in_model_cards() -> None:
     """Have model cards name gap optimizers with their own options; a second call changes nothing."""
     from transformers import modelcard
 
-    original = getattr(modelcard, "extract_hyperparameters_from_trainer", None)
-    if original is None or getattr(original, "answers_for_gap", False):  # a later transformers may do without it
-        return
+    wrap(modelcard, "extract_hyperparameters_from_trainer", with_ours)
 
-    @functools.wraps(original)
-    def extract_hyperparameters_from_trainer(trainer: Any) -> dict[str, Any]:
-        found = original(trainer)
-        if text := optimizer_of(trainer):
-            found["optimizer"] = text
-        return found
 
-    extract_hyperparameters_from_trainer.answers_for_gap = True  # type: ignore[attr-defined]
-    modelcard.extract_hyperparameters_from_trainer = extract_hyperparameters_from_trainer
+def with_ours(original: Callable[[Any], dict[str, Any]], trainer: Any) -> dict[str, Any]:
+    """Replace what the card says about the optimizer if it is ours."""
+    found = original(trainer)
+    if text := optimizer_of(trainer):
+        found["optimizer"] = text
+    return found
 
 
 def optimizer_of(trainer: Any) -> str | None:

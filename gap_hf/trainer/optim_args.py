@@ -12,6 +12,8 @@ from typing import Any, get_args
 from ..optim import GapOptimizer
 
 EXAMPLE = "betas=0.8:0.99 or, with their own beta2, betas=0.8/0.999:0.99/0.9999"
+PORTABLE = "portable"
+"""The key that asks Trainer for a portable state in each checkpoint: ``resume.py``."""
 OWNED_BY_TRAINER = {"lr": "learning_rate", "weight_decay": "weight_decay"}
 
 
@@ -37,6 +39,18 @@ def split(text: str | None) -> dict[str, str]:
     return options
 
 
+def is_portable(text: str | None) -> bool:
+    """Whether ``optim_args`` ask for a portable state in each checkpoint.
+
+    Raises:
+        ValueError: ``text`` can't be read.
+    """
+    try:
+        return truth(split(text).get(PORTABLE, "false"))
+    except KeyError as error:
+        raise ValueError(f"optim_args: {PORTABLE}={error} can't be read; expected {PORTABLE}=true or false") from None
+
+
 def parse(optimizer: type[GapOptimizer], given: Mapping[str, str]) -> dict[str, Any]:
     """Turn the text of each option into what ``optimizer``'s constructor takes.
 
@@ -48,14 +62,18 @@ def parse(optimizer: type[GapOptimizer], given: Mapping[str, str]) -> dict[str, 
     known = {name: option for name, option in optimizer.options.items() if name not in OWNED_BY_TRAINER}
     options = {}
     for key, text in given.items():
+        if key == PORTABLE:
+            is_portable(f"{key}={text}")
+            continue
         if key in OWNED_BY_TRAINER:
             raise ValueError(f"optim_args: {key!r} is set by TrainingArguments.{OWNED_BY_TRAINER[key]}")
         if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
+            keys = sorted([*known, PORTABLE])
+            close = difflib.get_close_matches(key, keys, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             shown = example(optimizer, optimizer.family.candidate_option)
             raise ValueError(
-                f"optim_args: unknown key {key!r} for {optimizer.__name__}; {hint}It takes {', '.join(sorted(known))}; "
+                f"optim_args: unknown key {key!r} for {optimizer.__name__}; {hint}It takes {', '.join(keys)}; "
                 f'for example optim_args="{shown}{",type=switch" if "J_ema" in known else ""}"'
             )
         option, parameter = known[key]
@@ -77,7 +95,12 @@ def convert(text: str, parameter: inspect.Parameter) -> Any:
     kinds = get_args(parameter.annotation) or (parameter.annotation,)
     if bool in kinds:
         try:
-            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+            return truth(text)
         except KeyError:
             raise ValueError(text) from None
     return text if str in kinds else int(text) if int in kinds else float(text)
+
+
+def truth(text: str) -> bool:
+    """Read a truth value. Raises KeyError."""
+    return {"true": True, "1": True, "false": False, "0": False}[text.lower()]

@@ -3,13 +3,14 @@
 transformers has no public way to register an optimizer: ``TrainingArguments`` turns ``optim`` into a member of the
 closed enum ``OptimizerNames``, and ``Trainer.get_optimizer_cls_and_kwargs`` maps members to classes. So two things are
 done, in the same way for every supported version: the enum gets more members, and that static method is wrapped to
-answer for them. (``card.py`` wraps the function that describes them in model cards, too, and ``batch.py`` the one that
-fetches the batches of a step.)
+answer for them. (``card.py`` wraps the function that describes them in model cards, too, ``batch.py`` the one that
+fetches the batches of a step, and ``resume.py`` those that save and load checkpoints.)
 """
 
 import importlib.metadata
 import logging
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from accelerate.state import AcceleratorState
@@ -21,6 +22,7 @@ from ..optim.spectral import mark
 from ..sharding.launch import downgrade
 from . import optim_args
 from .presets import PRESETS, options_of
+from .wrapping import wrap
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ def register() -> bool:
     from .batch import count_batches
     from .callback import DefaultGapCallback
     from .card import describe_in_model_cards
+    from .resume import resume_anywhere
 
     for name in PRESETS:
         add_optimizer_name(name)
@@ -54,20 +57,15 @@ def register() -> bool:
         trainer.DEFAULT_CALLBACKS.append(DefaultGapCallback)
     describe_in_model_cards()
     count_batches()
-    original = trainer.Trainer.get_optimizer_cls_and_kwargs
-    if getattr(original, "answers_for_gap", False):
-        return True
-
-    def get_optimizer_cls_and_kwargs(args: Any, model: Any = None) -> tuple[Any, Any]:
-        name = getattr(args.optim, "value", args.optim)
-        if name in PRESETS:
-            return optimizer_and_options(name, args, model)
-        return original(args, model)
-
-    get_optimizer_cls_and_kwargs.__doc__ = original.__doc__
-    get_optimizer_cls_and_kwargs.answers_for_gap = True  # type: ignore[attr-defined]
-    trainer.Trainer.get_optimizer_cls_and_kwargs = staticmethod(get_optimizer_cls_and_kwargs)
+    resume_anywhere()
+    wrap(trainer.Trainer, "get_optimizer_cls_and_kwargs", answer)
     return True
+
+
+def answer(original: Callable[..., tuple[Any, Any]], args: Any, model: Any = None) -> tuple[Any, Any]:
+    """Return the class and the options that ``args.optim`` names, ours or Trainer's."""
+    name = getattr(args.optim, "value", args.optim)
+    return optimizer_and_options(name, args, model) if name in PRESETS else original(args, model)
 
 
 def add_optimizer_name(value: str) -> None:

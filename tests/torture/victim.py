@@ -38,6 +38,7 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any], dict[str, str]]] = {
     "ddp": (2, {"use_cpu": True}, {}),
     "fsdp1": (2, fsdp(1), {}),
     "fsdp2": (2, fsdp(2), {}),
+    "zero1": (2, {"ddp_backend": "gloo"}, zero(1)),
     "zero2": (2, {"ddp_backend": "gloo"}, zero(2)),
     "zero3": (2, {"ddp_backend": "gloo"}, zero(3)),
 }
@@ -60,10 +61,10 @@ RUNS = {
 class Layer(nn.Module):
     """A layer whose dropout makes the generators' state count, too."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
         self.linear = nn.Linear(width, width)
-        self.dropout = nn.Dropout(0.02)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.dropout(self.linear(x))
@@ -75,9 +76,9 @@ class Regression(nn.Module):
     At a high learning rate momentum carries it to and fro over the minimum, so that long and short memory win by turns.
     """
 
-    def __init__(self, width: int = 12) -> None:
+    def __init__(self, width: int = 12, dropout: float = 0.02) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(Layer(width) for _ in range(3))
+        self.layers = nn.ModuleList(Layer(width, dropout) for _ in range(3))
         self.head = nn.Linear(width, 2)
 
     def forward(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
