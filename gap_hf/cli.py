@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -277,6 +278,34 @@ def sweep(
         paths = compare_runs(outcome.best_runs(), out, findings=sweeps.findings(outcome))
     for path in paths:
         typer.echo(path)
+
+
+class Switch(str, Enum):
+    """What ``gap-hf autoload`` is told."""
+
+    ON = "on"
+    OFF = "off"
+    STATUS = "status"
+
+
+@app.command()
+def autoload(switch: Annotated[Switch, typer.Argument(help="on, off or status.")]) -> None:
+    """Have every Python of this environment know the gap optimizers, or not.
+
+    When it is on, trl sft, llamafactory-cli train and other commands that start
+    training in processes of their own take --optim gap_adamw as they are. The
+    package is imported when Trainer's arguments are first used, so that other
+    programs start as fast as before. It is off unless you turn it on.
+    """
+    from .integrations import autoload as loader
+
+    with failing_cleanly(OSError):
+        if switch is Switch.ON:
+            typer.echo(f"on: {loader.turn_on()}")
+        elif switch is Switch.OFF:
+            typer.echo(f"off: there is no {loader.turn_off()}")
+        else:
+            typer.echo(f"on: {loader.place()}" if loader.is_on() else f"off: there is no {loader.place()}")
 
 
 @contextmanager
