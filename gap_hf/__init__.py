@@ -16,6 +16,7 @@ __all__ = [
     "GapCallback",
     "Recorder",
     "consolidated_state_dict",
+    "convert_state_dict",
     "load_consolidated_state_dict",
     "load_portable",
     "recommended",
@@ -28,7 +29,12 @@ __all__ = [
 # import: each subcommand imports what it needs.
 if PurePath(*sys.argv[:1]).name not in ("gap-hf", "gap-hf.exe"):
     from .choices.recorder import Recorder
-    from .consolidated import consolidated_state_dict, load_consolidated_state_dict, torch_state_dict
+    from .consolidated import (
+        consolidated_state_dict,
+        convert_state_dict,
+        load_consolidated_state_dict,
+        torch_state_dict,
+    )
     from .optim import SGDM, Adam, GapAdamW
     from .portable import load_portable, save_portable
     from .trainer.callback import GapCallback

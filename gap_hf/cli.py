@@ -1,13 +1,10 @@
 """The ``gap-hf`` command."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
-import rich.box
 import rich.console
 import rich.progress
 import rich.table
@@ -15,8 +12,11 @@ import typer
 from rich.markup import escape
 
 from . import __version__
+from .checkpoint.commands import commands as checkpoint_commands
+from .terminal import failing_cleanly, show_table
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(checkpoint_commands, name="checkpoint")
 
 
 def show_version(asked: bool) -> None:
@@ -306,32 +306,3 @@ def autoload(switch: Annotated[Switch, typer.Argument(help="on, off or status.")
             typer.echo(f"off: there is no {loader.turn_off()}")
         else:
             typer.echo(f"on: {loader.place()}" if loader.is_on() else f"off: there is no {loader.place()}")
-
-
-@contextmanager
-def failing_cleanly(*mendable: type[Exception]) -> Iterator[None]:
-    """Turn an error that the user can fix into one line and exit status 1."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if error.name not in ("matplotlib", "jinja2", "scipy"):
-            raise
-        fail(f"{error.name} is not installed; pictures and tables of runs need it: pip install matplotlib jinja2 scipy")
-    except mendable as error:
-        fail(str(error))
-
-
-def show_table(head: list[str], rows: list[list[str]]) -> None:
-    """Print a table."""
-    table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
-    for i, title in enumerate(head):
-        table.add_column(title, justify="left" if i == 0 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*map(escape, row))
-    rich.console.Console().print(table)
-
-
-def fail(message: str) -> None:
-    """Print one line and exit with status 1."""
-    typer.echo(f"gap-hf: {message}", err=True)
-    raise typer.Exit(1)

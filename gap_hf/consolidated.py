@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from .choices.naming import parameter_names
 from .optim import GapOptimizer
 from .optim.arithmetic.eight_bit import is_eight_bit
-from .optim.conversion import to_torch
+from .optim.conversion import to_candidates, to_torch
 from .optim.find import find_gap_optimizer
+from .optim.loading import tell
 from .optim.state import buffer_dtype, make
 from .sharding.layout import Layout
 from .sharding.ranks import from_first, is_first, sent
@@ -170,6 +171,34 @@ def torch_state_dict(optimizer: Any, state_dict: dict[str, Any] | None = None) -
     if gap is None:
         raise TypeError(f"{type(optimizer).__qualname__} is, or holds, no gap optimizer")
     return to_torch(gap.family, gap.state_dict() if state_dict is None else state_dict)
+
+
+def convert_state_dict(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Turn a state with other candidates, another number of them or another ``type`` into one that can be loaded.
+
+    Otherwise a loaded state brings its own candidates and ``type`` along. A candidate with the decay rates of one that
+    was there goes on with its moments, bit for bit. Any other begins as the one that was applied to the parameter last,
+    rescaled to the same estimate of the mean gradient. Choices, averages and counters begin anew; learning rate, decay
+    and ``eps`` are the state's. In Trainer, ``optim_args="convert=true"`` does this on resuming.
+
+    Args:
+        optimizer: the Adam, AdamW or SGDM of gap_hf that it is for, or Accelerate's wrapper of it.
+        state_dict: what such an optimizer saved, or ``consolidated_state_dict`` gathered.
+
+    Returns:
+        A new state dictionary; the optimizer and ``state_dict`` stay as they are.
+
+    Raises:
+        TypeError: there is no gap optimizer inside ``optimizer``, or it is of another family.
+        ValueError: the state is of another optimizer or another model, or DeepSpeed's flat tensors hold parameters with
+            different choices; give the consolidated state.
+    """
+    gap = find_gap_optimizer(optimizer)
+    if gap is None:
+        raise TypeError(f"{type(optimizer).__qualname__} is, or holds, no gap optimizer")
+    converted, notes = to_candidates(gap.family, gap.param_groups, state_dict)
+    tell(notes)
+    return converted
 
 
 def opened(optimizer: Any) -> tuple[GapOptimizer, Layout]:

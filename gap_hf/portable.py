@@ -18,6 +18,8 @@ from .weights import WEIGHT, gathered_weights
 
 FORMAT = 1
 INDEX = "index.json"
+FOLDER = "gap_portable"
+"""The folder's name in a checkpoint of Trainer."""
 SHARD_BYTES = 256 * 2**20
 """How much is gathered before it is written; a parameter stays together."""
 
@@ -73,14 +75,28 @@ def write(
     new = folder.with_name(f"{folder.name}.new")
     clear(new)
     new.mkdir(parents=True)
+    try:
+        fill(new, index, state, weights)
+    except BaseException:
+        clear(new)
+        raise
+    clear(folder)
+    new.rename(folder)
+
+
+def fill(
+    new: Path,
+    index: dict[str, Any],
+    state: Iterator[tuple[str, dict[str, Tensor]]],
+    weights: Iterator[tuple[str, Tensor]],
+) -> None:
+    """Write the files into a new folder."""
     for what, found in (("files", of_state(state, index["steps"])), ("weights", ({n: t} for n, t in weights))):
         for n, shard in enumerate(in_shards(found)):
             file = f"{'state' if what == 'files' else what}-{n:05}.safetensors"
             save_file(shard, new / file)
             index[what] |= dict.fromkeys(shard, file)
     (new / INDEX).write_text(json.dumps(index, indent=1))
-    clear(folder)
-    new.rename(folder)
 
 
 def clear(folder: Path) -> None:

@@ -122,6 +122,22 @@ class Row(NamedTuple):
     weights: np.ndarray
 
 
+def group_names(path: str | Path) -> list[list[str]]:
+    """Return the names of the parameters of each group that has any, by a choices file or the one in a run directory.
+
+    Raises:
+        FileNotFoundError: there is no choices file.
+        ValueError: no header in it can be read.
+    """
+    path = Path(path)
+    found = Lines()
+    for number, raw in enumerate((path / FILENAME if path.is_dir() else path).read_bytes().splitlines(), 1):
+        found.take(number, raw)
+    if found.header is None:
+        raise ValueError(f"{path} has no header that can be read")
+    return [group.parameters for group in found.header.groups]
+
+
 class Lines:
     """The content of a choices file, put together line by line.
 

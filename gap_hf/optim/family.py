@@ -229,6 +229,14 @@ class TorchsDefault(Family):
         """
 
     @abstractmethod
+    def kept(self, options: Mapping[str, Any]) -> list[int]:
+        """Return the candidates that keep a first moment: those whose moment is not the gradient itself."""
+
+    @abstractmethod
+    def memories(self, options: Mapping[str, Any]) -> dict[str, tuple[str, float]]:
+        """Return what each buffer is an average of and its decay rate: where both are equal, so are the buffers."""
+
+    @abstractmethod
     def group_for_torch(self, group: Mapping[str, Any], chosen: int) -> dict[str, Any]:
         """Return the options that are a candidate's, as torch's optimizer has them."""
 

@@ -12,8 +12,8 @@ from typing import Any, get_args
 from ..optim import GapOptimizer
 
 EXAMPLE = "betas=0.8:0.99 or, with their own beta2, betas=0.8/0.999:0.99/0.9999"
-PORTABLE = "portable"
-"""The key that asks Trainer for a portable state in each checkpoint: ``resume.py``."""
+FOR_TRAINER = ("convert", "portable")
+"""The keys that tell Trainer how to resume and how to save: ``resume.py``."""
 OWNED_BY_TRAINER = {"lr": "learning_rate", "weight_decay": "weight_decay"}
 
 
@@ -39,16 +39,16 @@ def split(text: str | None) -> dict[str, str]:
     return options
 
 
-def is_portable(text: str | None) -> bool:
-    """Whether ``optim_args`` ask for a portable state in each checkpoint.
+def is_set(text: str | None, key: str) -> bool:
+    """Whether ``optim_args`` set one of ``FOR_TRAINER``.
 
     Raises:
         ValueError: ``text`` can't be read.
     """
     try:
-        return truth(split(text).get(PORTABLE, "false"))
+        return truth(split(text).get(key, "false"))
     except KeyError as error:
-        raise ValueError(f"optim_args: {PORTABLE}={error} can't be read; expected {PORTABLE}=true or false") from None
+        raise ValueError(f"optim_args: {key}={error} can't be read; expected {key}=true or {key}=false") from None
 
 
 def parse(optimizer: type[GapOptimizer], given: Mapping[str, str]) -> dict[str, Any]:
@@ -62,13 +62,13 @@ def parse(optimizer: type[GapOptimizer], given: Mapping[str, str]) -> dict[str, 
     known = {name: option for name, option in optimizer.options.items() if name not in OWNED_BY_TRAINER}
     options = {}
     for key, text in given.items():
-        if key == PORTABLE:
-            is_portable(f"{key}={text}")
+        if key in FOR_TRAINER:
+            is_set(f"{key}={text}", key)
             continue
         if key in OWNED_BY_TRAINER:
             raise ValueError(f"optim_args: {key!r} is set by TrainingArguments.{OWNED_BY_TRAINER[key]}")
         if key not in known:
-            keys = sorted([*known, PORTABLE])
+            keys = sorted([*known, *FOR_TRAINER])
             close = difflib.get_close_matches(key, keys, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             shown = example(optimizer, optimizer.family.candidate_option)

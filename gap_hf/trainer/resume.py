@@ -8,24 +8,23 @@ that wrote it the backend's own files are used, as ever.
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState
 
+from ..consolidated import convert_state_dict
 from ..optim.find import find_gap_optimizer
-from ..portable import INDEX, load_portable, save_portable
+from ..portable import FOLDER, INDEX, load_portable, save_portable
 from ..sharding.ranks import from_first, is_first
-from .optim_args import is_portable
+from .optim_args import is_set
 from .presets import PRESETS
 from .wrapping import wrap
 
 logger = logging.getLogger(__name__)
-
-FOLDER = "gap_portable"
-"""The folder's name in a checkpoint."""
 
 
 def resume_anywhere() -> None:
@@ -87,7 +86,7 @@ def is_ours(args: Any) -> bool:
 def save(original: Callable[..., None], trainer: Any, output_dir: str) -> None:
     """Save the portable state, too, if that is asked for."""
     original(trainer, output_dir)
-    if is_ours(trainer.args) and is_portable(trainer.args.optim_args) and find_gap_optimizer(trainer.optimizer):
+    if is_ours(trainer.args) and is_set(trainer.args.optim_args, "portable") and find_gap_optimizer(trainer.optimizer):
         save_portable(trainer.optimizer, trainer.model, Path(output_dir) / FOLDER, weights=True, note=here())
 
 
@@ -101,7 +100,8 @@ def load_state(original: Callable[..., None], trainer: Any, checkpoint: str | No
     """Load the optimizer's state, and the weights, from the portable state if another layout wrote the checkpoint."""
     folder = from_elsewhere(checkpoint) if is_ours(trainer.args) else None
     if folder is None or trainer.is_deepspeed_enabled:  # there, load_deepspeed has loaded it, and the scheduler is left
-        original(trainer, checkpoint)
+        with converting(trainer):
+            original(trainer, checkpoint)
         return
     tell(folder)
     load_portable(trainer.optimizer, trainer.model, folder)
@@ -133,6 +133,25 @@ def load_deepspeed(original: Callable[..., None], engine: Any, checkpoint: str, 
     engine.global_steps = json.loads((folder.parent / "trainer_state.json").read_text())["global_step"]
     if engine.fp16_enabled():
         logger.warning("fp16's loss scale begins anew: it does not move between layouts")
+
+
+@contextmanager
+def converting(trainer: Any) -> Iterator[None]:
+    """Convert a state that is loaded meanwhile to this run's candidates and ``type``, if that is asked for."""
+    optimizer = find_gap_optimizer(trainer.optimizer)
+    if optimizer is None or not (is_ours(trainer.args) and is_set(trainer.args.optim_args, "convert")):
+        yield
+        return
+    if trainer.is_deepspeed_enabled:
+        raise ValueError(
+            "optim_args: convert=true does not work under DeepSpeed, whose flat tensors hold parameters with different "
+            "choices. Resume without it: the checkpoint's candidates go on"
+        )
+    hook = optimizer.register_load_state_dict_pre_hook(convert_state_dict)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def tell(folder: Path) -> None:

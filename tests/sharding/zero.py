@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -11,12 +12,16 @@ import deepspeed
 import torch
 from deepspeed.accelerator import get_accelerator
 from deepspeed.utils import safe_get_full_fp32_param
+from packaging.version import Version
 from torch import Tensor
 
 from gap_hf.sharding.deepspeed import SCALES_ONLY_FP16, installed
 
 from .bag import Bag, Case, build, is_matrix
 from .layouts import Wrapped
+
+GATHERS_INTO_VIEWS = Version("0.18.7") <= installed() < Version("0.19")
+"""Whether no optimizer, torch's included, can step in ZeRO 1 and 2 with torch 2.13's gloo: it gathers into views."""
 
 
 class Zero(Wrapped):
@@ -60,7 +65,8 @@ class Zero(Wrapped):
             # they average to the gradient: (g/2 + 3g/2) / 2
             share = (2 * i + 1) / self.micro_steps
             self.model.backward(self.model([None if g is None else g * share for g in grads]))
-            self.model.step()
+            with torch.no_grad() if GATHERS_INTO_VIEWS else nullcontext():
+                self.model.step()
 
     def full(self) -> list[Tensor]:
         params = list(self.model.module.parameters())

@@ -49,3 +49,25 @@ def test_choosing_goes_on_without_a_bump(whole, tmp_path):
     apart = [(a - b) / gained for a, b in zip(mine, theirs, strict=True)]
     assert max(apart[:4]) < 0.05, apart
     assert sum(apart) / len(apart) < 0.05, apart
+
+
+@pytest.mark.parametrize("type_", ["switch_parameter_wise", "mix"])
+def test_other_candidates_go_on_without_a_bump_where_that_is_asked_for(tmp_path, caplog, type_):
+    given = {**STEPS, "optim": "gap_adamw"}
+    first = tiny_trainer(tmp_path / "first", optim_args="betas=0.8:0.9", **given, save_strategy="steps", save_steps=20)
+    first.train()
+    checkpoint, args = f"{tmp_path}/first/checkpoint-20", f"betas=0.5:0.9:0.99,type={type_}"
+    other = tiny_trainer(tmp_path / "other", optim_args=f"{args},convert=true", **given)
+    other.train(resume_from_checkpoint=checkpoint)
+    (group, *_) = other.optimizer.param_groups
+    assert ([beta1 for beta1, _ in group["betas"]], group["type"]) == ([0.5, 0.9, 0.99], type_)
+    assert "candidates that were there go on, others begin as the one applied last" in caplog.text
+    mine, theirs = last_losses(other), last_losses(first)
+    gained = first.state.log_history[0]["loss"] - min(theirs)
+    apart = [(a - b) / gained for a, b in zip(mine, theirs, strict=True)]
+    assert max(apart[:4]) < 0.05, apart  # later on, other candidates train differently
+    caplog.clear()
+    kept = tiny_trainer(tmp_path / "kept", optim_args=args, **given)
+    kept.train(resume_from_checkpoint=checkpoint)
+    assert [beta1 for beta1, _ in kept.optimizer.param_groups[0]["betas"]] == [0.8, 0.9]
+    assert "optimizer state loaded: " in caplog.text

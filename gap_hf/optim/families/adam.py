@@ -72,11 +72,19 @@ class AdamFamily(Moments, TorchsDefault):
             raise ValueError("this state is of Adam with amsgrad=True, whose maximum has no counterpart in GAP")
         t, ((beta1, beta2),), pairs = int(found["step"]), parse_betas(tuple(saved["betas"])), self.parse(group)
         state = {"step": found["step"]}
-        for j in kept_moments(self, group):
+        for j in self.kept(group):
             state[f"exp_avg_{j}"] = rescaled(found["exp_avg"], corrections(t, pairs[j][0], beta1))
         for u, other in enumerate(distinct_beta2(pairs)):
             state[f"exp_avg_sq_{u}"] = rescaled(found["exp_avg_sq"], corrections(t, other, beta2))
         return state
+
+    def kept(self, options: Mapping[str, Any]) -> list[int]:
+        return kept_moments(self, options)
+
+    def memories(self, options: Mapping[str, Any]) -> dict[str, tuple[str, float]]:
+        pairs = self.parse(options)
+        first = {f"exp_avg_{j}": ("exp_avg", pairs[j][0]) for j in self.kept(options)}
+        return first | {f"exp_avg_sq_{u}": ("exp_avg_sq", beta2) for u, beta2 in enumerate(distinct_beta2(pairs))}
 
     def group_for_torch(self, group: Mapping[str, Any], chosen: int) -> dict[str, Any]:
         return {"betas": self.parse(group)[chosen], "decoupled_weight_decay": group["decoupled_weight_decay"]}

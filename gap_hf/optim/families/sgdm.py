@@ -121,6 +121,10 @@ class SGDMFamily(Scored, TorchsDefault):
             for j in self.kept(group)
         }
 
+    def memories(self, options: Mapping[str, Any]) -> dict[str, tuple[str, float]]:
+        momenta = self.parse(options)
+        return {f"momentum_buffer_{j}": ("momentum_buffer", momenta[j]) for j in self.kept(options)}
+
     def group_for_torch(self, group: Mapping[str, Any], chosen: int) -> dict[str, Any]:
         return {"momentum": self.parse(group)[chosen]}
 

@@ -1,0 +1,67 @@
+"""What is in a checkpoint, as a table."""
+
+from collections import Counter
+from typing import Any
+
+from torch import Tensor
+
+from .stored import Stored
+
+
+def heading(stored: Stored) -> str:
+    """Say where the checkpoint is, and who wrote it."""
+    by = f"{stored.layout}, {stored.processes} processes" if stored.processes > 1 else stored.layout
+    return f"{stored.path}: {by}"
+
+
+def table(stored: Stored) -> tuple[list[str], list[list[str]]]:
+    """Describe each parameter group that has parameters: the options, the state, and what was chosen last.
+
+    Returns:
+        The titles, and the rows.
+
+    Raises:
+        ValueError: the checkpoint is damaged.
+    """
+    state = dict(stored.state())
+    return (
+        ["group", "type", "candidates", "learning rate", "parameters", "steps", "state", "bytes", "chosen last"],
+        [row(g, group, state) for g, group in enumerate(stored.groups) if group["params"]],
+    )
+
+
+def row(g: int, group: dict[str, Any], state: dict[str, dict[str, Tensor]]) -> list[str]:
+    """Describe one group."""
+    names = group["params"]
+    found = [state[name] for name in names if name in state]
+    steps = sorted({float(buffers["step"]) for buffers in found})
+    buffers = [(key, tensor) for kept in found for key, tensor in kept.items() if key != "step"]
+    kinds = Counter((key.rstrip("0123456789").rstrip("_"), tensor.dtype) for key, tensor in buffers)
+    kept = [f"{key} {str(dtype).removeprefix('torch.')} ({n // len(found)})" for (key, dtype), n in kinds.items()]
+    listed = labels(group.get("betas", group.get("momentum")))
+    return [
+        str(g),
+        str(group.get("type")),
+        ":".join(listed),
+        f"{float(group['lr']):g}",
+        str(len(names)) if len(found) == len(names) else f"{len(names)}, {len(names) - len(found)} without state",
+        " to ".join(f"{step:g}" for step in dict.fromkeys([*steps[:1], *steps[-1:]])),
+        ", ".join(kept),
+        f"{sum(tensor.nbytes for _, tensor in buffers):,}",
+        chosen(group, listed),
+    ]
+
+
+def labels(value: Any) -> list[str]:
+    """The candidates as in ``optim_args``; without beta2 if they share it."""
+    values = value if isinstance(value, list) else [value]
+    pairs = [tuple(one) if isinstance(one, (list, tuple)) else (one,) for one in values]
+    shared = len({pair[1:] for pair in pairs}) == 1
+    return [str(pair[0]) if shared else "/".join(map(str, pair)) for pair in pairs]
+
+
+def chosen(group: dict[str, Any], listed: list[str]) -> str:
+    """How many parameters had which candidate last."""
+    last = group.get("last_choice")
+    counts = Counter(last if isinstance(last, list) else [last])
+    return ", ".join(f"{counts[i]} x {label}" for i, label in enumerate(listed) if counts[i])
