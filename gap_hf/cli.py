@@ -294,8 +294,8 @@ def autoload(switch: Annotated[Switch, typer.Argument(help="on, off or status.")
 
     When it is on, trl sft, llamafactory-cli train and other commands that start
     training in processes of their own take --optim gap_adamw as they are. The
-    package is imported when Trainer's arguments are first used, so that other
-    programs start as fast as before. It is off unless you turn it on.
+    package is imported where Trainer's arguments are, so that other programs
+    start as fast as before. It is off unless you turn it on.
     """
     from .integrations import autoload as loader
 

@@ -18,7 +18,7 @@ def is_on() -> bool:
 
 
 def turn_on() -> Path:
-    """Have every Python process of this environment import gap_hf when transformers asks for training arguments.
+    """Have every Python process of this environment import gap_hf after transformers' training arguments.
 
     Python runs the lines of ``.pth`` files among its packages that begin with "import" whenever it starts (the ``site``
     module). The line does nothing once gap_hf is uninstalled.

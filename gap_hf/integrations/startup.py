@@ -1,8 +1,9 @@
 """What Python runs when it starts, where ``gap-hf autoload on`` was called: gap_hf is imported once it is needed.
 
-That is when transformers' ``TrainingArguments`` or ``HfArgumentParser`` is used, by whoever it is. Before, nothing is
-imported, so that other programs start as fast as ever: this file, which has no type hints for that reason, must do with
-what Python has loaded by then. It is run by its path, since importing a module of gap_hf would import the package.
+That is when somebody has imported transformers' ``TrainingArguments``, since parsers of command lines read the names of
+optimizers from them. Before, nothing is imported, so that other programs start as fast as ever: this file, which has no
+type hints for that reason, must do with what Python has loaded by then. It is run by its path, since importing a module
+of gap_hf would import the package.
 """
 
 # mypy: disallow_untyped_defs=False
@@ -10,53 +11,47 @@ what Python has loaded by then. It is run by its path, since importing a module 
 import sys
 
 
-class AfterImport:
-    """A finder in ``sys.meta_path`` that calls a function once a certain module was imported, which others find."""
+class AfterTrainingArguments:
+    """A finder in ``sys.meta_path`` that finds nothing by itself, but counts the modules that are being imported.
 
-    def __init__(self, then):
-        self.then = then
+    gap_hf imports modules of transformers, so it must wait until none of them is half imported.
+    """
+
+    def __init__(self):
+        self.depth = 0
 
     def find_spec(self, name, path=None, target=None):
-        action = self.then.pop(name, None)
-        if action is None:
+        if not name.startswith("transformers."):
             return None
         found = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
         spec = next(filter(None, found), None)
         if spec is not None and spec.loader is not None:
-            call_after(spec.loader, action)
+            self.count(spec.loader)
         return spec
 
+    def count(self, loader):
+        """Have the loader tell when its module begins and ends."""
+        execute = loader.exec_module
 
-def call_after(loader, action):
-    """Call ``action`` with the module once ``loader`` has executed it."""
-    execute = loader.exec_module
+        def execute_and_count(module):
+            self.depth += 1
+            try:
+                execute(module)
+            finally:
+                self.depth -= 1
+            if not self.depth and "transformers.training_args" in sys.modules and self in sys.meta_path:
+                sys.meta_path.remove(self)
+                load()
 
-    def execute_and_act(module):
-        execute(module)
-        action(module)
-
-    loader.exec_module = execute_and_act
+        loader.exec_module = execute_and_count
 
 
-def import_before(owner, name):
-    """Import gap_hf whenever ``owner.name`` is called."""
-    original = getattr(owner, name)
-
-    def wrapped(*args, **kwargs):
+def load():
+    """Import gap_hf; if that fails, the program goes on without it, and says so."""
+    try:
         import gap_hf  # noqa: F401
-
-        return original(*args, **kwargs)
-
-    wrapped.__doc__ = original.__doc__
-    setattr(owner, name, wrapped)
+    except Exception as error:
+        print(f"gap-hf autoload: gap_hf can't be imported: {type(error).__name__}: {error}", file=sys.stderr)
 
 
-sys.meta_path.insert(
-    0,
-    AfterImport(
-        {
-            "transformers.training_args": lambda module: import_before(module.TrainingArguments, "__post_init__"),
-            "transformers.hf_argparser": lambda module: import_before(module.HfArgumentParser, "__init__"),
-        }
-    ),
-)
+sys.meta_path.insert(0, AfterTrainingArguments())

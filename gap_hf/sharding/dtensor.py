@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.optim import Optimizer
 
@@ -47,11 +47,16 @@ def gathered(local: Tensor, p: Tensor) -> Tensor:
 def place_of(p: Tensor) -> slice | Tensor:
     """Where this rank's elements of ``p`` are in the whole, flattened.
 
-    Each rank numbers its elements; where its own numbers end up in the whole, there they belong. So the placements
-    need not be understood.
+    Rows that one mesh dimension divides are simple. Otherwise each rank numbers its elements, and where its own numbers
+    end up in the whole, there they belong: so the placements need not be understood.
     """
     if not isinstance(p, DTensor):
         return slice(0, p.numel())
+    cuts = [placement for placement in p.placements if not placement.is_replicate()]
+    if [*cuts] == [Shard(0)] and type(cuts[0]) is Shard:
+        _, (row, *_) = compute_local_shape_and_global_offset(p.shape, p.device_mesh, p.placements)
+        first = row * math.prod(p.shape[1:])
+        return slice(first, first + p.to_local().numel())
     local, mine = p.to_local(), dist.get_rank() * p.numel()
     numbers = gathered(torch.arange(local.numel(), device=local.device).view(local.shape) + mine, p).flatten() - mine
     here = ((numbers >= 0) & (numbers < local.numel())).nonzero().flatten()

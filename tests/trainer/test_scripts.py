@@ -16,6 +16,7 @@ import gap_hf.__main__
 from gap_hf.choices import read_choices
 from gap_hf.choices.format import FILENAME
 from gap_hf.doctor.machine import DDP_ON_CPUS
+from gap_hf.integrations import autoload
 
 from ..tiny import LAUNCH, ROOT, SCRIPTS, run, tiny_model
 
@@ -191,34 +192,29 @@ TRL = [Path(sys.executable).parent / "trl", "sft"]
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("command", "by_sitecustomize"),
+    ("command", "by_autoload"),
     [
         (TRL, True),
         ([*TRL, "--multi_gpu", "--num_processes", "2"], True),
         ([*GAP, "-m", "trl.cli.main", "sft", "-m", "gap_hf", "--accelerate_config", LAUNCH[-1]], False),
     ],
-    ids=["sitecustomize", "two processes", "gap_hf twice"],
+    ids=["autoload", "autoload, two processes", "gap_hf twice"],
 )
-def test_trl_command(local, tmp_path, command, by_sitecustomize):
+def test_trl_command(local, tmp_path, monkeypatch, command, by_autoload):
     """``docs/howto/trl.md`` names these ways."""
     flags = f"""
         --model_name_or_path {local}/model --dataset_name {local}/data --output_dir {tmp_path}/out --optim gap_adamw
         --max_steps 4 --per_device_train_batch_size 4 --max_length 32 --use_cpu --bf16 false --dtype float32
         --gradient_checkpointing false --save_strategy no --report_to none
     """
-    (tmp_path / "sitecustomize.py").write_text("import gap_hf\n")
-    environment = {"PYTHONPATH": str(tmp_path)} if by_sitecustomize else {}
+    monkeypatch.setattr(autoload, "place", lambda: tmp_path / autoload.FILE)
+    autoload.turn_on()
+    # in the place of the environment's packages, which other tests use, too
+    (tmp_path / "sitecustomize.py").write_text(f"import site\nsite.addsitedir({str(tmp_path)!r})\n")
+    environment = {"PYTHONPATH": str(tmp_path)} if by_autoload else {}
     done = run([*command, *flags.split()], HF_HOME=str(tmp_path / "cache"), **environment)
     assert done.returncode == 0, done.stderr[-3000:]
     assert read_choices(tmp_path / "out").steps.tolist() == [1, 2, 3, 4]
-
-
-def test_sitecustomize(tmp_path):
-    """Every Python process knows the names, with nothing said on its command line."""
-    (tmp_path / "sitecustomize.py").write_text("import gap_hf\n")
-    program = "from transformers.training_args import OptimizerNames; print(OptimizerNames('gap_adamw').value)"
-    done = run([sys.executable, "-c", program], PYTHONPATH=str(tmp_path))
-    assert done.stdout == "gap_adamw\n", done.stderr
 
 
 # ---------------------------------------------------------------- the command itself
