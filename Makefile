@@ -8,7 +8,7 @@ RUN    ?= runs/quickstart
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-all check lint types docs test-4.57 test-deepspeed torture bench-recipe evidence evidence-quick evidence-real evidence-lightbench \
+.PHONY: demo test test-all check lint types docs test-4.57 test-deepspeed test-hosts torture bench-recipe evidence evidence-quick evidence-real evidence-lightbench \
 	evidence-report clean
 
 demo: $(VENV)/.recipes
@@ -36,6 +36,10 @@ types: $(VENV)/.dev
 # The ZeRO layouts under several versions of DeepSpeed, each in a directory beside the environment; half an hour.
 test-deepspeed: $(VENV)/.dev
 	$(BIN)/python -m tests.versions deepspeed $(ARGS)
+
+# Fine-tunes in TRL, axolotl, LLaMA-Factory, ms-swift and Lightning, each in an environment of its own: 12 GB, an hour.
+test-hosts: $(VENV)/.dev
+	$(BIN)/python -m tests.hosts $(ARGS)
 
 # The oldest supported transformers, in an environment of its own.
 test-4.57:
@@ -92,7 +96,7 @@ docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) $(VENV)-4.57 $(VENV)-lightbench site runs
+	rm -rf $(VENV) $(VENV)-4.57 $(VENV)-lightbench $(VENV)-versions $(VENV)-hosts site runs
 
 # torch goes first and by itself: a range would let pip fetch the newest release and its accelerator packages
 $(VENV)/.torch: constraints.txt

@@ -35,6 +35,7 @@ if PurePath(*sys.argv[:1]).name not in ("gap-hf", "gap-hf.exe"):
         load_consolidated_state_dict,
         torch_state_dict,
     )
+    from .integrations import watch
     from .optim import SGDM, Adam, GapAdamW
     from .portable import load_portable, save_portable
     from .trainer.callback import GapCallback
@@ -42,6 +43,7 @@ if PurePath(*sys.argv[:1]).name not in ("gap-hf", "gap-hf.exe"):
     from .trainer.registry import register
 
     register()
+    watch()
 
 
 def __getattr__(name: str) -> Any:

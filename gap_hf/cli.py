@@ -180,7 +180,7 @@ def doctor(
     gap_hf supports.
     """
     from .doctor import config as configs
-    from .doctor import machine
+    from .doctor import hosts, machine
     from .doctor import options as option
     from .doctor.finding import State
 
@@ -195,6 +195,7 @@ def doctor(
             "versions": machine.versions(),
             "kernels": [*machine.devices(), *machine.kernels()],
             "layouts here": machine.layouts(),
+            "frameworks": hosts.hosts(),
             str(config): judged,
             str(optim): given,
         }

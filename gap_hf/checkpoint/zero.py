@@ -206,6 +206,6 @@ def readable() -> Iterator[None]:
         from deepspeed.runtime.zero.config import ZeroStageEnum
         from deepspeed.utils.tensor_fragment import fragment_address
     except ModuleNotFoundError as error:
-        raise ValueError("to read DeepSpeed's files, install it: pip install 'gap_hf[deepspeed]'") from error
+        raise ValueError("to read DeepSpeed's files, install it: pip install deepspeed") from error
     with torch.serialization.safe_globals([DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]):
         yield

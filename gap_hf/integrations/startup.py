@@ -54,4 +54,6 @@ def load():
         print(f"gap-hf autoload: gap_hf can't be imported: {type(error).__name__}: {error}", file=sys.stderr)
 
 
-sys.meta_path.insert(0, AfterTrainingArguments())
+# Where two paths lead to the same packages, .pth files are read twice; two such finders would ask each other forever.
+if not any(type(finder).__name__ == AfterTrainingArguments.__name__ for finder in sys.meta_path):
+    sys.meta_path.insert(0, AfterTrainingArguments())

@@ -6,7 +6,7 @@ from .shell import GapOptimizer
 
 
 def find_gap_optimizer(optimizer: Any) -> GapOptimizer | None:
-    """The gap optimizer inside Accelerate's and DeepSpeed's wrappers, or None if it is another optimizer."""
-    while not isinstance(optimizer, GapOptimizer) and hasattr(optimizer, "optimizer"):
+    """The gap optimizer inside wrappers like Accelerate's, DeepSpeed's and Lightning's, or None if there is none."""
+    while hasattr(optimizer, "optimizer"):  # Lightning's pass for instances of the class that they wrap
         optimizer = optimizer.optimizer
     return optimizer if isinstance(optimizer, GapOptimizer) else None

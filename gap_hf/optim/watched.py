@@ -44,6 +44,9 @@ class Watched:
         super().__init_subclass__(**kwargs)
         if not hasattr(cls, "family"):  # the base of all
             return
+        constructs = next(base for base in cls.__mro__ if "__init__" in vars(base))
+        if not issubclass(constructs, Watched):  # a wrapper that passes for the class of what it wraps, as Lightning's
+            return
         cls.options = declared(cls.__init__, cls.family)
         cls.candidate_name, cls.candidate_option = cls.family.candidate_name, cls.family.candidate_option
         if cls.__doc__:

@@ -55,6 +55,7 @@ def register() -> bool:
         add_optimizer_name(name)
     if DefaultGapCallback not in trainer.DEFAULT_CALLBACKS:
         trainer.DEFAULT_CALLBACKS.append(DefaultGapCallback)
+    wrap(trainer, "get_reporting_integration_callbacks", with_callback)
     describe_in_model_cards()
     count_batches()
     resume_anywhere()
@@ -66,6 +67,19 @@ def answer(original: Callable[..., tuple[Any, Any]], args: Any, model: Any = Non
     """Return the class and the options that ``args.optim`` names, ours or Trainer's."""
     name = getattr(args.optim, "value", args.optim)
     return optimizer_and_options(name, args, model) if name in PRESETS else original(args, model)
+
+
+def with_callback(original: Callable[..., list[Any]], *args: Any, **kwargs: Any) -> list[Any]:
+    """Return the callbacks that Trainer puts behind its default ones, with ours if somebody replaced those.
+
+    ms-swift does (``swift/trainers/patcher.py``).
+    """
+    from transformers import trainer
+
+    from .callback import DefaultGapCallback
+
+    found = original(*args, **kwargs)
+    return found if DefaultGapCallback in trainer.DEFAULT_CALLBACKS else [DefaultGapCallback, *found]
 
 
 def add_optimizer_name(value: str) -> None:

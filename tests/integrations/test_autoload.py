@@ -78,6 +78,14 @@ def test_other_programs_import_nothing(packages):
     assert python(packages, program).startswith("[] <gap_hf_startup.AfterTrainingArguments")
 
 
+def test_twice_is_once(packages):
+    """Where two paths lead to the same packages."""
+    call("on")
+    again = f"import site, sys; site.addsitedir({str(packages / '..' / packages.name)!r})"
+    program = f"{again}; import transformers.utils; print(sum('gap_hf' in str(finder) for finder in sys.meta_path))"
+    assert python(packages, program) == "1\n"
+
+
 def test_a_failure_is_told_and_ends_nothing(packages):
     call("on")
     broken = "import sys; sys.modules['gap_hf'] = None; from transformers import TrainingArguments; print('on')"

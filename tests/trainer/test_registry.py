@@ -325,3 +325,13 @@ def test_supported_versions(monkeypatch, recwarn, version, good):
     monkeypatch.setattr(importlib.metadata, "version", lambda name: version if name == "transformers" else real(name))
     assert gap_hf.register() is good
     assert [version in str(w.message) for w in recwarn] == ([] if good else [True])
+
+
+def test_callback_stays_where_a_host_replaces_the_default_ones(tmp_path, monkeypatch):
+    """ms-swift does, when it is imported."""
+    monkeypatch.setattr(transformers.trainer, "DEFAULT_CALLBACKS", [transformers.trainer.DefaultFlowCallback])
+    trainer = Trainer(torch.nn.Linear(2, 1), TrainingArguments(str(tmp_path), report_to=[], use_cpu=True))
+    assert [type(c).__name__ for c in trainer.callback_handler.callbacks].count("DefaultGapCallback") == 1
+    monkeypatch.undo()
+    trainer = Trainer(torch.nn.Linear(2, 1), TrainingArguments(str(tmp_path), report_to=[], use_cpu=True))
+    assert [type(c).__name__ for c in trainer.callback_handler.callbacks].count("DefaultGapCallback") == 1
