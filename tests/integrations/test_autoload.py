@@ -26,7 +26,7 @@ def call(switch: str) -> str:
 def python(packages, program: str) -> str:
     """What a Python prints that has these packages, too."""
     start = f"import site; site.addsitedir({str(packages)!r})"
-    done = subprocess.run([sys.executable, "-c", f"{start}\n{program}"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", f"{start}\n{program}"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -93,7 +93,7 @@ def test_a_failure_is_told_and_ends_nothing(packages):
         [sys.executable, "-c", f"import site; site.addsitedir({str(packages)!r}); {broken}"],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.stdout == "on\n"
     assert "gap-hf autoload: gap_hf can't be imported: ModuleNotFoundError" in done.stderr

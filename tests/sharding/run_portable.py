@@ -45,13 +45,11 @@ SOURCES_OF = {"adam-wise-two-beta2": SOURCES, "if_shampoo-switch": ["single-1", 
 
 
 def sources(case: str, into: str) -> list[str]:
-    """From where a case is loaded into a layout: from everywhere if all is tried, else from one or two."""
+    """From where a case is loaded into a layout: from everywhere if all is tried, else from one."""
     possible, place = SOURCES_OF[case], SOURCES.index(into)
     if ALL:
         return possible
-    if possible is not SOURCES:
-        return [possible[place % len(possible)]]
-    return [possible[(3 * place + 1) % len(possible)], possible[(5 * place + 2) % len(possible)]]
+    return [possible[(place if possible is not SOURCES else 3 * place + 1) % len(possible)]]
 
 
 PLAN = [(case, source, into) for case in SOURCES_OF for into in SOURCES for source in sources(case, into)]
