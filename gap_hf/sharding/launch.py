@@ -52,8 +52,8 @@ SEPARATE = Refusal(
     "processes that don't know of each other",
     "each trains alone, on all of the data",
     "on CPUs, say so to TrainingArguments (`use_cpu=True`, `--use_cpu true` after the script's name) or "
-    "`Accelerator(cpu=True)`, or set `ACCELERATE_USE_CPU=true`; with DeepSpeed there, `ddp_backend='gloo'` instead. Without accelerate, set up "
-    "`torch.distributed` before the optimizer steps",
+    "`Accelerator(cpu=True)`, or set `ACCELERATE_USE_CPU=true`; with DeepSpeed there, `ddp_backend='gloo'` instead. "
+    "Without accelerate, set up `torch.distributed` before the optimizer steps",
     in_running=lambda launched, together: launched > 1 and (together == 1 or accelerate_trains_alone()),
 )
 LONE = Refusal(
