@@ -1,7 +1,7 @@
 """What Python runs when it starts, where ``gap-hf autoload on`` was called: gap_hf is imported once it is needed.
 
 That is when somebody has imported transformers' ``TrainingArguments``, since parsers of command lines read the names of
-optimizers from them. Before, nothing is imported, so that other programs start as fast as ever: this file, which has no
+optimizers from them, or its ``HfArgumentParser`` (LLaMA-Factory v1 has that without the other). Before, nothing is imported, so that other programs start as fast as ever: this file, which has no
 type hints for that reason, must do with what Python has loaded by then. It is run by its path, since importing a module
 of gap_hf would import the package.
 """
@@ -9,6 +9,8 @@ of gap_hf would import the package.
 # mypy: disallow_untyped_defs=False
 
 import sys
+
+WANTED = ("transformers.training_args", "transformers.hf_argparser")
 
 
 class AfterTrainingArguments:
@@ -39,7 +41,7 @@ class AfterTrainingArguments:
                 execute(module)
             finally:
                 self.depth -= 1
-            if not self.depth and "transformers.training_args" in sys.modules and self in sys.meta_path:
+            if not self.depth and any(name in sys.modules for name in WANTED) and self in sys.meta_path:
                 sys.meta_path.remove(self)
                 load()
 
