@@ -1,9 +1,9 @@
 """What Python runs when it starts, where ``gap-hf autoload on`` was called: gap_hf is imported once it is needed.
 
 That is when somebody has imported transformers' ``TrainingArguments``, since parsers of command lines read the names of
-optimizers from them, or its ``HfArgumentParser`` (LLaMA-Factory v1 has that without the other). Before, nothing is imported, so that other programs start as fast as ever: this file, which has no
-type hints for that reason, must do with what Python has loaded by then. It is run by its path, since importing a module
-of gap_hf would import the package.
+optimizers from them, or its ``HfArgumentParser`` (LLaMA-Factory v1 has that without the other). Before, nothing is
+imported, so that other programs start as fast as ever: this file, which has no type hints for that reason, must do with
+what Python has loaded by then. It is run by its path, since importing a module of gap_hf would import the package.
 """
 
 # mypy: disallow_untyped_defs=False
