@@ -1,6 +1,6 @@
 """Run the tests that concern a package under several versions of it, and write down what passed.
 
-    python -m tests.versions deepspeed                 # the listed versions
+    python -m tests.versions deepspeed                 # the listed versions; or transformers, or torch
     python -m tests.versions deepspeed 0.18.4 0.19.0   # or these
 
 Each version is installed into a directory of its own, from which Python takes it before the environment's; everything
@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,11 +31,13 @@ class Package(NamedTuple):
         versions: the oldest that is supported, the newest, and some between.
         tests: what pytest is told.
         install: what pip is told.
+        beside: what a version needs besides its own requirements.
     """
 
     versions: tuple[str, ...]
     tests: tuple[str, ...]
-    install: tuple[str, ...]
+    install: tuple[str, ...] = ()
+    beside: Mapping[str, tuple[str, ...]] = {}
 
 
 PACKAGES = {
@@ -44,6 +47,13 @@ PACKAGES = {
         # it is built from its source, and looks for torch while it is
         ("--no-deps", "--no-build-isolation"),
     ),
+    "transformers": Package(
+        ("4.57.6", "5.0.0", "5.5.4", "5.8.1", "5.14.1", "5.17.0", "5.23.0", "5.24.0"),
+        ("tests/trainer", "tests/choices"),
+        # an older huggingface_hub comes along, which the newest datasets does not know
+        beside={"4.57.6": ("datasets==5.0.1",)},
+    ),
+    "torch": Package(("2.6.0", "2.13.0"), ("tests/optim", "tests/sharding/test_layouts.py", "-k", "not zero")),
 }
 
 
@@ -81,7 +91,8 @@ def install(name: str, version: str, where: Path) -> None:
     if (where / "done").exists():
         return
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--upgrade"]
-    command = [*pip, *PACKAGES[name].install, "--target", str(where), f"{name}=={version}"]
+    package = PACKAGES[name]
+    command = [*pip, *package.install, "--target", str(where), f"{name}=={version}", *package.beside.get(version, ())]
     subprocess.run(command, check=True, timeout=1800, env={**os.environ, "DS_ACCELERATOR": "cpu"})
     (where / "done").touch()
 

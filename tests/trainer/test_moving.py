@@ -200,5 +200,5 @@ def test_damaged(tmp_path):
 
 
 def test_only_what_is_asked_for(tmp_path):
-    with pytest.raises(ValueError, match="portable='maybe' can't be read; expected portable=true or false"):
+    with pytest.raises(ValueError, match="portable='maybe' can't be read; expected portable=true or portable=false"):
         tiny_trainer(tmp_path, optim_args="portable=maybe").train()
