@@ -11,30 +11,35 @@ from pathlib import Path
 
 def begin():
     import torch
-    from torch.optim.optimizer import register_optimizer_step_pre_hook
+    from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
     from gap_hf.optim.shell import GapOptimizer
 
-    folder, steps = Path(os.environ["GAP_WITNESS"]), {}
+    folder, numbers, first = Path(os.environ["GAP_WITNESS"]), {}, {}
+
+    def counts(optimizer):
+        groups = optimizer.param_groups if isinstance(optimizer, GapOptimizer) else []
+        whole = all(type(p) is torch.nn.Parameter for group in groups for p in group["params"])
+        return groups and whole and not int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
 
     def before_step(optimizer, args, kwargs):
-        if not isinstance(optimizer, GapOptimizer) or int(os.environ.get("RANK", "0")):
+        if counts(optimizer) and id(optimizer) not in first:
+            first[id(optimizer)] = [[p.detach().clone() for p in group["params"]] for group in optimizer.param_groups]
+
+    def after_step(optimizer, args, kwargs):  # a closure has computed the gradients meanwhile
+        if not counts(optimizer):
             return
-        groups = optimizer.param_groups
-        if any(type(p) is not torch.nn.Parameter for group in groups for p in group["params"]):
-            return
-        number = steps[id(optimizer)] = steps.get(id(optimizer), 0) + 1
+        number = numbers[id(optimizer)] = numbers.get(id(optimizer), 0) + 1
         found = {"class": type(optimizer).__name__, "groups": []}
-        for group in groups:
+        for group, params in zip(optimizer.param_groups, first[id(optimizer)], strict=True):
             kept = {key: value for key, value in group.items() if key != "params"}
             kept["grads"] = [None if p.grad is None else p.grad.detach().clone() for p in group["params"]]
-            if number == 1:
-                kept["params"] = [p.detach().clone() for p in group["params"]]
-            found["groups"].append(kept)
+            found["groups"].append(kept | ({"params": params} if number == 1 else {}))
         folder.mkdir(parents=True, exist_ok=True)
         torch.save(found, folder / f"step-{number}.pt")
 
     register_optimizer_step_pre_hook(before_step)
+    register_optimizer_step_post_hook(after_step)
 
 
 class AfterGapHf:
