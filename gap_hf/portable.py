@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,8 @@ def save_portable(
 ) -> None:
     """Write the optimizer's whole state into a folder, from which ``load_portable`` goes on in any layout.
 
-    Every rank must call it; rank 0 gathers one parameter after the other, and writes. It never holds more than 256 MiB
-    beside one parameter's buffers.
+    Every rank must call it; rank 0 gathers one parameter after the other, and writes. It holds up to 600 MiB beside one
+    parameter's buffers: 256 MiB, and what safetensors makes of them.
 
     Args:
         optimizer: a gap optimizer, or Accelerate's or DeepSpeed's wrapper of one.
@@ -147,11 +148,13 @@ def load_portable(optimizer: Any, model: nn.Module, folder: str | Path) -> None:
     found = read(Path(folder)) if is_first() else None
     saved, files = found if isinstance(found, tuple) else (found, {})
 
-    def tensor(name: str, key: str) -> Tensor:
-        with safe_open(files[name, key], framework="pt") as file:
-            return file.get_tensor(name if key == WEIGHT else f"{name}:{key}")
+    hand_out(optimizer, model, saved, partial(stored_tensor, files))
 
-    hand_out(optimizer, model, saved, tensor)
+
+def stored_tensor(files: dict[tuple[str, str], Path], name: str, key: str) -> Tensor:
+    """Read a parameter's buffer, or the parameter itself, from the file that ``read`` found it in."""
+    with safe_open(files[name, key], framework="pt") as file:
+        return file.get_tensor(name if key == WEIGHT else f"{name}:{key}")
 
 
 def read(folder: Path) -> tuple[Saved, dict[tuple[str, str], Path]] | str:

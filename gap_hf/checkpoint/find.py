@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from transformers.trainer_utils import get_last_checkpoint
+
 from ..portable import FOLDER, INDEX
 from . import dcp, portable_files, torch_files, zero
 from .stored import Stored
@@ -9,9 +11,7 @@ from .stored import Stored
 
 def newest(folder: Path) -> Path:
     """Return the newest checkpoint in a Trainer's ``output_dir``, or the folder itself if there is none."""
-    steps = {path: path.name.removeprefix("checkpoint-") for path in folder.glob("checkpoint-*")}
-    numbered = {path: int(step) for path, step in steps.items() if step.isdigit()}
-    return max(numbered, key=numbered.__getitem__, default=folder)
+    return Path(get_last_checkpoint(str(folder)) or folder) if folder.is_dir() else folder
 
 
 def read(path: Path, choices: Path | None = None) -> Stored:

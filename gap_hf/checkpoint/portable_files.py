@@ -1,10 +1,10 @@
 """What ``gap_hf.save_portable`` wrote."""
 
 import json
+from functools import partial
 from pathlib import Path
 
-from safetensors import safe_open
-from torch import Tensor, tensor
+from torch import tensor
 
 from .. import portable
 from ..weights import WEIGHT
@@ -22,9 +22,7 @@ def read(folder: Path) -> Stored:
         raise ValueError(found)
     saved, files = found
 
-    def get(name: str, key: str) -> Tensor:
-        with safe_open(files[name, key], framework="pt") as file:
-            return file.get_tensor(name if key == WEIGHT else f"{name}:{key}")
+    get = partial(portable.stored_tensor, files)
 
     def state() -> State:
         for name, step in saved.steps.items():

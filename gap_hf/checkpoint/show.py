@@ -1,11 +1,18 @@
 """What is in a checkpoint, as a table."""
 
 from collections import Counter
-from typing import Any
+from typing import Any, NamedTuple
 
-from torch import Tensor
+import torch
 
 from .stored import Stored
+
+
+class Kept(NamedTuple):
+    """What a parameter's state is: its count of steps, and its buffers' dtypes and bytes."""
+
+    step: float
+    buffers: dict[str, tuple[torch.dtype, int]]
 
 
 def heading(stored: Stored) -> str:
@@ -23,20 +30,24 @@ def table(stored: Stored) -> tuple[list[str], list[list[str]]]:
     Raises:
         ValueError: the checkpoint is damaged.
     """
-    state = dict(stored.state())
+    # a parameter at a time: what is kept has no tensors
+    state = {
+        name: Kept(float(found.pop("step")), {key: (tensor.dtype, tensor.nbytes) for key, tensor in found.items()})
+        for name, found in stored.state()
+    }
     return (
         ["group", "type", "candidates", "learning rate", "parameters", "steps", "state", "bytes", "chosen last"],
         [row(g, group, state) for g, group in enumerate(stored.groups) if group["params"]],
     )
 
 
-def row(g: int, group: dict[str, Any], state: dict[str, dict[str, Tensor]]) -> list[str]:
+def row(g: int, group: dict[str, Any], state: dict[str, Kept]) -> list[str]:
     """Describe one group."""
     names = group["params"]
     found = [state[name] for name in names if name in state]
-    steps = sorted({float(buffers["step"]) for buffers in found})
-    buffers = [(key, tensor) for kept in found for key, tensor in kept.items() if key != "step"]
-    kinds = Counter((key.rstrip("0123456789").rstrip("_"), tensor.dtype) for key, tensor in buffers)
+    steps = sorted({one.step for one in found})
+    buffers = [(key, dtype, nbytes) for one in found for key, (dtype, nbytes) in one.buffers.items()]
+    kinds = Counter((key.rstrip("0123456789").rstrip("_"), dtype) for key, dtype, _ in buffers)
     kept = [f"{key} {str(dtype).removeprefix('torch.')} ({n // len(found)})" for (key, dtype), n in kinds.items()]
     listed = labels(group.get("betas", group.get("momentum")))
     return [
@@ -47,7 +58,7 @@ def row(g: int, group: dict[str, Any], state: dict[str, dict[str, Tensor]]) -> l
         str(len(names)) if len(found) == len(names) else f"{len(names)}, {len(names) - len(found)} without state",
         " to ".join(f"{step:g}" for step in dict.fromkeys([*steps[:1], *steps[-1:]])),
         ", ".join(kept),
-        f"{sum(tensor.nbytes for _, tensor in buffers):,}",
+        f"{sum(nbytes for *_, nbytes in buffers):,}",
         chosen(group, listed),
     ]
 
