@@ -97,7 +97,10 @@ def judge(host: str, layout: str, place: Path, folder: Path) -> tuple[str, str]:
         theirs = read_choices(next((folder / host / "ddp").rglob("gap_choices.jsonl"))).choices.tolist()
     if mine != theirs:
         return "failed", f"chosen: {mine}\nexpected: {theirs}"
-    return "exact", f"{len(mine)} steps, {len(mine[0])} parameters, {len({c for row in mine for c in row})} candidates"
+    applied = {choice for row in mine for choice in row}
+    if len(applied) < 2:
+        return "failed", f"every choice is candidate {applied}, with which nothing is compared"
+    return "exact", f"{len(mine)} steps, {len(mine[0])} parameters, {len(applied)} candidates applied"
 
 
 def versions(place: Path) -> str:

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .material import BETAS, LEARNING_RATE
+
 ROOT = Path(__file__).parents[2]
 
 REQUIREMENTS = """
@@ -37,7 +39,7 @@ REFUSED: dict[str, str] = {}
 SETTINGS: dict[str, Any] = {
     "plugins": ["gap_hf.integrations.axolotl.GapPlugin", "tests.hosts.axolotl_on_cpu.Seeded"],
     "optimizer": "gap_adamw",
-    "optim_args": {"betas": [0.5, 0.9, 0.99], "type": "switch_parameter_wise"},
+    "optim_args": {"betas": [float(beta) for beta in BETAS.split(":")], "type": "switch_parameter_wise"},
     "val_set_size": 0,
     "sequence_len": 64,
     "adapter": "lora",
@@ -47,7 +49,7 @@ SETTINGS: dict[str, Any] = {
     "lora_target_linear": True,
     # axolotl turns these on by itself, and they are written in Triton
     **dict.fromkeys(("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel"), False),
-    "learning_rate": 1e-2,
+    "learning_rate": LEARNING_RATE,
     "lr_scheduler": "constant",
     "weight_decay": 0.01,
     "max_grad_norm": 0,

@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .material import BETAS, LEARNING_RATE
+
 RECIPES = Path(__file__).parents[2] / "recipes" / "configs"
 
 # The requirements without torchaudio and torchvision, whose wheels on PyPI are built for CUDA: neither works beside
@@ -28,7 +30,7 @@ INSTALL = [
 
 REFUSED = {"fsdp2": "FSDP was asked for, but every process holds whole parameters: on CPUs accelerate silently turns"}
 
-OPTIMIZER = {"optim_args": "betas=0.5:0.9:0.99,type=switch_parameter_wise"}
+OPTIMIZER = {"optim_args": f"betas={BETAS},type=switch_parameter_wise"}
 ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "",
     "DS_ACCELERATOR": "cpu",
@@ -81,7 +83,7 @@ def v0(material: Path, output: Path, kind: str) -> dict[str, Any]:
         "lora_dropout": 0.0,
         "optim": "gap_adamw",
         **OPTIMIZER,
-        "learning_rate": 1e-2,
+        "learning_rate": LEARNING_RATE,
         "lr_scheduler_type": "constant",
         "max_grad_norm": 0.0,
         "per_device_train_batch_size": 1,
@@ -106,7 +108,7 @@ def v1(material: Path, output: Path, kind: str) -> dict[str, Any]:
         "train_dataset": write(output / "data.yaml", {"counting": data}),
         "peft_config": {"name": "lora", "r": 4, "lora_dropout": 0.0},
         "optim_config": {"name": "gap_adamw", **OPTIMIZER},
-        "learning_rate": 1e-2,
+        "learning_rate": LEARNING_RATE,
         "max_grad_norm": 1e9,  # it always clips
         "bf16": False,
         "enable_activation_checkpointing": False,

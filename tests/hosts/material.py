@@ -14,6 +14,9 @@ from ..tiny import tiny_model
 
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 LINES = [" ".join(NUMBERS[(i + j) % 13] for j in range(8)) for i in range(13)] * 8
+# With these every candidate is applied somewhere in eight steps; at lower rates the first nearly always is.
+LEARNING_RATE = 0.1
+BETAS = "0.8:0.9:0.99"
 TEMPLATE = "{% for message in messages %}{{ message['content'] }} </s> {% endfor %}"
 
 

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from .material import BETAS, LEARNING_RATE
+
 VERSION = "4.6.0"
 INSTALL = [
     ["torch==2.13.0", "wheel", "setuptools<81", "ninja"],
@@ -59,7 +61,8 @@ def command(material: Path, output: Path, layout: str) -> tuple[list[str], dict[
         "fp16": False,  # float32 turns it on
         "bf16": False,
         "max_steps": 8,
-        "learning_rate": 1e-2,
+        "optim_args": f"betas={BETAS},type=switch_parameter_wise",
+        "learning_rate": LEARNING_RATE,
         "max_grad_norm": 0,
         "per_device_train_batch_size": 2,
         "gradient_accumulation_steps": 1,

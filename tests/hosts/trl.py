@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from .material import BETAS, LEARNING_RATE
+
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "recipes" / "configs"
 VERSION = "1.16.0"
@@ -21,7 +23,7 @@ def command(material: Path, output: Path, layout: str) -> tuple[list[str], dict[
     environment = dict(ON_CPUS)
     flags = f"""
         --model_name_or_path {material}/model --dataset_name {material / "rows"} --output_dir {output}
-        --optim gap_adamw --optim_args betas=0.5:0.9:0.99 --learning_rate 0.01 --lr_scheduler_type constant
+        --optim gap_adamw --optim_args betas={BETAS} --learning_rate {LEARNING_RATE} --lr_scheduler_type constant
         --max_steps 8 --logging_steps 1 --max_grad_norm 0 --max_length 64 --per_device_train_batch_size 2
         --use_peft --lora_r 4 --lora_target_modules all-linear --bf16 false --dtype float32
         --gradient_checkpointing false --save_strategy no --report_to none
@@ -35,12 +37,16 @@ def command(material: Path, output: Path, layout: str) -> tuple[list[str], dict[
         flags += ["--accelerate_config", str(CONFIGS / f"{config}.yaml")]
     if layout == "ddp":
         flags += ["--use_cpu"]
-    elif layout.startswith("zero"):
-        flags += ["--use_cpu", "false", "--ddp_backend", "gloo"]
-    elif layout == "fsdp2":  # on CPUs accelerate turns it into DDP
+    elif layout != "one":  # on CPUs accelerate turns FSDP into DDP, and finds no backend for DeepSpeed
         site = output / "site"
         site.mkdir()
-        lines = "from tests.sharding.on_cpu import take_gloo_for_an_accelerator\n\ntake_gloo_for_an_accelerator()\n"
+        # not in the command's own process, which builds the arguments as well and has no group of processes
+        lines = """
+import os
+if "RANK" in os.environ:
+    from tests.sharding.on_cpu import take_gloo_for_an_accelerator
+    take_gloo_for_an_accelerator()
+"""
         (site / "sitecustomize.py").write_text(lines)
         environment |= {"ACCELERATE_TORCH_DEVICE": "cpu", "PYTHONPATH": str(site)}
         flags += ["--use_cpu", "false"]

@@ -43,7 +43,7 @@ class Module(L.LightningModule):
 
     def configure_optimizers(self):
         trained = [p for p in self.parameters() if p.requires_grad]
-        return gap_hf.GapAdamW(trained, lr=3e-2, betas=[(0.8, 0.999), (0.99, 0.999)], type="switch_parameter_wise")
+        return gap_hf.GapAdamW(trained, lr=0.1, betas=[(0.8, 0.999), (0.99, 0.999)], type="switch_parameter_wise")
 
 
 def rows(model, data):
