@@ -4,10 +4,12 @@ from pathlib import Path
 
 VERSION = "2.6.6"
 INSTALL = [
-    ["torch==2.13.0", "hatchling"],
+    ["torch==2.13.0", "hatchling", "wheel", "setuptools<81", "ninja"],
     ["lightning==2.6.6", "torch==2.13.0", "transformers==5.19.0", "peft==0.20.0", "accelerate==1.15.0"],
+    ["py-cpuinfo", "hjson", "msgpack", "einops"],
+    ["--no-deps", "--no-build-isolation", "deepspeed==0.19.8"],
 ]
-"""Arguments of ``pip install``. The layouts that need DeepSpeed are refused before it is asked for."""
+"""Arguments of ``pip install``, in this order; ``DS_ACCELERATOR=cpu`` is set meanwhile."""
 
 REFUSED = dict.fromkeys(("zero2", "zero3"), "The DeepSpeed strategy is only supported on CUDA GPUs")
 """Layouts that can't run, with a pattern of the error that the user sees."""
