@@ -104,6 +104,7 @@ def load_state(original: Callable[..., None], trainer: Any, checkpoint: str | No
             original(trainer, checkpoint)
         return
     tell(folder)
+    warn_of_batch_size(trainer, folder.parent)
     load_portable(trainer.optimizer, trainer.model, folder)
     path = folder.parent / "scheduler.pt"
     if not path.exists():
@@ -114,6 +115,17 @@ def load_state(original: Callable[..., None], trainer: Any, checkpoint: str | No
     trainer.lr_scheduler.load_state_dict(torch.load(path, weights_only=True))
     if trainer.args.fp16 and not (folder.parent / "scaler.pt").exists():
         logger.warning("fp16's loss scale begins anew: %s has none", folder.parent)
+
+
+def warn_of_batch_size(trainer: Any, checkpoint: Path) -> None:
+    """Warn if Trainer took the batch size of each process from the checkpoint, which had another number of them."""
+    taken, asked = trainer._train_batch_size, trainer.args.train_batch_size
+    if taken not in (None, asked) and not trainer.args.auto_find_batch_size:
+        logger.warning(
+            "each process takes batches of %d, as those that saved the checkpoint did, not of %d: before version 5.5 "
+            'transformers prefers the checkpoint\'s size. To have yours, set "train_batch_size" to %d in %s',
+            taken, asked, asked, checkpoint / "trainer_state.json",
+        )  # fmt: skip
 
 
 def load_deepspeed(original: Callable[..., None], engine: Any, checkpoint: str, *args: Any, **kwargs: Any) -> None:

@@ -3,6 +3,7 @@
 On every rank: python -m tests.scripts.move LAYOUT STOP OUTPUT [PORTABLE]
 """
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -58,8 +59,18 @@ def train(layout: str, stop: int, output: Path, portable: bool = True) -> Traine
     )
     torch.manual_seed(0)
     trainer = Trainer(Regression(dropout=0.0), args, train_dataset=rows(), callbacks=[Stop(stop)])
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(output)))
+    checkpoint = get_last_checkpoint(str(output))
+    if checkpoint is not None and args.process_index == 0:
+        set_batch_size(Path(checkpoint) / "trainer_state.json", args.train_batch_size)
+    PartialState().wait_for_everyone()
+    trainer.train(resume_from_checkpoint=checkpoint)
     return trainer
+
+
+def set_batch_size(path: Path, size: int) -> None:
+    """Set each process's batch size in a checkpoint: before transformers 5.5 Trainer prefers it to its arguments."""
+    state = json.loads(path.read_text())
+    path.write_text(json.dumps({**state, "train_batch_size": size}))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """A run that AdamW or SGD began goes on with GAP, under Trainer, without a bump in the loss."""
 
 import pytest
+import torch
+from transformers import Trainer
 
 import gap_hf  # noqa: F401  # adds the names
 
-from ..tiny import tiny_trainer
+from ..tiny import arguments, tiny_data, tiny_model, tiny_trainer
 
 STEPS = {"max_steps": 30, "logging_steps": 1, "lr_scheduler_type": "constant", "learning_rate": 0.01}
 
@@ -17,10 +19,14 @@ def last_losses(trainer) -> list[float]:
 @pytest.fixture(scope="module", params=["adamw_torch", "adamw_torch_fused", "sgd"])
 def whole(request, tmp_path_factory):
     """An optimizer of torch, and its run, with a checkpoint on the way."""
-    given = {**STEPS, "save_strategy": "steps", "save_steps": 20, "optim": request.param}
-    if request.param == "sgd":
-        given["optim_args"] = "momentum=0.9"
-    trainer = tiny_trainer(tmp_path_factory.mktemp("whole"), **given)
+    given = {**STEPS, "save_strategy": "steps", "save_steps": 20}
+    output = tmp_path_factory.mktemp("whole")
+    if request.param == "sgd":  # before transformers 5.5 optim_args do not reach it (transformers#44075)
+        sgd = torch.optim.SGD, {"lr": given["learning_rate"], "momentum": 0.9}
+        args = arguments(output, optim="sgd", **given)
+        trainer = Trainer(tiny_model(), args, train_dataset=tiny_data(), optimizer_cls_and_kwargs=sgd)
+    else:
+        trainer = tiny_trainer(output, optim=request.param, **given)
     trainer.train()
     return request.param, trainer
 

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from gap_hf.choices import read_choices
 from gap_hf.cli import app
 from gap_hf.portable import FOLDER
+from gap_hf.trainer.resume import warn_of_batch_size
 
 from ..scripts.move import STEPS, train
 from ..tiny import needs_compiler, run, tiny_trainer
@@ -202,3 +203,13 @@ def test_damaged(tmp_path):
 def test_only_what_is_asked_for(tmp_path):
     with pytest.raises(ValueError, match="portable='maybe' can't be read; expected portable=true or portable=false"):
         tiny_trainer(tmp_path, optim_args="portable=maybe").train()
+
+
+def test_a_batch_size_that_trainer_takes_from_the_checkpoint_is_told(tmp_path, caplog):
+    """As transformers does before 5.5; where the two are the same, there is nothing to tell."""
+    trainer = tiny_trainer(tmp_path, per_device_train_batch_size=4)
+    warn_of_batch_size(trainer, tmp_path)
+    assert not caplog.text
+    trainer._train_batch_size = 2
+    warn_of_batch_size(trainer, tmp_path)
+    assert f'set "train_batch_size" to 4 in {tmp_path}' in caplog.text
