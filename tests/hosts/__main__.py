@@ -4,8 +4,8 @@
     python -m tests.hosts axolotl --layouts ddp zero2
 
 Each host is installed at its own pins into an environment of its own, beside the project's. A module here says how, and
-gives the command line for a layout. The choices in one process and under DDP must be those of the reference, which is
-given the gradients that the host's run had (``witness.py``, ``replay.py``); those of the other layouts must be DDP's.
+gives the command line for a layout. The choices in one process, under DDP and with DeepSpeed must be those of the
+reference, which is given the gradients that the host's run had (``witness.py``, ``replay.py``); FSDP2's must be DDP's.
 What happened goes into ``docs/hosts.csv``, and from there into the table of ``docs/hosts.md``.
 """
 
@@ -29,7 +29,7 @@ from . import material, replay, table
 ROOT = Path(__file__).parents[2]
 HOSTS = ("trl", "axolotl", "llamafactory", "llamafactory_v1", "swift", "lightning")
 LAYOUTS = ("one", "ddp", "fsdp2", "zero2", "zero3")
-WITNESSED = ("one", "ddp")
+WITNESSED = ("one", "ddp", "zero2", "zero3")
 LIMIT = 900
 
 
@@ -67,7 +67,8 @@ def path_with(place: Path) -> str:
 def run(host: str, layout: str, place: Path, folder: Path) -> tuple[subprocess.CompletedProcess[str], Path]:
     """Run a host's command line; give what it printed, and where its witness wrote."""
     output, witness = folder / host / layout, folder / host / f"{layout}-witness"
-    shutil.rmtree(output, ignore_errors=True)
+    for old in (output, witness):
+        shutil.rmtree(old, ignore_errors=True)
     arguments, more = module(host).command(folder / "material", output, layout)
     paths = [str(ROOT), *filter(None, [more.get("PYTHONPATH")])]
     variables = {**os.environ, "TORCH_EXTENSIONS_DIR": str(place / "extensions"), **more}
@@ -90,9 +91,10 @@ def judge(host: str, layout: str, place: Path, folder: Path) -> tuple[str, str]:
     found = list((folder / host / layout).rglob("gap_choices.jsonl"))
     if done.returncode or len(found) != 1:
         return "failed", printed[-3000:]
-    mine = read_choices(found[0]).choices.tolist()
+    chosen = read_choices(found[0])
+    mine = chosen.choices.tolist()
     if layout in WITNESSED:
-        theirs = replay.choices(witness)
+        theirs = replay.choices(witness, chosen.parameters)
     else:
         theirs = read_choices(next((folder / host / "ddp").rglob("gap_choices.jsonl"))).choices.tolist()
     if mine != theirs:

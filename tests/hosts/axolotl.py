@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .material import BETAS, LEARNING_RATE, ZERO3
+from .material import BETAS, LEARNING_RATE
 
 ROOT = Path(__file__).parents[2]
 
@@ -118,4 +118,4 @@ def command(material: Path, output: Path, layout: str) -> tuple[list[str], dict[
 def deepspeed(stage: int) -> dict[str, Any]:
     """Return a plain ZeRO config, as in axolotl's own examples."""
     sizes = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
-    return {"zero_optimization": ZERO3 if stage == 3 else {"stage": stage}, **dict.fromkeys(sizes, "auto")}
+    return {"zero_optimization": {"stage": stage}, **dict.fromkeys(sizes, "auto")}

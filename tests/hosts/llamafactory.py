@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .material import BETAS, LEARNING_RATE, ZERO3
+from .material import BETAS, LEARNING_RATE
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "configs"
 
@@ -134,9 +134,7 @@ def zero(output: Path, kind: str) -> str:
         "train_micro_batch_size_per_gpu": "auto",
         "gradient_accumulation_steps": "auto",
         "bf16": {"enabled": False},  # v1 trains in bfloat16 if this is left out
-        "zero_optimization": {"stage": 2}
-        if kind == "zero2"
-        else {**ZERO3, "stage3_gather_16bit_weights_on_model_save": True},
+        "zero_optimization": {"stage": int(kind[-1]), "stage3_gather_16bit_weights_on_model_save": kind == "zero3"},
     }
     return write(output / "deepspeed.json", config)
 

@@ -17,8 +17,6 @@ LINES = [" ".join(NUMBERS[(i + j) % 13] for j in range(8)) for i in range(13)] *
 # With these every candidate is applied somewhere in eight steps; at lower rates the first nearly always is.
 LEARNING_RATE = 0.1
 BETAS = "0.8:0.9:0.99"
-# DeepSpeed's own linear layer rounds otherwise than torch's, so that gradients would not be DDP's bit for bit.
-ZERO3 = {"stage": 3, "memory_efficient_linear": False}
 TEMPLATE = "{% for message in messages %}{{ message['content'] }} </s> {% endfor %}"
 
 

@@ -1,11 +1,8 @@
 """TRL's own command line, ``trl sft``, with the versions that the project pins."""
 
-import json
 from pathlib import Path
 
-import yaml
-
-from .material import BETAS, LEARNING_RATE, ZERO3
+from .material import BETAS, LEARNING_RATE
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "recipes" / "configs"
@@ -36,10 +33,8 @@ def command(material: Path, output: Path, layout: str) -> tuple[list[str], dict[
     if layout == "one":
         flags += ["--per_device_train_batch_size", "4", "--use_cpu"]
     else:
-        config = CONFIGS / f"{'ddp_cpu' if layout == 'ddp' else layout}.yaml"
-        if layout == "zero3":
-            config = with_file(config, output)
-        flags += ["--accelerate_config", str(config)]
+        config = "ddp_cpu" if layout == "ddp" else layout
+        flags += ["--accelerate_config", str(CONFIGS / f"{config}.yaml")]
     if layout == "ddp":
         flags += ["--use_cpu"]
     elif layout != "one":  # on CPUs accelerate turns FSDP into DDP, and finds no backend for DeepSpeed
@@ -56,15 +51,3 @@ if "RANK" in os.environ:
         environment |= {"ACCELERATE_TORCH_DEVICE": "cpu", "PYTHONPATH": str(site)}
         flags += ["--use_cpu", "false"]
     return ["trl", "sft", *flags], environment
-
-
-def with_file(config: Path, output: Path) -> Path:
-    """Rewrite one of accelerate's configs to take DeepSpeed's settings from a file, which has more of them."""
-    settings = yaml.safe_load(config.read_text())
-    sizes = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
-    deepspeed = output / "deepspeed.json"
-    deepspeed.write_text(json.dumps({"zero_optimization": ZERO3, **dict.fromkeys(sizes, "auto")}))
-    del settings["mixed_precision"]  # the file's
-    rewritten = output / config.name
-    rewritten.write_text(yaml.safe_dump({**settings, "deepspeed_config": {"deepspeed_config_file": str(deepspeed)}}))
-    return rewritten
