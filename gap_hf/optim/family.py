@@ -24,12 +24,14 @@ from .work import Buffer, Work
 class Grain(IntEnum):
     """The finest cut of a parameter that a family can work on.
 
-    Single elements; pieces, if it gets the gradients of the whole parameters with them; nothing less than the whole.
+    Single elements; pieces, if it gets the gradients of the whole parameters with them; nothing less than the whole;
+    all parameters together.
     """
 
     ELEMENT = 0
     GRADIENT = 1
     PARAMETER = 2
+    MODEL = 3
 
 
 class Round(NamedTuple):

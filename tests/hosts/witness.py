@@ -9,7 +9,6 @@ import os
 import sys
 from pathlib import Path
 
-
 engines = []  # DeepSpeed's, whose steps are written down by their own function
 
 
