@@ -6,7 +6,6 @@ train_and_dump.py DUMP_DIR RESUME_FROM|- DROPOUT TrainingArguments...
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -30,20 +29,7 @@ class Tokens(torch.utils.data.Dataset):
         return {"input_ids": self.ids[i], "labels": self.ids[i]}
 
 
-def load_to_the_cpu() -> None:
-    """Let torch.load take "cpu:0", where transformers 5.0 to 5.17 have several CPU processes load a checkpoint."""
-    original = torch.load
-
-    def load(*args: Any, **kwargs: Any) -> Any:
-        if str(kwargs.get("map_location")) == "cpu:0":
-            kwargs["map_location"] = "cpu"
-        return original(*args, **kwargs)
-
-    torch.load = load
-
-
 def main() -> None:
-    load_to_the_cpu()
     dump, resume, dropout = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
     (args,) = HfArgumentParser(TrainingArguments).parse_args_into_dataclasses(sys.argv[4:])
     torch.manual_seed(0)
