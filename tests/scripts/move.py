@@ -16,6 +16,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 import gap_hf  # noqa: F401
 
+from ..sharding.leaving import leave
 from ..sharding.on_cpu import keep_full_state_where_it_is, take_gloo_for_an_accelerator
 from ..torture.victim import LAYOUTS, Regression, rows
 
@@ -75,6 +76,4 @@ def set_batch_size(path: Path, size: int) -> None:
 
 if __name__ == "__main__":
     train(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), "without" not in sys.argv)
-    # a process that leaves the group while another still uses it can abort that one
-    PartialState().wait_for_everyone()
-    PartialState().destroy_process_group()
+    leave()

@@ -4,8 +4,9 @@ import dataclasses
 import os
 
 import torch
-from accelerate import PartialState
 from transformers import HfArgumentParser, LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+
+from tests.sharding.leaving import leave
 
 
 def main():
@@ -26,9 +27,7 @@ def main():
     trainer = Trainer(model=LlamaForCausalLM(config), args=args, train_dataset=rows)
     trainer.train()
     trainer.state.save_to_json(os.path.join(args.output_dir, "state.json"))
-    # a process that leaves the group while another still uses it can abort that one
-    PartialState().wait_for_everyone()
-    PartialState().destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

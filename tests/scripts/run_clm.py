@@ -6,7 +6,6 @@ import sys
 from dataclasses import dataclass, field
 from itertools import chain
 
-from accelerate import PartialState
 from datasets import load_dataset
 from transformers import (
     CONFIG_MAPPING,
@@ -18,6 +17,8 @@ from transformers import (
     default_data_collator,
     set_seed,
 )
+
+from tests.sharding.leaving import leave
 
 logger = logging.getLogger(__name__)
 
@@ -88,9 +89,7 @@ def main():
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
 
-    # a process that leaves the group while another still uses it can abort that one
-    PartialState().wait_for_everyone()
-    PartialState().destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":
