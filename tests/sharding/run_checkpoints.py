@@ -32,10 +32,10 @@ ONE_OF_EACH = ("ddp", "zero2", "fsdp1", "fsdp2", "fsdp2-on-4", "zero3-offload", 
 """Layouts that are tried with other families, too: one for each adapter."""
 OTHERS = ("adams-wise", "adai", "rf_rmsprop-switch")
 """The first one in all of these, the others in every second."""
-OF_OWN_SHAPES = ("fsdp1", "fsdp2-on-4", "zero2", "zero3-offload")
+OF_OWN_SHAPES = ("fsdp1", "fsdp2-on-4", "zero3-offload")
 """Layouts that are tried with a family whose buffers have shapes of their own; by ``make test-all`` in more."""
 if os.environ.get("GAP_HF_TEST_ALL"):
-    OF_OWN_SHAPES += ("ddp", "fsdp2", "fsdp1-on-4")
+    OF_OWN_SHAPES += ("ddp", "fsdp2", "fsdp1-on-4", "zero2")
 
 MIXED = ("tensor-parallel", "zero1", "zero2-offload", "zero3-sub-groups")
 """Layouts that are tried with a mix by scores in place of a pick. They are loaded as they were saved: elsewhere the

@@ -8,7 +8,7 @@ import pytest
 
 from ..tiny import needs_compiler, run
 
-SEEDS = 18 if os.environ.get("GAP_HF_TEST_ALL") else 11
+SEEDS = 18 if os.environ.get("GAP_HF_TEST_ALL") else 8
 
 pytestmark = needs_compiler
 
