@@ -28,7 +28,7 @@ OPTIM = [
     ["arithmetic", "uploads", "reference", "packed"],
     ["work", "rules"],
     ["family", "choice"],
-    ["options", "takeover"],
+    ["options", "takeover", "over"],
     ["groups"],
     ["kernels"],
     ["state", "default", "decision", "scope"],
