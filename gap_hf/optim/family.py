@@ -83,6 +83,7 @@ class Family(ABC):
         rounds: the reductions before the last one, which the scores are made of. ``observe`` is called once for each,
             and once more.
         placed: whether it must know where fragments lie in their parameters.
+        together: whether it takes all that arrives at once, in ``begin``, and no kernel divides a group.
         fused: kernels that do the same faster, by the type of device.
         examples: options that the fused kernels are checked with before they are used.
         grid: usual values of a single candidate, for a sweep over them.
@@ -95,6 +96,7 @@ class Family(ABC):
     options: ClassVar[Mapping[str, Option]]
     rounds: ClassVar[tuple[Round, ...]] = ()
     placed: ClassVar[bool] = False
+    together: ClassVar[bool] = False
     fused: ClassVar[Mapping[str, Any]] = {}
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ()
     grid: ClassVar[tuple[float, ...]] = ()
@@ -138,7 +140,14 @@ class Family(ABC):
         """List ``TrainingArguments`` that have no effect, though a user may think that they set the candidates."""
         return []
 
+    def grain_of(self, options: Mapping[str, Any]) -> Grain:
+        """Return what it needs of a parameter with these options."""
+        return self.grain
+
     # ------------------------------------------------------------------ a step
+    def begin(self, works: Sequence[Work]) -> None:  # noqa: B027
+        """Do what must be done with all groups that arrived at once, before they are observed one by one."""
+
     @abstractmethod
     def observe(self, ops: Operations, work: Work, answers: list[Tensor]) -> Tensor:
         """Take one round: update the buffers, and return the partial sums over each fragment.

@@ -41,7 +41,8 @@ class Savable(Watched, Optimizer):
 
     def _shaping_layout(self) -> Layout | None:
         """Return the layout if buffers' shapes depend on it. Then every rank must call it, before there is state."""
-        return self.layout() if self.family.grain is not Grain.ELEMENT else None
+        shaped = self.family.grain is not Grain.ELEMENT or self.family.together
+        return self.layout() if shaped else None
 
     def _shapes(self, g: int, key: Tensor) -> list[torch.Size]:
         """Return the shapes of the whole parameters of group ``g`` that ``key`` has parts of, as far as is known."""

@@ -126,7 +126,7 @@ class GapOptimizer(Savable):
         for group in self.param_groups:
             options.check_candidates_kept(group, len(family.parse(group)), family.candidate_option)
         torchs_own = TYPES[self.type].rule is None and isinstance(family, TorchsDefault)
-        wholes = family.grain is Grain.GRADIENT
+        wholes = any(family.grain_of(group) is Grain.GRADIENT for group in self.param_groups)
         parts = layout.receive(self.param_groups, by_parameter=not torchs_own, wholes=wholes)
         for part in parts:
             layout.check_count(part.g, part.group["count"])

@@ -22,7 +22,7 @@ from .decision import Outcome, Sums
 from .default import for_torchs_kernel
 from .family import Family, Scored, TorchsDefault
 from .kernels.deal import Dealer
-from .kernels.foreach import Loop
+from .kernels.foreach import Foreach, Loop
 from .kernels.kernel import ChoosingKernel, Kernel
 from .rules import TYPES
 from .rules.rule import Rule
@@ -110,8 +110,11 @@ class Step:
             else:
                 dealer = self.dealers.setdefault((part.g, id(part.keys[0])), Dealer(self.family))
                 arrived += self.dealt(moving, work, dealer)
-        for part, kernel, work in arrived:
+        for _, kernel, work in arrived:
             kernel.tick(work)
+        if arrived:
+            self.family.begin([work for *_, work in arrived])
+        for part, kernel, work in arrived:
             rule = self.groups[part.g].rule
             if weights := self.constant_weights(rule):
                 kernel.step_constant(work, weights)
@@ -153,6 +156,8 @@ class Step:
         group = part.group
         if group.get("state_dtype") == "8bit":
             return [(part, Loop(self.family), work)]
+        if self.family.together:
+            return [(part, Foreach(self.family), work)]
         works = []
         for kernel, rows, some in dealer.deal(work, group["foreach"], group["fused"]):
             if group.get("capturable") and not kernel.on_device:

@@ -1,7 +1,7 @@
 """``Work``: what the arithmetic is handed, which is numbers and lists of plain tensors, without groups or layouts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -54,6 +54,7 @@ class Work:
         places: where the fragments lie in their parameters; empty unless the family asks for it.
         wholes: the gradients of the whole parameters, where the values are pieces and the family needs more.
         within: where the values are in these, flattened: slices or indices.
+        proposals: of each candidate, if the family makes them beforehand, the values after its step.
     """
 
     numbers: Any
@@ -66,6 +67,7 @@ class Work:
     places: Sequence[Place] = ()
     wholes: list[Tensor] | None = None
     within: list[Any] | None = None
+    proposals: list[list[Tensor]] = field(default_factory=list)
 
     def select(self, rows: Sequence[int]) -> "Work":
         """Return the work on the fragments ``rows``, in that order."""
@@ -84,4 +86,5 @@ class Work:
             [self.places[i] for i in rows] if self.places else (),
             None if self.wholes is None else of(self.wholes),
             None if self.within is None else [self.within[i] for i in rows],
+            [*map(of, self.proposals)],
         )

@@ -52,6 +52,7 @@ def profile(spec: Spec) -> Profile:
     Raises:
         Unfit: it can't be a candidate; the message says why.
     """
+    spec = spec._replace(lr_scale=1.0)
     with torch.random.fork_rng(devices=[]):
         shapes, whole = first_that_fits(spec)
         if not agree(whole, trained(spec, shapes)):

@@ -1,0 +1,186 @@
+"""The family whose candidates are whole optimizers, each of which proposes a step."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...candidate import Candidate
+from ..arithmetic.operations import Operations
+from ..family import Grain, Option, Scored
+from ..options import number
+from ..work import Buffer, Work
+from . import spec as writing
+from .buffers import buffers, named
+from .leaves import Unfit
+from .profile import Profile, profile
+from .propose import Given, propose
+from .spec import Spec
+
+SCORES = ("rms", "decrease")
+
+
+class OverNumbers(NamedTuple):
+    """The options as a step needs them.
+
+    Attributes:
+        specs: the K candidates.
+        profiles: what was found out about them.
+        carried: what each keeps for the whole group; updated in place.
+        lr: learning rate; a tensor stays on its device.
+        decay: weight decay, the same for all candidates.
+        score: how proposals are compared.
+    """
+
+    specs: tuple[Spec, ...]
+    profiles: tuple[Profile, ...]
+    carried: list[dict[str, Any]]
+    lr: float | Tensor
+    decay: float
+    score: str
+
+
+class OverFamily(Scored):
+    r"""The arithmetic of GapOver.
+
+    Each candidate's optimizer takes its step on a copy of the parameters, from the same gradients \(g\), with a state
+    of its own. With weight decay \(\lambda\) and candidate j's proposal \(p_j\)
+
+    \[
+    p' = (1 - \eta\lambda)\, p, \qquad d_j = p' - p_j, \qquad
+    J_j = \sqrt n\, \frac{\sum g\, d_j}{\lVert d_j \rVert}\ \text{(rms)} \quad\text{or}\quad
+    J_j = \sum g\, d_j\ \text{(decrease)}, \qquad p \leftarrow p_{j^*}
+    \]
+
+    for a parameter of n elements. ``rms`` compares the candidates at steps of the same root mean square; ``decrease``
+    is the first-order decrease of the loss by the step as it is proposed.
+    """
+
+    # fmt: off
+    name, candidate_name, candidate_option = "over", "optimizer", "candidates"
+    together = True
+    options: ClassVar = {
+        "candidates": Option(
+            "the optimizers: a list of names, of mappings with ``name``, options and ``lr_scale``, or of classes; a "
+            "text like ``'adamw:lion/lr_scale/0.1'``; or the path of a YAML or JSON file with such a list.",
+            example=writing.EXAMPLE, read=lambda text: text,
+        ),
+        "score": Option(
+            "how proposals are compared: ``'rms'``, at steps of the same root mean square, or ``'decrease'``, by the "
+            "first-order decrease of the loss.",
+            lambda x: x in SCORES, "'rms' or 'decrease'", example="score=rms", resumed="run, same type", shared=True,
+        ),
+    }
+    # fmt: on
+
+    # ------------------------------------------------------------------ options
+    def parse(self, options: Mapping[str, Any]) -> list[Spec]:
+        return list(writing.read(options["candidates"]))
+
+    def candidates(self, options: Mapping[str, Any]) -> list[Candidate]:
+        specs = self.parse(options)
+        names = [spec.name for spec in specs]
+        return [Candidate(spec.text if names.count(spec.name) > 1 else spec.name, None, spec.name) for spec in specs]
+
+    def check(self, options: Mapping[str, Any]) -> None:
+        specs = self.parse(options)
+        for j, spec in enumerate(specs):
+            try:
+                profile(spec), buffers(spec, j)
+            except Unfit as error:
+                raise ValueError(f"{spec.text} can't be a candidate: {error}") from error
+        carried = options.get("carried")
+        good = isinstance(carried, list) and len(carried) == len(specs) and all(isinstance(c, dict) for c in carried)
+        if carried is not None and not good:
+            raise ValueError(f"carried={carried!r:.100} is damaged; expected a list of {len(specs)} dictionaries")
+
+    def grain_of(self, options: Mapping[str, Any]) -> Grain:
+        return max(profile(spec).grain for spec in self.parse(options))
+
+    def buffers(self, options: Mapping[str, Any]) -> list[Buffer]:
+        found = [buffer for j, spec in enumerate(self.parse(options)) for buffer in buffers(spec, j)]
+        # the count of steps is kept only beside a buffer
+        return found or [Buffer("nothing", lambda _: torch.Size([0]), compact=False)]
+
+    def numbers(self, options: Mapping[str, Any]) -> OverNumbers:
+        specs = tuple(self.parse(options))
+        return OverNumbers(
+            specs=specs,
+            profiles=tuple(map(profile, specs)),
+            carried=options["carried"],
+            lr=number(options["lr"]),
+            decay=float(options["weight_decay"]),
+            score=options["score"],
+        )
+
+    def decays(self, options: Mapping[str, Any]) -> tuple[float, ...]:
+        return (0.0,) * len(self.parse(options))  # so that a mix without weights weighs them equally
+
+    def ignored_training_arguments(self, options: Mapping[str, Any]) -> list[str]:
+        return ["adam_beta1", "adam_beta2", "adam_epsilon"]
+
+    # ------------------------------------------------------------------ a step
+    def begin(self, works: Sequence[Work]) -> None:
+        K = len(works[0].numbers.specs)
+        for work in works:
+            work.proposals = []
+        for j in range(K):
+            spec, traits = works[0].numbers.specs[j], works[0].numbers.profiles[j]
+            try:
+                found = propose(spec, [self.given(work, j) for work in works], traits.changes_gradients)
+            except Unfit as error:
+                raise RuntimeError(f"candidate {spec.text}: {error}") from error
+            for work, proposed in zip(works, found, strict=True):
+                work.proposals.append(proposed)
+
+    def given(self, work: Work, j: int) -> Given:
+        """Return what candidate ``j`` is given of a group."""
+        return Given(
+            lr=work.numbers.lr,
+            starts=starts(work, work.numbers.specs[j]),
+            grads=work.grads,
+            buffers=[named(work.declared, work.buffers, j, i) for i in range(len(work.values))],
+            fresh=[step.item() <= 1 for step in work.steps],
+            carried=work.numbers.carried[j],
+        )
+
+    def observe(self, ops: Operations, work: Work, answers: list[Tensor]) -> Tensor:
+        if not work.scored:
+            return torch.zeros(len(work.values), 0, dtype=torch.float64, device=work.values[0].device)
+        rows = []
+        for i, grad in enumerate(work.grads):
+            row = []
+            for spec, proposed in zip(work.numbers.specs, work.proposals, strict=True):
+                step = starts(work, spec)[i].double() - proposed[i].double()
+                row += [(step * grad).sum(dtype=torch.float64), (step * step).sum()]
+            rows.append(torch.stack(row))
+        return torch.stack(rows)
+
+    def sums(self, numbers: OverNumbers) -> int:
+        return 2 * len(numbers.specs)
+
+    def scores(self, numbers: OverNumbers, sums: Tensor, numel: Tensor) -> Tensor:
+        aligned, squares = sums[:, 0::2], sums[:, 1::2]
+        if numbers.score == "decrease":
+            return aligned
+        lengths = squares.sqrt()
+        return torch.where(lengths > 0, aligned / lengths * numel.sqrt().unsqueeze(1), 0.0)
+
+    def apply(self, ops: Operations, work: Work, answers: list[Tensor], candidate: int) -> None:
+        for p, proposed in zip(work.values, work.proposals[candidate], strict=True):
+            p.copy_(proposed)
+
+    def mix(self, ops: Operations, work: Work, answers: list[Tensor], weights: Sequence[Sequence[float]]) -> None:
+        for i, (p, of_one) in enumerate(zip(work.values, weights, strict=True)):
+            first, *others = (proposed[i] for proposed in work.proposals)
+            # differences, so that equal proposals stay what they are
+            p.copy_(sum(((other - first) * w for other, w in zip(others, of_one[1:], strict=True)), first))
+
+
+def starts(work: Work, spec: Spec) -> list[Tensor]:
+    """Return the parameters that a candidate's step begins at: decayed, unless it decays by an option of its own."""
+    numbers = work.numbers
+    if not numbers.decay or any(name == "weight_decay" for name, _ in spec.options):
+        return work.values
+    return [p * (1 - numbers.lr * numbers.decay) for p in work.values]

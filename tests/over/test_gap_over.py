@@ -1,0 +1,136 @@
+"""Whole optimizers as candidates, in one process."""
+
+import io
+
+import pytest
+import torch
+
+from .gap_over import GapOver
+
+FOUR = "adamw:lion/lr_scale/0.1:adabelief:ademamix"
+
+
+def start() -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator).requires_grad_() for shape in ((6, 4), (7,))]
+
+
+def go_on(params, optimizer, first: int, last: int) -> None:
+    """Take steps; a parameter has no gradient in every seventh."""
+    for step in range(first, last):
+        for i, p in enumerate(params):
+            generator = torch.Generator().manual_seed(100 * step + i)
+            p.grad = torch.randn(p.shape, generator=generator) if (step + i) % 7 else None
+        optimizer.step()
+
+
+def run(build, steps: int = 100):
+    params = start()
+    optimizer = build(params)
+    go_on(params, optimizer, 0, steps)
+    return params, optimizer
+
+
+def same(some, others) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(some, others, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "cls", "options"),
+    [
+        ("adamw", torch.optim.AdamW, {"weight_decay": 0.0}),
+        ("adamw/weight_decay/0.1", torch.optim.AdamW, {"weight_decay": 0.1}),
+        ("sgd/momentum/0.9/nesterov/true", torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+        ("sgd", torch.optim.SGD, {}),
+        ("nadam", torch.optim.NAdam, {}),
+        ("adafactor", torch.optim.Adafactor, {"weight_decay": 0.0}),
+        ("lion", "lion", {}),
+        ("ademamix", "ademamix", {"weight_decay": 0.0}),
+        ("soap", "soap", {"weight_decay": 0.0}),
+        ("prodigy", "prodigy", {"weight_decay": 0.0}),
+    ],
+)
+def test_one_candidate_is_that_optimizer(text, cls, options):
+    """Bit for bit, over a hundred steps."""
+    if isinstance(cls, str):
+        cls = __import__("pytorch_optimizer").load_optimizer(cls)
+    alone, _ = run(lambda params: cls(params, lr=1e-2, **options))
+    mine, _ = run(lambda params: GapOver(params, text, lr=1e-2, type="default"))
+    assert same(mine, alone)
+    picked, _ = run(lambda params: GapOver(params, [text], lr=1e-2))
+    assert same(picked, alone)
+
+
+def test_weight_decay_is_decoupled_and_the_same_for_all():
+    alone, _ = run(lambda params: torch.optim.AdamW(params, lr=1e-2, weight_decay=0.1))
+    mine, _ = run(lambda params: GapOver(params, "adamw:adam", lr=1e-2, weight_decay=0.1))
+    assert same(mine, alone)
+
+
+@pytest.mark.parametrize("type_", ["switch", "switch_parameter_wise", "mix", "mix_parameter_wise"])
+def test_two_equal_candidates_are_one(type_):
+    alone, _ = run(lambda params: GapOver(params, "adamw", lr=1e-2, type="default"))
+    weights = {"weights": "score"} if type_ == "mix_parameter_wise" else {}
+    mine, _ = run(lambda params: GapOver(params, "adamw:adamw", lr=1e-2, type=type_, **weights))
+    assert same(mine, alone)
+
+
+@pytest.mark.parametrize("score", ["rms", "decrease"])
+def test_what_is_applied_is_what_was_proposed(score):
+    """The choice is made by hand, from each candidate's own step."""
+    params = start()
+    mine = GapOver(params, FOUR, lr=1e-2, score=score)
+    assert [candidate.label for candidate in mine.candidate_list(mine.param_groups[0])] == [
+        "adamw", "lion", "adabelief", "ademamix",
+    ]  # fmt: skip
+    single = FOUR.split(":")
+    shadows = [start() for _ in single]
+    alone = [GapOver(own, text, lr=1e-2, type="default") for own, text in zip(shadows, single, strict=True)]
+    seen = set()
+    for step in range(60):
+        for i, p in enumerate(params):
+            p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(100 * step + i)) + 0.3 * p.detach()
+        before = [p.detach().clone() for p in params]
+        for own, optimizer in zip(shadows, alone, strict=True):
+            for shadow, p, was in zip(own, params, before, strict=True):
+                shadow.data.copy_(was)
+                shadow.grad = p.grad.clone()
+            optimizer.step()
+        mine.step()
+        chosen = mine.param_groups[0]["last_choice"]
+        for i, p in enumerate(params):
+            steps = [(before[i] - own[i].detach()).double() for own in shadows]
+            aligned = [float((p.grad.double() * d).sum()) for d in steps]
+            J = [a / float(d.norm()) for a, d in zip(aligned, steps, strict=True)] if score == "rms" else aligned
+            assert J[chosen[i]] >= max(J) * (1 - 1e-6)  # a tie goes to the first
+            assert torch.equal(p, shadows[chosen[i]][i])
+            seen.add(chosen[i])
+    assert len(seen) > 1 or score == "rms"
+
+
+@pytest.mark.parametrize("type_", ["switch", "switch_parameter_wise", "mix"])
+def test_a_resumed_run_is_the_same(type_):
+    """Bit for bit, from a file that holds nothing but tensors and numbers."""
+    text = FOUR + ":soap:prodigy"
+    params, optimizer = run(lambda params: GapOver(params, text, lr=1e-2, type=type_), 40)
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    others = [p.detach().clone().requires_grad_() for p in params]
+    resumed = GapOver(others, text, lr=1e-2, type=type_)
+    file.seek(0)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    go_on(params, optimizer, 40, 80)
+    go_on(others, resumed, 40, 80)
+    assert same(others, params)
+
+
+def test_what_fails_is_named():
+    with pytest.raises(ValueError, match=r"sam can't be a candidate: .*base_optimizer"):
+        GapOver(start(), "adamw:sam")
+    with pytest.raises(RuntimeError, match="candidate muon: .* only supports 2D parameters"):
+        run(lambda params: GapOver(params, "adamw:muon"), 1)
+    optimizer = GapOver(start(), "adamw")
+    damaged = optimizer.state_dict()
+    damaged["param_groups"][0]["carried"] = [3]
+    with pytest.raises(ValueError, match="carried=.* is damaged"):
+        optimizer.load_state_dict(damaged)
