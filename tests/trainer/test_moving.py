@@ -142,6 +142,7 @@ DAMAGES = {
 
 
 @needs_compiler
+@pytest.mark.parametrize("moved", ["across"], indirect=True, scope="module")  # two ranks wrote its files
 @pytest.mark.parametrize("which", DAMAGES)
 def test_damaged_files_of_deepspeed_are_refused(moved, tmp_path, which):
     route, output = moved

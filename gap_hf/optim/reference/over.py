@@ -1,0 +1,97 @@
+r"""The reference of GapOver. Each candidate is an optimizer that lives as long as the run, on copies of the parameters.
+
+Before each of its steps the copies are set to \(p' = (1 - \eta\lambda)\, p\), or to \(p\) if it decays by an option of
+its own; afterwards they hold its proposal \(p_j\). With \(d_j = p' - p_j\):
+
+\[
+J_j = \sqrt n \sum g\, d_j / \lVert d_j \rVert \ \text{(rms)}, \qquad J_j = \sum g\, d_j\ \text{(decrease)}, \qquad
+p \leftarrow \sum_j w_j\, p_j
+\]
+
+The weights \(w\) are the rule's (``rules.py``).
+"""
+
+from ast import literal_eval
+from collections.abc import Callable
+from pydoc import locate
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .common import Reference
+
+
+class Built(NamedTuple):
+    """A candidate: its factor on the learning rate, whether it has a weight decay of its own, and its optimizer."""
+
+    lr_scale: float
+    decays: bool
+    copies: dict[Tensor, Tensor]
+    optimizer: Any
+
+
+class ReferenceOver(Reference):
+    """The reference of ``GapOver``; ``candidates`` is a text, in which the classes are given by their paths."""
+
+    def __init__(
+        self,
+        params: Any,
+        candidates: str,
+        lr: float = 1e-3,
+        weight_decay: float = 0,
+        type: str = "switch_parameter_wise",
+        score: str = "rms",
+        weights: Any = None,
+        J_ema: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        given = {k: v for k, v in locals().items() if k not in ("self", "params", "__class__")}
+        super().__init__(params, {**given, "hysteresis_threshold": 2**62, "lr_modulation": False})
+        self.built = [self.build(text) for text in candidates.split(":")]
+
+    def build(self, text: str) -> Built:
+        """Build a candidate."""
+        path, *rest = text.split("/")
+        options = {name: literal_eval(value) for name, value in zip(rest[::2], rest[1::2], strict=True)}
+        scale = options.pop("lr_scale", 1.0)
+        copies = {p: p.detach().clone().requires_grad_() for group in self.param_groups for p in group["params"]}
+        groups = [{"params": [copies[p] for p in group["params"]]} for group in self.param_groups]
+        cls: Any = locate(path)
+        return Built(scale, "weight_decay" in options, copies, cls(groups, lr=1.0, **options))
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        for built in self.built:
+            for group, mine in zip(self.param_groups, built.optimizer.param_groups, strict=True):
+                mine["lr"] = group["lr"] * built.lr_scale
+                for p in group["params"]:
+                    built.copies[p].data.copy_(start(group, built, p))
+                    built.copies[p].grad = None if p.grad is None else p.grad.clone()
+            built.optimizer.step()
+        return super().step(closure)
+
+    def decays(self, group: dict[str, Any]) -> list[float]:
+        return [0.0] * len(self.built)
+
+    def score(self, group: dict[str, Any], p: Tensor) -> list[float]:
+        J, n = [], p.numel()
+        for built in self.built:
+            d = start(group, built, p).double() - built.copies[p].detach().double()
+            decrease, length = float((p.grad * d).sum()) if p.grad is not None else 0.0, float(d.norm())
+            J.append(decrease if group["score"] == "decrease" else decrease / length * n**0.5 if length else 0.0)
+        return J
+
+    def apply(self, group: dict[str, Any], p: Tensor, weights: list[float]) -> None:
+        proposals = [built.copies[p].detach() for built in self.built]
+        if max(weights) == 1:
+            p.copy_(proposals[weights.index(1)])
+        else:
+            p.copy_(torch.einsum("k,k...->...", torch.tensor(weights).double(), torch.stack(proposals).double()))
+
+    def soft_reset(self, group: dict[str, Any], p: Tensor) -> None:
+        raise NotImplementedError("GapOver resets nothing: it does not know which of its buffers are moments")
+
+
+def start(group: dict[str, Any], built: Built, p: Tensor) -> Tensor:
+    """The parameter after the group's weight decay, unless the candidate decays it."""
+    return p.detach() if built.decays else p.detach() * (1 - group["lr"] * group["weight_decay"])
