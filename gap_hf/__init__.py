@@ -21,6 +21,7 @@ __all__ = [
     "load_portable",
     "recommended",
     "register",
+    "register_candidate",
     "save_portable",
     "torch_state_dict",
 ]
@@ -37,6 +38,7 @@ if PurePath(*sys.argv[:1]).name not in ("gap-hf", "gap-hf.exe"):
     )
     from .integrations import watch
     from .optim import SGDM, Adam, GapAdamW
+    from .optim.over.classes import register as register_candidate
     from .portable import load_portable, save_portable
     from .trainer.callback import GapCallback
     from .trainer.presets import recommended

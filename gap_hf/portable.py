@@ -193,7 +193,7 @@ def tensors_in(path: Path) -> Iterator[tuple[str, torch.Size, torch.dtype]]:
 
 # ---------------------------------------------------------------- options as JSON
 def to_json(value: Any, what: str) -> Any:
-    """Return an option as JSON has it; tuples, which betas are told from candidates by, and tensors are marked.
+    """Return an option as JSON has it; tuples, which betas are told from candidates by, tensors and dicts are marked.
 
     Raises:
         TypeError: it can't be.
@@ -204,6 +204,8 @@ def to_json(value: Any, what: str) -> Any:
         return [to_json(item, what) for item in value]
     if isinstance(value, tuple):
         return {"tuple": [to_json(item, what) for item in value]}
+    if isinstance(value, dict):
+        return {"dict": {key: to_json(item, what) for key, item in value.items()}}
     if isinstance(value, Tensor):
         return {"tensor": value.tolist(), "dtype": str(value.dtype).removeprefix("torch.")}
     raise TypeError(f"{what} is a {type(value).__name__}, which can't be written as JSON")
@@ -215,6 +217,8 @@ def from_json(value: Any) -> Any:
         return [from_json(item) for item in value]
     if isinstance(value, dict) and "tuple" in value:
         return tuple(from_json(item) for item in value["tuple"])
+    if isinstance(value, dict) and "dict" in value:
+        return {key: from_json(item) for key, item in value["dict"].items()}
     if isinstance(value, dict):
         return torch.tensor(value["tensor"], dtype=getattr(torch, value["dtype"]), device="cpu")
     return value

@@ -76,6 +76,7 @@ PRESETS: dict[str, Preset] = {
     "if_shampoo": Preset(
         "IFShampoo", TOLD, "Shampoo by matrix products alone, likewise", {"learning_rate": 5e-3, **UNCLIPPED}
     ),
+    "gap_over": Preset("GapOver", {}, "choose among whole optimizers, or mix their steps"),
     "gap_adamw_llm_lora": Preset(
         "GapAdamW", LLM_LORA, "LoRA on language models", {"learning_rate": 2e-4, "weight_decay": 0.0}
     ),

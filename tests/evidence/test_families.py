@@ -26,5 +26,5 @@ def test_each_is_shown_at_its_best_learning_rate_and_paired(tmp_path):
 def test_all_classes_are_there():
     study = REAL_STUDIES["real_lm"]
     tried = {PRESETS[way.optim].optimizer.family.name for way in contenders(study).values() if way.optim in PRESETS}
-    own = {gap_hf.Adam.family.name, gap_hf.SGDM.family.name}
+    own = {gap_hf.Adam.family.name, gap_hf.SGDM.family.name, gap_hf.GapOver.family.name}
     assert tried == {preset.optimizer.family.name for preset in PRESETS.values()} - own

@@ -5,7 +5,7 @@ import io
 import pytest
 import torch
 
-from .gap_over import GapOver
+from gap_hf import GapOver
 
 FOUR = "adamw:lion/lr_scale/0.1:adabelief:ademamix"
 

@@ -12,6 +12,7 @@ from gap_hf.optim.reference.adai import ReferenceAdai
 from gap_hf.optim.reference.adam import ReferenceAdam
 from gap_hf.optim.reference.adams import ReferenceAdams
 from gap_hf.optim.reference.if_shampoo import ReferenceIFShampoo
+from gap_hf.optim.reference.over import ReferenceOver
 from gap_hf.optim.reference.rf_adamw import ReferenceRFAdamW
 from gap_hf.optim.reference.rf_rmsprop import ReferenceRFRMSprop
 from gap_hf.optim.reference.sgdm import ReferenceSGDM
@@ -136,6 +137,16 @@ CASES: dict[str, Case] = {
         gap_hf.IFShampoo,
         ReferenceIFShampoo,
         {**SWITCH, "momentum": [0.0, 0.9, 0.99], "batch_size": 4.0, "beta2": 0.05, "update_interval": 2, "max_axis": 5},
+        steps=26,
+    ),
+    "over-wise": Case(
+        gap_hf.GapOver,
+        ReferenceOver,
+        {
+            "type": "switch_parameter_wise",
+            "candidates": "torch.optim.AdamW/weight_decay/0.1:torch.optim.NAdam:"
+            "pytorch_optimizer.AdEMAMix:torch.optim.SGD/lr_scale/10/momentum/0.9",
+        },
         steps=26,
     ),
     "adamw-default": Case(gap_hf.GapAdamW, torch.optim.AdamW, {"type": "default", "betas": (0.9, 0.99)}),

@@ -38,6 +38,7 @@ RARE = {
     "adai-wise": ("single", "ddp", "fsdp1", "fsdp2", "zero1", "zero3"),
     "adams-wise": ("single", "fsdp1", "fsdp2", "tensor-parallel", "zero1", "zero3"),
     "rf_adamw-wise": ("single", "fsdp1", "tensor-parallel", "zero3"),
+    "over-wise": ("single", "ddp", "fsdp1", "fsdp2", "tensor-parallel", "zero1", "zero3"),
     "rf_rmsprop-switch": ("single", "ddp", "fsdp2", "zero0", "zero1", "zero2"),
 }
 """Cases that share all of their code with others, and where they are tried even so."""

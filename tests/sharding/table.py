@@ -52,6 +52,7 @@ FAMILIES = {
     "RFAdamW": "rf_adamw",
     "RFRMSprop": "rf_rmsprop",
     "IFShampoo": "if_shampoo",
+    "GapOver": "over",
 }
 """What users call them -> their names in the code."""
 

@@ -36,6 +36,7 @@ EXPECTED = {
     "rf_adamw": (gap_hf.RFAdamW, {"type": "default", "betas": [(0.9, 0.999)], "eps": 1e-4, "batch_size": "told"}),
     "rf_rmsprop": (gap_hf.RFRMSprop, {"type": "default", "momentum": 0.9, "eps": 1e-4, "batch_size": "told"}),
     "if_shampoo": (gap_hf.IFShampoo, {"type": "default", "momentum": 0.9, "max_axis": 4096, "batch_size": "told"}),
+    "gap_over": (gap_hf.GapOver, {"type": "switch_parameter_wise", "candidates": "adamw:nadam"}),
     "gap_adamw_llm_lora": (gap_hf.GapAdamW, LLM),
     "gap_adamw_vision_lora": (gap_hf.GapAdamW, LLM | {"betas": [(0.5, 0.999), (0.99, 0.999)]}),
     "gap_adamw_small_batch": (
@@ -67,7 +68,8 @@ def test_every_name_is_expected():
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_name_builds(tmp_path, name):
-    optimizer = tiny_trainer(tmp_path, optim=name).create_optimizer()
+    args = {"optim_args": "candidates=adamw:nadam"} if name == "gap_over" else {}
+    optimizer = tiny_trainer(tmp_path, optim=name, **args).create_optimizer()
     cls, options = EXPECTED[name]
     assert type(optimizer) is cls
     assert {key: optimizer.param_groups[0][key] for key in options} == options

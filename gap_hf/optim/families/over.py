@@ -1,5 +1,6 @@
-"""The family whose candidates are whole optimizers, each of which proposes a step."""
+"""GapOver: the candidates are whole optimizers, each of which proposes a step."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -9,16 +10,20 @@ from torch import Tensor
 from ...candidate import Candidate
 from ..arithmetic.operations import Operations
 from ..family import Grain, Option, Scored
-from ..options import number
+from ..options import given, number
+from ..over import spec as writing
+from ..over.buffers import buffers, named
+from ..over.leaves import Unfit
+from ..over.profile import Profile, profile
+from ..over.propose import Given, propose
+from ..over.spec import Spec
+from ..shell import GapOptimizer
 from ..work import Buffer, Work
-from . import spec as writing
-from .buffers import buffers, named
-from .leaves import Unfit
-from .profile import Profile, profile
-from .propose import Given, propose
-from .spec import Spec
 
 SCORES = ("rms", "decrease")
+
+NEVER = 2**62
+"""A threshold that no count reaches."""
 
 
 class OverNumbers(NamedTuple):
@@ -27,7 +32,8 @@ class OverNumbers(NamedTuple):
     Attributes:
         specs: the K candidates.
         profiles: what was found out about them.
-        carried: what each keeps for the whole group; updated in place.
+        carried: what each keeps for the whole group, which the step leaves there.
+        carried_before: the same before the step: all parts of a group that DeepSpeed steps one by one begin with it.
         lr: learning rate; a tensor stays on its device.
         decay: weight decay, the same for all candidates.
         score: how proposals are compared.
@@ -36,6 +42,7 @@ class OverNumbers(NamedTuple):
     specs: tuple[Spec, ...]
     profiles: tuple[Profile, ...]
     carried: list[dict[str, Any]]
+    carried_before: list[dict[str, Any]]
     lr: float | Tensor
     decay: float
     score: str
@@ -109,6 +116,7 @@ class OverFamily(Scored):
             specs=specs,
             profiles=tuple(map(profile, specs)),
             carried=options["carried"],
+            carried_before=copy.deepcopy(options["carried"]),
             lr=number(options["lr"]),
             decay=float(options["weight_decay"]),
             score=options["score"],
@@ -116,6 +124,12 @@ class OverFamily(Scored):
 
     def decays(self, options: Mapping[str, Any]) -> tuple[float, ...]:
         return (0.0,) * len(self.parse(options))  # so that a mix without weights weighs them equally
+
+    def from_training_arguments(
+        self, options: dict[str, Any], given: Mapping[str, Any], adam: Mapping[str, float]
+    ) -> None:
+        if "candidates" not in options:
+            raise ValueError(f'optim="gap_over" needs candidates; for example optim_args="{writing.EXAMPLE}"')
 
     def ignored_training_arguments(self, options: Mapping[str, Any]) -> list[str]:
         return ["adam_beta1", "adam_beta2", "adam_epsilon"]
@@ -127,11 +141,13 @@ class OverFamily(Scored):
             work.proposals = []
         for j in range(K):
             spec, traits = works[0].numbers.specs[j], works[0].numbers.profiles[j]
+            givens = [self.given(work, j) for work in works]
             try:
-                found = propose(spec, [self.given(work, j) for work in works], traits.changes_gradients)
+                found = propose(spec, givens, traits.changes_gradients)
             except Unfit as error:
                 raise RuntimeError(f"candidate {spec.text}: {error}") from error
-            for work, proposed in zip(works, found, strict=True):
+            for work, of_group, proposed in zip(works, givens, found, strict=True):
+                work.numbers.carried[j] = of_group.carried
                 work.proposals.append(proposed)
 
     def given(self, work: Work, j: int) -> Given:
@@ -142,7 +158,7 @@ class OverFamily(Scored):
             grads=work.grads,
             buffers=[named(work.declared, work.buffers, j, i) for i in range(len(work.values))],
             fresh=[step.item() <= 1 for step in work.steps],
-            carried=work.numbers.carried[j],
+            carried=copy.deepcopy(work.numbers.carried_before[j]),
         )
 
     def observe(self, ops: Operations, work: Work, answers: list[Tensor]) -> Tensor:
@@ -184,3 +200,45 @@ def starts(work: Work, spec: Spec) -> list[Tensor]:
     if not numbers.decay or any(name == "weight_decay" for name, _ in spec.options):
         return work.values
     return [p * (1 - numbers.lr * numbers.decay) for p in work.values]
+
+
+class GapOver(GapOptimizer):
+    r"""Choose among whole optimizers at every step, or mix their steps.
+
+    Args:
+        params: parameters or group dicts, as for any ``torch.optim`` optimizer.
+        {options}
+
+    State per parameter: ``step`` (0-dim), and what each candidate keeps, with the candidate's number behind its name:
+    ``exp_avg_0``, ``exp_avg_sq_0``, ``exp_avg_1``. What a candidate keeps for a whole group is in
+    ``param_group['carried']``.
+
+    Raises:
+        ValueError: an option is out of range, or an optimizer can't be a candidate.
+    """
+
+    family = OverFamily()
+
+    def __init__(
+        self,
+        params: Any,
+        candidates: str | list[Any],
+        lr: float = 1e-3,
+        weight_decay: float = 0,
+        *,
+        type: str = "switch_parameter_wise",
+        score: str = "rms",
+        weights: Sequence[float] | str | None = None,
+        J_ema: float = 0.0,
+        seed: int = 0,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+    ) -> None:
+        elsewhere = {"lr_modulation": False, "hysteresis_threshold": NEVER, "carried": None}
+        super().__init__(params, {**given(locals()), **elsewhere})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, as ``torch.optim.Optimizer.add_param_group`` does. Raises ValueError."""
+        candidates = writing.read(param_group.get("candidates", self.defaults["candidates"]))
+        text = ":".join(spec.text for spec in candidates)  # which a checkpoint can hold
+        super().add_param_group({**param_group, "candidates": text, "carried": [{} for _ in candidates]})
