@@ -28,9 +28,8 @@ def test_a_run_and_its_second_half_again(tmp_path):
     rest.train(resume_from_checkpoint=f"{tmp_path}/whole/checkpoint-6")
     for (name, p), (_, q) in zip(whole.model.named_parameters(), rest.model.named_parameters(), strict=True):
         assert torch.equal(p, q), name
-    losses = [
-        [log["loss"] for log in t.state.log_history if log.get("step", 0) > 6 and "loss" in log] for t in (whole, rest)
-    ]
+    logs = (whole.state.log_history, rest.state.log_history)
+    losses = [[log["loss"] for log in history if log["step"] > 6 and "loss" in log] for history in logs]
     assert losses[0] == losses[1]
 
 
@@ -48,7 +47,7 @@ def test_candidates_from_a_file_are_kept_as_text(tmp_path):
     [
         (None, 'needs candidates; for example optim_args="candidates=adamw:lion'),
         ("candidates=adamw:lbfgs", "lbfgs can't be a candidate: its step failed"),
-        ("candidates=adamw:liom", "did you mean 'lion'"),
+        ("candidates=adamw:lionn", "did you mean 'lion'"),
         ("candidates=adamw,score=fair", "score='fair' is out of range; expected 'rms' or 'decrease'"),
     ],
 )
