@@ -8,7 +8,7 @@ RUN    ?= runs/quickstart
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-all check lint types docs test-4.57 test-deepspeed test-versions test-hosts torture bench-recipe evidence evidence-quick evidence-real evidence-lightbench \
+.PHONY: demo test test-all check lint types docs test-deepspeed test-versions test-hosts torture bench-recipe evidence evidence-quick evidence-real evidence-lightbench \
 	evidence-report clean
 
 demo: $(VENV)/.recipes
@@ -44,13 +44,6 @@ test-versions: $(VENV)/.dev
 # Fine-tunes in TRL, axolotl, LLaMA-Factory, ms-swift and Lightning, each in an environment of its own: 12 GB, an hour.
 test-hosts: $(VENV)/.dev
 	$(BIN)/python -m tests.hosts $(ARGS)
-
-# The oldest supported transformers, in an environment of its own.
-test-4.57:
-	test -x $(VENV)-4.57/bin/python || $(PYTHON) -m venv $(VENV)-4.57
-	$(VENV)-4.57/bin/python -m pip install -c constraints-4.57.txt "$(TORCH)"
-	$(VENV)-4.57/bin/python -m pip install -c constraints-4.57.txt -e ".[dev]"
-	$(VENV)-4.57/bin/python -m pytest -n 2 --dist loadfile tests/trainer tests/choices $(PYTEST)
 
 # The long tests, each with a seed and a time limit (python -m tests.torture.kills --help, ...): 50 minutes at most in all.
 SEED ?= 0
@@ -100,7 +93,7 @@ docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) $(VENV)-4.57 $(VENV)-lightbench $(VENV)-versions $(VENV)-hosts site runs
+	rm -rf $(VENV) $(VENV)-lightbench $(VENV)-versions $(VENV)-hosts site runs
 
 # torch goes first and by itself: a range would let pip fetch the newest release and its accelerator packages
 $(VENV)/.torch: constraints.txt
