@@ -124,6 +124,23 @@ def test_a_resumed_run_is_the_same(type_):
     assert same(others, params)
 
 
+def test_flags_belong_to_candidates():
+    alone, _ = run(lambda params: torch.optim.AdamW(params, lr=1e-2, weight_decay=0.0, fused=True))
+    mine, _ = run(lambda params: GapOver(params, "adamw/fused/true", lr=1e-2, type="default"))
+    assert same(mine, alone)
+    with pytest.raises(ValueError, match="for example candidates=adamw/fused/true"):
+        GapOver(start(), "adamw", fused=True)
+
+
+def test_groups_share_their_candidates():
+    first, second = start()
+    optimizer = GapOver([first], "adamw:lion")
+    with pytest.raises(ValueError, match="all groups share their candidates; got 'adamw:lion' and 'sgd'"):
+        optimizer.add_param_group({"params": [second], "candidates": "sgd"})
+    optimizer.add_param_group({"params": [second], "lr": 0.1})
+    assert optimizer.param_groups[1]["candidates"] == "adamw:lion"
+
+
 def test_what_fails_is_named():
     with pytest.raises(ValueError, match=r"sam can't be a candidate: .*base_optimizer"):
         GapOver(start(), "adamw:sam")

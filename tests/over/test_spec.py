@@ -86,6 +86,10 @@ def test_a_class_that_has_no_path_is_registered(nobody_registered):
         ([], "expected a list or a text"),
         (3, "expected a list or a text"),
         ([{"lr_scale": 1}], "expected a mapping with a name"),
+        ([{"name": "adamw", "betas": [[0.9, 0.99]]}], "betas=([0.9, 0.99],) can't be written in a checkpoint"),
+        ([{"name": "adamw", "eps": float("nan")}], "eps=nan can't be written"),
+        ([{"name": "tests.over.optimizers.Plain", "weight_decay": {}}], "weight_decay={} can't be written"),
+        ([{"name": "lion", "how": "a:b"}], "how='a:b' can't be written"),
     ],
 )
 def test_what_is_wrong_is_said(given, message):

@@ -97,6 +97,12 @@ class OverFamily(Scored):
                 profile(spec), buffers(spec, j)
             except Unfit as error:
                 raise ValueError(f"{spec.text} can't be a candidate: {error}") from error
+        for flag in ("foreach", "fused"):
+            if options[flag] is not None:
+                raise ValueError(
+                    f"{flag}={options[flag]} is for kernels, of which GapOver has none; give it to the candidates that "
+                    f"take it, for example candidates=adamw/{flag}/true"
+                )
         carried = options.get("carried")
         good = isinstance(carried, list) and len(carried) == len(specs) and all(isinstance(c, dict) for c in carried)
         if carried is not None and not good:
@@ -241,4 +247,6 @@ class GapOver(GapOptimizer):
         """Add a group, as ``torch.optim.Optimizer.add_param_group`` does. Raises ValueError."""
         candidates = writing.read(param_group.get("candidates", self.defaults["candidates"]))
         text = ":".join(spec.text for spec in candidates)  # which a checkpoint can hold
+        if self.param_groups and text != (first := self.param_groups[0]["candidates"]):
+            raise ValueError(f"all groups share their candidates; got {first!r} and {text!r}")
         super().add_param_group({**param_group, "candidates": text, "carried": [{} for _ in candidates]})

@@ -141,7 +141,22 @@ def spec_of(name: str, options: dict[str, Any]) -> Spec:
             known = [found for found in parameters if found not in OWNED]
             raise ValueError(f"candidate {name!r} has no option {option!r}; it takes lr_scale, {', '.join(known)}")
     frozen = {option: tuple(value) if isinstance(value, list) else value for option, value in options.items()}
+    for option, value in frozen.items():
+        if not can_be_written(value):
+            raise ValueError(
+                f"candidate {name!r}: {option}={value!r} can't be written in a checkpoint; expected a number, a truth "
+                "value, None, a word, or a list of these"
+            )
     return Spec(name, tuple(frozen.items()), float(scale))
+
+
+def can_be_written(value: Any) -> bool:
+    """Whether ``value_of`` reads the same from what ``written`` makes of a value."""
+    if isinstance(value, tuple):
+        return len(value) > 1 and not any(isinstance(item, tuple) for item in value) and all(map(can_be_written, value))
+    if isinstance(value, str) and set(value) & set(":/|"):
+        return False
+    return (value is None or isinstance(value, (bool, int, float, str))) and value_of(written(value)) == value
 
 
 def value_of(text: str) -> Any:
