@@ -16,8 +16,10 @@ def start() -> list[torch.Tensor]:
 
 
 def go_on(params, optimizer, first: int, last: int) -> None:
-    """Take steps; a parameter has no gradient in every seventh."""
+    """Take steps, at learning rates that change; a parameter has no gradient in every seventh."""
     for step in range(first, last):
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-2 * min(step / 10, 1 / (1 + step % 3))
         for i, p in enumerate(params):
             generator = torch.Generator().manual_seed(100 * step + i)
             p.grad = torch.randn(p.shape, generator=generator) if (step + i) % 7 else None
@@ -45,6 +47,7 @@ def same(some, others) -> bool:
         ("nadam", torch.optim.NAdam, {}),
         ("adafactor", torch.optim.Adafactor, {"weight_decay": 0.0}),
         ("lion", "lion", {}),
+        ("adabound", "adabound", {}),  # which keeps the first learning rate
         ("ademamix", "ademamix", {"weight_decay": 0.0}),
         ("soap", "soap", {"weight_decay": 0.0}),
         ("prodigy", "prodigy", {"weight_decay": 0.0}),

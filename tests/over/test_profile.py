@@ -82,7 +82,7 @@ def test_torchs_generator_is_left_alone():
 def test_a_proposal_leaves_everything_as_it_is_but_what_is_kept():
     start, grad = torch.ones(3), torch.tensor([1.0, -2.0, 3.0])
     kept = {"moments_0": torch.zeros(3), "moments_1": torch.zeros(3), "count": torch.zeros((), dtype=torch.float64)}
-    given = Given(0.1, [start], [grad], [kept], [True])
+    given = Given(0.1, 0.1, [start], [grad], [kept], [True])
     for count in (1, 2):
         ((proposed,),) = propose(Spec(HERE + "Nested", (), 0.5), [given])
         given.fresh = [False]

@@ -35,6 +35,7 @@ class OverNumbers(NamedTuple):
         carried: what each keeps for the whole group, which the step leaves there.
         carried_before: the same before the step: all parts of a group that DeepSpeed steps one by one begin with it.
         lr: learning rate; a tensor stays on its device.
+        first_lr: the learning rate that the group was built with.
         decay: weight decay, the same for all candidates.
         score: how proposals are compared.
     """
@@ -44,6 +45,7 @@ class OverNumbers(NamedTuple):
     carried: list[dict[str, Any]]
     carried_before: list[dict[str, Any]]
     lr: float | Tensor
+    first_lr: float
     decay: float
     score: str
 
@@ -124,6 +126,7 @@ class OverFamily(Scored):
             carried=options["carried"],
             carried_before=copy.deepcopy(options["carried"]),
             lr=number(options["lr"]),
+            first_lr=options["first_lr"],
             decay=float(options["weight_decay"]),
             score=options["score"],
         )
@@ -160,6 +163,7 @@ class OverFamily(Scored):
         """Return what candidate ``j`` is given of a group."""
         return Given(
             lr=work.numbers.lr,
+            first_lr=work.numbers.first_lr,
             starts=starts(work, work.numbers.specs[j]),
             grads=work.grads,
             buffers=[named(work.declared, work.buffers, j, i) for i in range(len(work.values))],
@@ -240,7 +244,7 @@ class GapOver(GapOptimizer):
         foreach: bool | None = None,
         fused: bool | None = None,
     ) -> None:
-        elsewhere = {"lr_modulation": False, "hysteresis_threshold": NEVER, "carried": None}
+        elsewhere = {"lr_modulation": False, "hysteresis_threshold": NEVER}
         super().__init__(params, {**given(locals()), **elsewhere})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -250,3 +254,4 @@ class GapOver(GapOptimizer):
         if self.param_groups and text != (first := self.param_groups[0]["candidates"]):
             raise ValueError(f"all groups share their candidates; got {first!r} and {text!r}")
         super().add_param_group({**param_group, "candidates": text, "carried": [{} for _ in candidates]})
+        self.param_groups[-1].setdefault("first_lr", float(self.param_groups[-1]["lr"]))

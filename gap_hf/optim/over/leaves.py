@@ -54,13 +54,15 @@ class Template(NamedTuple):
 def build(spec: Spec, groups: list[dict[str, Any]]) -> Optimizer:
     """Construct a candidate's optimizer for ``groups``, which have a learning rate each.
 
-    Weight decay is not the candidate's unless its options say so. Raises Unfit.
+    Weight decay is not the candidate's unless its options say so. Options that the constructor does not name are the
+    groups' (as ``use_muon`` in pytorch_optimizer). Raises Unfit.
     """
-    options = dict(spec.options)
+    options = {name: value for name, value in spec.options if takes(spec, name)}
+    of_groups = {name: value for name, value in spec.options if name not in options}
     if "weight_decay" not in options and takes(spec, "weight_decay"):
         options["weight_decay"] = 0.0
     try:
-        return spec.optimizer(groups, **options)
+        return spec.optimizer([{**group, **of_groups} for group in groups], **options)
     except Exception as error:
         raise Unfit(f"it can't be built from parameters and options: {type(error).__name__}: {error}") from error
 

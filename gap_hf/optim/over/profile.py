@@ -105,6 +105,11 @@ def start(shapes: Shapes) -> list[Tensor]:
     return [p * (torch.rand(p.shape, generator=generator) > 0.3) for p in drawn]
 
 
+def rate(step: int) -> float:
+    """Return the learning rate of a step: a schedule, since some keep the first one."""
+    return LR / (1 + step % 3)
+
+
 def gradient(shape: tuple[int, ...], i: int, step: int) -> Tensor:
     """Return a gradient of parameter ``i``: of very different sizes from step to step, and 0 in some elements.
 
@@ -130,6 +135,7 @@ def trained(spec: Spec, shapes: Shapes, some: list[int] | None = None, half: int
         params = [part(start(shapes)[i]).requires_grad_() for i in indices]
         optimizer = build(spec, [{"params": params, "lr": LR}])
         for step in range(STEPS):
+            optimizer.param_groups[0]["lr"] = rate(step)
             for p, i in zip(params, indices, strict=True):
                 p.grad = part(gradient(shapes[i], i, step))
             step_of(optimizer)
@@ -158,8 +164,9 @@ def rebuilt(spec: Spec, shapes: Shapes) -> tuple[list[Tensor], Given, bool]:
         }
         for p in params
     ]
-    given, changes = Given(LR, params, [], kept, [True] * len(params)), False
+    given, changes = Given(LR, LR, params, [], kept, [True] * len(params)), False
     for step in range(STEPS):
+        given.lr = rate(step)
         grads = [gradient(shape, i, step) for i, shape in enumerate(shapes)]
         given.grads = [grad.clone() for grad in grads]
         (given.starts,) = propose(spec, [given], copies=False)

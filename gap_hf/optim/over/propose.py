@@ -20,6 +20,7 @@ class Given:
 
     Attributes:
         lr: the group's learning rate.
+        first_lr: the one that it was built with, which some keep.
         starts: the N parameters that the steps begin at; they are left alone.
         grads: their gradients, likewise.
         buffers: what the candidate keeps for each, by the names of its leaves; updated in place.
@@ -28,6 +29,7 @@ class Given:
     """
 
     lr: Any
+    first_lr: float
     starts: Sequence[Tensor]
     grads: Sequence[Tensor]
     buffers: Sequence[Mapping[str, Tensor]]
@@ -54,9 +56,10 @@ def propose(spec: Spec, givens: Sequence[Given], copies: bool = True) -> list[li
     """
     with torch.enable_grad():  # some look whether a parameter requires a gradient
         shadows = [[p.detach().clone().requires_grad_() for p in given.starts] for given in givens]
-    scaled = [given.lr if spec.lr_scale == 1 else given.lr * spec.lr_scale for given in givens]
-    groups = [{"params": own, "lr": lr} for own, lr in zip(shadows, scaled, strict=True)]
-    optimizer = build(spec, groups)
+    firsts = [given.first_lr * spec.lr_scale for given in givens]
+    optimizer = build(spec, [{"params": own, "lr": lr} for own, lr in zip(shadows, firsts, strict=True)])
+    for group, given in zip(optimizer.param_groups, givens, strict=True):
+        group["lr"] = given.lr if spec.lr_scale == 1 else given.lr * spec.lr_scale
     fresh_groups = [without_params(group) for group in optimizer.param_groups]
     for group, own, given in zip(optimizer.param_groups, shadows, givens, strict=True):
         group.update({name: value for name, value in given.carried.items() if name != OTHERS})
@@ -70,7 +73,7 @@ def propose(spec: Spec, givens: Sequence[Given], copies: bool = True) -> list[li
     mine = {id(shadow) for own in shadows for shadow in own}
     others = {key: value for key, value in optimizer.state.items() if id(key) not in mine}
     for group, before, own, given in zip(optimizer.param_groups, fresh_groups, shadows, givens, strict=True):
-        given.carried.update(changed(group, before, given.lr))
+        given.carried.update(changed(group, before))
         if others:
             given.carried[OTHERS] = plain(others)
         for shadow, buffers in zip(own, given.buffers, strict=True):
@@ -83,7 +86,7 @@ def without_params(group: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in group.items() if name != "params"}
 
 
-def changed(group: Mapping[str, Any], before: Mapping[str, Any], lr: Any) -> dict[str, Any]:
+def changed(group: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a step has left in a group. Raises Unfit if that can't be kept."""
     found = {
         name: value for name, value in without_params(group).items() if name not in before or value is not before[name]

@@ -13,6 +13,7 @@ The weights \(w\) are the rule's (``rules.py``).
 
 from ast import literal_eval
 from collections.abc import Callable
+from inspect import signature
 from pydoc import locate
 from typing import Any, NamedTuple
 
@@ -54,11 +55,17 @@ class ReferenceOver(Reference):
         """Build a candidate."""
         path, *rest = text.split("/")
         options = {name: literal_eval(value) for name, value in zip(rest[::2], rest[1::2], strict=True)}
-        scale = options.pop("lr_scale", 1.0)
+        scale, decays, cls = options.pop("lr_scale", 1.0), "weight_decay" in options, found(path)
+        taken = signature(cls).parameters
+        of_groups = {name: options.pop(name) for name in list(options) if name not in taken}
+        if "weight_decay" in taken and not decays:
+            options["weight_decay"] = 0.0
         copies = {p: p.detach().clone().requires_grad_() for group in self.param_groups for p in group["params"]}
-        groups = [{"params": [copies[p] for p in group["params"]]} for group in self.param_groups]
-        cls: Any = locate(path)
-        return Built(scale, "weight_decay" in options, copies, cls(groups, lr=1.0, **options))
+        groups = [
+            {"params": [copies[p] for p in group["params"]], "lr": group["lr"] * scale, **of_groups}
+            for group in self.param_groups
+        ]
+        return Built(scale, decays, copies, cls(groups, **options))
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         for built in self.built:
@@ -95,3 +102,8 @@ class ReferenceOver(Reference):
 def start(group: dict[str, Any], built: Built, p: Tensor) -> Tensor:
     """The parameter after the group's weight decay, unless the candidate decays it."""
     return p.detach() if built.decays else p.detach() * (1 - group["lr"] * group["weight_decay"])
+
+
+def found(path: str) -> Any:
+    """Import a class by its path."""
+    return locate(path)
