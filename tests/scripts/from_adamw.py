@@ -21,11 +21,12 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
 import quickstart
 
 CHANGE, END = 40, 80
-SPANS = ((1, 1), (1, 5), (1, 20), (21, 40))
+SPANS = ((2, 2), (2, 6), (2, 20), (21, 40))
+"""Steps after the change; the first loss is that of the weights that AdamW left."""
 WAYS = {
     "AdamW, whose state is thrown away": ("adamw_torch", "", False),
     "`gap_adamw`": ("gap_adamw", "", True),
-    "`gap_adamw`, parameter by parameter": ("gap_adamw", "type=switch_parameter_wise", True),
+    "`gap_adamw`, one choice for all": ("gap_adamw", "type=switch", True),
     "`gap_adamw_mix`": ("gap_adamw_mix", "", True),
     "`gap_adamw`, the state thrown away": ("gap_adamw", "", False),
 }
