@@ -153,8 +153,9 @@ def is_torchs(family: TorchsDefault, param_groups: list[dict[str, Any]], state_d
         return False
     if not isinstance(state_dict.get("state"), Mapping):
         return False
+    needed = family.of_torch.keys() - {"decoupled_weight_decay"}  # which torch has since 2.7
     for saved, mine in zip(groups, param_groups, strict=True):
-        if not isinstance(saved, Mapping) or "last_choice" in saved or not family.of_torch.keys() <= saved.keys():
+        if not isinstance(saved, Mapping) or "last_choice" in saved or not needed <= saved.keys():
             return False
         if not isinstance(saved.get("params"), (list, tuple)) or len(saved["params"]) != len(mine["params"]):
             return False

@@ -112,6 +112,17 @@ def test_a_single_candidate_goes_there_and_back_bit_for_bit():
             assert all(torch.equal(a[name], b[name]) for name in a if name != "step")
 
 
+def test_a_state_of_an_older_torch():
+    """Before 2.7 the groups of Adam and AdamW have no decoupled_weight_decay."""
+    _, adamw = trained(torch.optim.AdamW)
+    saved = adamw.state_dict()
+    for group in saved["param_groups"]:
+        group.pop("decoupled_weight_decay", None)
+    _, gap = trained(gap_hf.GapAdamW, steps=0, betas=B)
+    gap.load_state_dict(saved)
+    assert all("exp_avg_1" in found for found in gap.state_dict()["state"].values())
+
+
 def test_amsgrad_is_refused():
     _, adam = trained(torch.optim.AdamW, amsgrad=True)
     _, gap = trained(gap_hf.GapAdamW, steps=2, betas=B)
