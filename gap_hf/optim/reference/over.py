@@ -55,7 +55,8 @@ class ReferenceOver(Reference):
         """Build a candidate."""
         path, *rest = text.split("/")
         options = {name: literal_eval(value) for name, value in zip(rest[::2], rest[1::2], strict=True)}
-        scale, decays, cls = options.pop("lr_scale", 1.0), "weight_decay" in options, found(path)
+        scale, decays = options.pop("lr_scale", 1.0), "weight_decay" in options
+        cls: Any = locate(path)
         taken = signature(cls).parameters
         of_groups = {name: options.pop(name) for name in list(options) if name not in taken}
         if "weight_decay" in taken and not decays:
@@ -96,14 +97,9 @@ class ReferenceOver(Reference):
             p.copy_(torch.einsum("k,k...->...", torch.tensor(weights).double(), torch.stack(proposals).double()))
 
     def soft_reset(self, group: dict[str, Any], p: Tensor) -> None:
-        raise NotImplementedError("GapOver resets nothing: it does not know which of its buffers are moments")
+        """Leave everything as it is: what of a candidate's state are moments is not known."""
 
 
 def start(group: dict[str, Any], built: Built, p: Tensor) -> Tensor:
     """The parameter after the group's weight decay, unless the candidate decays it."""
     return p.detach() if built.decays else p.detach() * (1 - group["lr"] * group["weight_decay"])
-
-
-def found(path: str) -> Any:
-    """Import a class by its path."""
-    return locate(path)
