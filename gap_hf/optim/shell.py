@@ -5,6 +5,7 @@ in which order, and ``scope.py`` what a choice is made for; ``gap_hf.sharding`` 
 processes.
 """
 
+import functools
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -81,7 +82,15 @@ class GapOptimizer(Savable):
         Tracing it, Dynamo would take the optimizer for one of torch's and rewrite its groups
         (``torch/_dynamo/variables/optimizer.py``).
         """
-        return torch.compiler.disable(Optimizer.profile_hook_step(func))
+        disabled = torch.compiler.disable(Optimizer.profile_hook_step(func))
+
+        # handed `disabled` as a bound method, the torch.compile of torch 2.6 calls it without the optimizer
+        # (`innermost_fn` in torch/_dynamo/eval_frame.py)
+        @functools.wraps(func)
+        def step(*args: Any, **kwargs: Any) -> Any:
+            return disabled(*args, **kwargs)
+
+        return step
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
