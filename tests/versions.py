@@ -38,7 +38,7 @@ class Package(NamedTuple):
 
     versions: tuple[str, ...]
     tests: tuple[str, ...]
-    chosen: str = "not nothing"
+    chosen: str = ""
     install: tuple[str, ...] = ()
     beside: Mapping[str, tuple[str, ...]] = {}
     without: Mapping[str, tuple[str, ...]] = {}
@@ -121,8 +121,8 @@ def test(name: str, version: str, where: Path, given: list[str]) -> Result | Non
     assert seen.stdout.strip() == version, f"{name} {seen.stdout.strip()} hides {version} in {where}"
     pytest = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "-p", "no:cacheprovider"]
     package = PACKAGES[name]
-    chosen = " and not ".join([package.chosen, *package.without.get(version, ())])
-    command = [*pytest, *package.tests, "-k", chosen, *given]
+    chosen = filter(None, [package.chosen, *(f"not {what}" for what in package.without.get(version, ()))])
+    command = [*pytest, *package.tests, "-k", " and ".join(chosen), *given]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=7200)
     counts = {word: int(n) for n, word in re.findall(r"(\d+) (passed|skipped)", done.stdout[-2000:])}
     if done.returncode or not counts.get("passed"):
