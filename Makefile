@@ -8,7 +8,7 @@ RUN    ?= runs/quickstart
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-all check lint types docs test-deepspeed test-versions test-hosts torture bench-recipe evidence evidence-quick evidence-real evidence-lightbench \
+.PHONY: demo test test-all check lint types docs test-deepspeed test-torch test-versions test-hosts torture bench-recipe evidence evidence-quick evidence-real evidence-lightbench \
 	evidence-report clean
 
 demo: $(VENV)/.recipes
@@ -36,6 +36,10 @@ types: $(VENV)/.dev
 # The ZeRO layouts under several versions of DeepSpeed, each in a directory beside the environment; half an hour.
 test-deepspeed: $(VENV)/.dev
 	$(BIN)/python -m tests.versions deepspeed $(ARGS)
+
+# The optimizers' tests and the layouts but ZeRO under the oldest supported torch and the newest; twenty minutes.
+test-torch: $(VENV)/.dev
+	$(BIN)/python -m tests.versions torch $(ARGS)
 
 # Trainer's tests under several versions of transformers; an hour.
 test-versions: $(VENV)/.dev

@@ -175,12 +175,13 @@ def doctor(
     Shows versions, kernels (the CPU kernel is built if it never was), and the
     layouts that can be started here; with --config, whether a run with that
     accelerate config will be exact, or refused and why; with --optim, every
-    option of that optimizer, or what is wrong with --optim-args. The exit
+    option of that optimizer, or what is wrong with --optim-args, and for
+    gap_over the optimizers that can be its candidates. The exit
     status is 1 if something will be refused, or if a version is not one that
     gap_hf supports.
     """
+    from .doctor import candidates, hosts, machine
     from .doctor import config as configs
-    from .doctor import hosts, machine
     from .doctor import options as option
     from .doctor.finding import State
 
@@ -189,8 +190,8 @@ def doctor(
     with failing_cleanly(OSError, ValueError):
         launch = configs.read(config) if config is not None else None
         judged = configs.judge(launch) if launch is not None else []
-        kind = configs.kind_of(launch) if launch is not None else "NO"
-        given = option.judge(optim, optim_args, kind) if optim is not None else []
+        cut = launch is not None and configs.cuts(launch)
+        given = option.judge(optim, optim_args, cut) if optim is not None else []
         sections = {
             "versions": machine.versions(),
             "kernels": [*machine.devices(), *machine.kernels()],
@@ -198,6 +199,7 @@ def doctor(
             "frameworks": hosts.hosts(),
             str(config): judged,
             str(optim): given,
+            "candidates that were tried": candidates.known() if optim == "gap_over" else [],
         }
     colors = {State.GOOD: "green", State.NOTE: "cyan", State.BAD: "red", State.MISSING: "yellow"}
     console = rich.console.Console()

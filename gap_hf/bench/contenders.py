@@ -12,6 +12,8 @@ from torch.optim import Optimizer
 
 from ..optim import GapAdamW
 from ..optim.families import OPTIMIZERS
+from ..optim.families.over import GapOver
+from ..optim.over.classes import find
 from .errors import BenchError, first_line
 from .literal import LiteralGap
 
@@ -43,6 +45,14 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "if-shampoo": ("IFShampoo", {"batch_size": 16, "max_axis": 1024}),
 }
 """gap_hf's other optimizers by contenders' names: class and options. They have a single candidate."""
+
+WHOLE = {
+    "adamw": "torch.optim",
+    "lion": "pytorch_optimizer",
+    "adabelief": "pytorch_optimizer",
+    "ademamix": "pytorch_optimizer",
+}
+"""Optimizers that are GapOver's candidates, and the packages that they come from."""
 
 GAP_FLAGS: dict[str, dict[str, Any]] = {
     "loop": {"foreach": False, "fused": False},
@@ -96,8 +106,8 @@ def candidates(K: int) -> list[tuple[float, float]]:
 
 
 def contenders() -> list[Contender]:
-    """All contenders, in the table's order: torch's, the literal GAP, gap_hf's, and other packages'."""
-    return [*from_torch(), *gaps(), *families(), *peers()]
+    """All contenders, in the table's order: torch's, the literal GAP, gap_hf's, whole optimizers, other packages'."""
+    return [*from_torch(), *gaps(), *families(), *whole(), *peers()]
 
 
 def from_torch() -> list[Contender]:
@@ -138,6 +148,23 @@ def families() -> list[Contender]:
         return lambda params, K: OPTIMIZERS[name](params, **NUMBERS, **options)
 
     return [Contender(name, maker(*told), quadratic="max_axis" in told[1]) for name, told in FAMILIES.items()]
+
+
+def whole() -> list[Contender]:
+    """Whole optimizers: each by itself, each as GapOver's only candidate, and all of them as its candidates."""
+
+    def itself(name: str) -> Callable[[list[Tensor], int], Optimizer]:
+        return lambda params, K: find(name)(params, **NUMBERS)
+
+    def over(*names: str) -> Callable[[list[Tensor], int], Optimizer]:
+        return lambda params, K: GapOver(params, list(names), **NUMBERS)
+
+    package = {name: module.partition(".")[0] for name, module in WHOLE.items()}
+    return [
+        *(Contender(f"itself-{name}", itself(name), package[name]) for name in WHOLE),
+        *(Contender(f"over-{name}", over(name), package[name]) for name in WHOLE),
+        Contender("over-all", over(*WHOLE), "pytorch_optimizer"),
+    ]
 
 
 def peers() -> list[Contender]:

@@ -64,6 +64,17 @@ def kind_of(config: ClusterConfig) -> str:
     return str(getattr(config.distributed_type, "value", config.distributed_type))
 
 
+def cuts(config: ClusterConfig) -> bool:
+    """Whether parameters, or what the optimizer keeps for them, will be in pieces."""
+    kind = kind_of(config)
+    if kind == "DEEPSPEED":
+        try:
+            return stage(deepspeed_file(config)) > 0
+        except (OSError, ValueError, TypeError):
+            return False  # which `judge` says
+    return kind not in ("NO", *launch.DDP)
+
+
 def refused(what: str, why: str) -> Finding:
     """A finding that stands in the way of the run."""
     return Finding(what, State.BAD, why)
@@ -100,13 +111,11 @@ def deepspeed(config: ClusterConfig) -> tuple[str, list[Finding]]:
     """The name of the DeepSpeed layout, and the findings about it."""
     options = dict(config.deepspeed_config)
     fp16 = str(config.mixed_precision).lower() == "fp16"
-    if path := options.get("deepspeed_config_file"):
-        try:
-            file = dict(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            return "DeepSpeed", [refused("deepspeed_config_file", f"{path} can't be read: {error}")]
-    else:
-        file = written_out(options)
+    try:
+        file = deepspeed_file(config)
+    except (OSError, ValueError, TypeError) as error:
+        path = options["deepspeed_config_file"]
+        return "DeepSpeed", [refused("deepspeed_config_file", f"{path} can't be read: {error}")]
     if get(file, "fp16", "enabled") in (None, "auto"):  # accelerate fills it in
         file["fp16"] = {"enabled": fp16}
     found = of(DeepSpeed.refusals, file)
@@ -118,6 +127,17 @@ def deepspeed(config: ClusterConfig) -> tuple[str, list[Finding]]:
         text = "gap_hf sets it to false, if the Accelerator exists before the optimizer (Trainer: always)"
         found.append(note("zero_force_ds_cpu_optimizer", text))
     return f"ZeRO {stage(file)}", found
+
+
+def deepspeed_file(config: ClusterConfig) -> dict[str, Any]:
+    """Read the DeepSpeed config that a config names, or write out what it says itself.
+
+    Raises:
+        OSError, ValueError, TypeError: the file can't be read.
+    """
+    if path := config.deepspeed_config.get("deepspeed_config_file"):
+        return dict(json.loads(Path(path).read_text(encoding="utf-8")))
+    return written_out(config.deepspeed_config)
 
 
 def written_out(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,18 +2,19 @@
 
 import torch
 
-from ..sharding.launch import DDP
+from ..optim.families.over import GapOver
 from ..trainer.presets import PRESETS, options_of
+from . import candidates
 from .finding import Finding, State
 
 
-def judge(name: str, text: str | None, distributed_type: str = "NO") -> list[Finding]:
+def judge(name: str, text: str | None, cut: bool = False) -> list[Finding]:
     """List every option of the optimizer with its value, or say why it will be refused.
 
     Args:
         name: an ``optim=`` name of gap_hf.
         text: the ``optim_args``.
-        distributed_type: how the run will be launched, in accelerate's words.
+        cut: whether the run will be launched with parameters in pieces.
     """
     if name not in PRESETS:
         return [Finding("optim", State.BAD, f"{name!r} is no gap optimizer; expected one of {', '.join(PRESETS)}")]
@@ -27,7 +28,9 @@ def judge(name: str, text: str | None, distributed_type: str = "NO") -> list[Fin
     for key, (option, _) in optimizer.options.items():
         if key not in ("lr", "weight_decay", "differentiable"):  # Trainer's own, and what must be False
             found.append(Finding(f"{key}={group[key]}", State.GOOD, option.text.replace("``", "")))
-    if group.get("state_dtype") == "8bit" and distributed_type not in ("NO", *DDP):
+    if optimizer is GapOver:
+        found += candidates.of_group(group, cut)
+    if group.get("state_dtype") == "8bit" and cut:
         why = "needs whole parameters, which this launch cuts into pieces; use state_dtype=bfloat16"
         found.append(Finding("state_dtype=8bit", State.BAD, why))
     return found

@@ -54,7 +54,8 @@ class Work:
         places: where the fragments lie in their parameters; empty unless the family asks for it.
         wholes: the gradients of the whole parameters, where the values are pieces and the family needs more.
         within: where the values are in these, flattened: slices or indices.
-        proposals: of each candidate, if the family makes them beforehand, the values after its step.
+        starts: for each candidate, if the family lets it step beforehand, the values that its step begins at, and
+        proposals: those after it.
     """
 
     numbers: Any
@@ -67,6 +68,7 @@ class Work:
     places: Sequence[Place] = ()
     wholes: list[Tensor] | None = None
     within: list[Any] | None = None
+    starts: list[list[Tensor]] = field(default_factory=list)
     proposals: list[list[Tensor]] = field(default_factory=list)
 
     def select(self, rows: Sequence[int]) -> "Work":
@@ -86,5 +88,6 @@ class Work:
             [self.places[i] for i in rows] if self.places else (),
             None if self.wholes is None else of(self.wholes),
             None if self.within is None else [self.within[i] for i in rows],
+            [*map(of, self.starts)],
             [*map(of, self.proposals)],
         )

@@ -20,13 +20,13 @@ pytestmark = pytest.mark.skipif(isinstance(fused_cpu.load(), fused_cpu.Unavailab
 
 TINY = Workload("tiny", "for tests", ((40, 50), (2000,), (16, 125)))
 MANY = Workload("many", "for tests", ((2000,),) * 12)
-HERE = ("torch-", "literal", "gap", "rf", "adai", "adams", "if")
+HERE = ("torch-", "literal", "gap", "rf", "adai", "adams", "if", "itself", "over")
 QUICK = Options(("tiny",), rounds=2, only=HERE, copy_bytes=1 << 16)
 NAMES = [
     *["torch-fused", "torch-foreach", "torch-loop", "literal-switch", "literal-each"],
     *[f"gap-{kernel}-{type}" for kernel in ("loop", "foreach", "fused", "bf16") for type in ("switch", "each")],
     *[f"gap-{mix}" for mix in ("mix", "mix-score", "mix-each", "qhm", "qhm-score", "qhm-each")],
-    *["rf-adamw", "rf-rmsprop", "adai", "adams", "if-shampoo"],
+    *["rf-adamw", "rf-rmsprop", "adai", "adams", "if-shampoo", "itself-adamw", "over-adamw"],
 ]
 
 
@@ -54,7 +54,11 @@ def rows(result: Result) -> dict[str, Row]:
 def test_everybody_is_there(results):
     for result in results:
         assert [row.name for row in result.rows] == NAMES
-        assert result.absent == {f"gap-8bit-{type}": "torchao is not installed" for type in ("switch", "each")}
+        others = [f"{kind}-{name}" for kind in ("itself", "over") for name in ("lion", "adabelief", "ademamix")]
+        assert result.absent == {
+            **{f"gap-8bit-{type}": "torchao is not installed" for type in ("switch", "each")},
+            **dict.fromkeys([*others, "over-all"], "pytorch_optimizer is not installed"),
+        }
         assert all(len(row.seconds) == len(row.ratios) == 2 for row in result.rows)
         assert len(result.copy_seconds) == 2 * len(NAMES)
 
@@ -62,7 +66,7 @@ def test_everybody_is_there(results):
 def test_state(results):
     per_parameter = {name: row.state_bytes / TINY.elements for name, row in rows(results[0]).items()}
     expected = {"torch": 8, "literal": 16, "gap-loop": 12, "gap-foreach": 12, "gap-fused": 12, "gap-bf16": 8}
-    expected |= {"rf": 8, "adai": 12, "adams": 12}
+    expected |= {"rf": 8, "adai": 12, "adams": 12, "itself-adamw": 8, "over-adamw": 8}
     factors = 40**2 + 50**2 + 2000 + 16**2 + 125**2  # each with a momentum; that of the long vector is diagonal
     expected["if"] = 4 + 8 * factors / TINY.elements
     expected |= {"gap-mix": 12, "gap-qhm": 8}  # QHM's memory is Adam's: the gradient needs no buffer

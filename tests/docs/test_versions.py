@@ -8,7 +8,7 @@ from .. import versions
 from ..tiny import ROOT
 
 
-@pytest.mark.parametrize("package", ["transformers", "DeepSpeed"])
+@pytest.mark.parametrize("package", ["torch", "transformers", "DeepSpeed"])
 def test_the_readme_says_what_passed(package):
     (row,) = re.findall(r"^\| tested \|.*$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
     (newest, others) = re.findall(rf"{package} ([\d.]+) \(and ([\d., ]+):", row)[0]

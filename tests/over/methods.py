@@ -4,7 +4,7 @@
 
 Each method that has a maintained class is looked at (``profile``), and then trained on two processes, alone and beside
 AdamW, in DDP and, if it works element by element, in FSDP2; choices and parameters must be those of one process, by the
-reference. What happened goes into ``docs/families/over.csv``.
+reference. What happened goes into ``gap_hf/optim/over/methods.csv``.
 """
 
 import csv
@@ -16,7 +16,7 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -24,8 +24,10 @@ from tqdm import tqdm
 
 import gap_hf
 from gap_hf.optim.family import Grain
+from gap_hf.optim.over import methods
 from gap_hf.optim.over.leaves import Unfit
-from gap_hf.optim.over.profile import Profile, profile
+from gap_hf.optim.over.methods import Method
+from gap_hf.optim.over.profile import NEEDS, Profile, profile
 from gap_hf.optim.over.spec import of_text
 from gap_hf.optim.reference.over import ReferenceOver
 
@@ -35,7 +37,7 @@ from ..sharding.leaving import leave
 from ..sharding.run_layouts import compare
 from ..tiny import ROOT
 
-PAGE, RESULTS = ROOT / "docs/families/over.md", ROOT / "docs/families/over.csv"
+PAGE, RESULTS = ROOT / "docs/families/over.md", ROOT / "gap_hf/optim/over" / methods.TABLE
 BEGIN, END = "<!-- the methods: python -m tests.over.methods -->\n", "<!-- end of the methods -->\n"
 PO = "pytorch_optimizer."
 TORCH = "torch.optim."
@@ -51,30 +53,19 @@ METHODS = {
     "Adan": PO + "Adan", "AdEMAMix": PO + "AdEMAMix", "ADOPT": PO + "ADOPT", "AMSGrad": TORCH + "Adam/amsgrad/True",
     "CAME": PO + "CAME", "D-Adaptation": PO + "DAdaptAdam", "diffGrad": PO + "DiffGrad", "Grams": PO + "Grams",
     "GSAM": PO + "GSAM", "LAMB": PO + "Lamb", "LARS": PO + "LARS", "Lion": PO + "Lion/lr_scale/0.1",
-    "LookSAM": PO + "LookSAM", "MARS": PO + "MARS", "Muon": TORCH + "Muon", "NovoGrad": PO + "NovoGrad",
+    "LookSAM": PO + "LookSAM", "MARS": PO + "MARS", "MoMo": "momo.Momo", "Muon": TORCH + "Muon",
+    "NovoGrad": PO + "NovoGrad",
     "Prodigy": PO + "Prodigy", "RAdam": TORCH + "RAdam", "RMSprop": TORCH + "RMSprop", "SAM": PO + "SAM",
     "SGD": TORCH + "SGD/momentum/0.9", "SGD-SaI": PO + "SGDSaI", "SGDP": PO + "SGDP", "Shampoo": PO + "Shampoo",
     "SOAP": PO + "SOAP", "SPlus": PO + "SPlus", "Subset-Norm": PO + "AdamWSN", "SWATS": PO + "SWATS",
     "WSAM": PO + "WSAM", "Yogi": PO + "Yogi",
 }
-"""Methods with a class in torch or pytorch_optimizer, as candidates; AGC and MoMo have classes elsewhere."""
+"""Methods with a class that is kept up, as candidates. AGC has none: it clips gradients."""
 # fmt: on
-NEEDS = {
-    Grain.ELEMENT: "elements: every layout",
-    Grain.PARAMETER: "whole parameters: one process, DDP, ZeRO 0",
-    Grain.MODEL: "all parameters: one process, DDP, ZeRO 0",
-}
-
-
-class Row(NamedTuple):
-    """What was found out about a method."""
-
-    method: str
-    candidate: str
-    alone: str
-    beside_adamw: str
-    works_on: str
-    bytes: str
+KINDS = ("first", "switch_parameter_wise")
+"""How a method is tried: alone, and beside AdamW."""
+PACKAGES = {"torch": "torch", "pytorch_optimizer": "pytorch_optimizer", "momo": "momo-opt"}
+"""The packages of the classes, by module."""
 
 
 def fitting(text: str) -> Profile | str:
@@ -98,10 +89,7 @@ def ranks(out: Path) -> None:
         layouts = ("ddp", "fsdp2") if fits.grain is Grain.ELEMENT else ("ddp",)
         found[method] = {
             kind: "; ".join(sorted({trained(name, candidates, kind) for name in layouts}))
-            for kind, candidates in (
-                ("first", text),
-                ("switch_parameter_wise", f"{TORCH}AdamW/weight_decay/0.0:{text}"),
-            )
+            for kind, candidates in zip(KINDS, (text, f"{ADAMW}:{text}"), strict=True)
         }
     (out / f"rank{dist.get_rank()}.json").write_text(json.dumps(found))
     leave()
@@ -124,7 +112,7 @@ def trained(layout: str, candidates: str, type_: str) -> str:
 
 
 # ---------------------------------------------------------------- the table
-def rows() -> list[Row]:
+def rows() -> list[Method]:
     """Run everything."""
     with tempfile.TemporaryDirectory() as scratch:
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -132,37 +120,34 @@ def rows() -> list[Row]:
         both: list[dict[str, Any]] = [json.loads(path.read_text()) for path in sorted(Path(scratch).glob("*.json"))]
     made = []
     for method, text in tqdm(METHODS.items(), unit="method"):
+        package = PACKAGES[text.partition(".")[0]]
+        version = importlib.metadata.version(package).partition("+")[0]
         fits = fitting(text)
         if isinstance(fits, str):
-            made.append(Row(method, text, "refused", "refused", fits.split("\n")[0], ""))
+            made.append(Method(method, text, "refused", "refused", fits.split("\n")[0], "", package, version))
             continue
-        alone, beside = ({found[method][kind] for found in both} for kind in ("first", "switch_parameter_wise"))
-        made.append(Row(method, text, "; ".join(alone), "; ".join(beside), NEEDS[fits.grain], f"{fits.bytes:.3g}"))
+        alone, beside = ("; ".join({found[method][kind] for found in both}) for kind in KINDS)
+        made.append(Method(method, text, alone, beside, NEEDS[fits.grain], f"{fits.bytes:.3g}", package, version))
     return made
 
 
-def read() -> list[Row]:
-    """Read what ran."""
-    with RESULTS.open(newline="") as file:
-        return [Row(**row) for row in csv.DictReader(file)]
-
-
-def table(found: list[Row]) -> str:
+def table(found: list[Method]) -> str:
     """Return the table, in Markdown."""
-    versions = f"torch {importlib.metadata.version('torch').split('+')[0]} and pytorch_optimizer " + (
-        importlib.metadata.version("pytorch_optimizer")
-    )
-    lines = [f"With {versions}:\n", "| method | candidate | alone | beside AdamW | works on | bytes per element |"]
+    versions = sorted({f"{row.package} {row.version}" for row in found})
+    lines = [
+        f"With {', '.join(versions)}:\n",
+        "| method | candidate | alone | beside AdamW | works on | bytes per element |",
+    ]
     lines.append("|---|---|---|---|---|---|")
-    lines += [f"| {row.method} | `{row.candidate}` | {' | '.join(row[2:])} |" for row in found]
-    return "\n".join(lines).replace("\\|", "|") + "\n"
+    lines += [f"| {row.method} | `{row.candidate}` | {' | '.join(row[2:6])} |" for row in found]
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     found = rows()
     with RESULTS.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(Row._fields)
+        writer.writerow(Method._fields)
         writer.writerows(found)
     page = PAGE.read_text(encoding="utf-8")
     between = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)

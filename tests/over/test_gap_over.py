@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from gap_hf import GapOver
+from gap_hf.optim.over.scores import size
+from gap_hf.optim.over.spec import of_text
 
 FOUR = "adamw:lion/lr_scale/0.1:adabelief:ademamix"
 
@@ -78,7 +80,7 @@ def test_two_equal_candidates_are_one(type_):
     assert same(mine, alone)
 
 
-@pytest.mark.parametrize("score", ["rms", "decrease"])
+@pytest.mark.parametrize("score", ["rms", "decrease", "next", "gap"])
 def test_what_is_applied_is_what_was_proposed(score):
     """The choice is made by hand, from each candidate's own step."""
     params = start()
@@ -89,7 +91,8 @@ def test_what_is_applied_is_what_was_proposed(score):
     single = FOUR.split(":")
     shadows = [start() for _ in single]
     alone = [GapOver(own, text, lr=1e-2, type="default") for own, text in zip(shadows, single, strict=True)]
-    seen = set()
+    seen, sizes = set(), [size(of_text(text)[0]).size * of_text(text)[0].lr_scale for text in single]
+    last = [[torch.zeros_like(p) for _ in single] for p in params]
     for step in range(60):
         for i, p in enumerate(params):
             p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(100 * step + i)) + 0.3 * p.detach()
@@ -104,22 +107,29 @@ def test_what_is_applied_is_what_was_proposed(score):
         for i, p in enumerate(params):
             steps = [(before[i] - own[i].detach()).double() for own in shadows]
             aligned = [float((p.grad.double() * d).sum()) for d in steps]
-            J = [a / float(d.norm()) for a, d in zip(aligned, steps, strict=True)] if score == "rms" else aligned
+            held_out = [float((p.grad.double() * d).sum()) for d in last[i]]
+            J = {
+                "rms": [a / float(d.norm()) for a, d in zip(aligned, steps, strict=True)],
+                "decrease": aligned,
+                "next": held_out,
+                "gap": [a / unit for a, unit in zip(aligned, sizes, strict=True)],
+            }[score]
+            last[i] = steps
             assert J[chosen[i]] >= max(J) - 1e-6 * abs(max(J))  # a tie goes to the first
             assert torch.equal(p, shadows[chosen[i]][i])
             seen.add(chosen[i])
     assert len(seen) > 1
 
 
-@pytest.mark.parametrize("type_", ["switch", "switch_parameter_wise", "mix"])
-def test_a_resumed_run_is_the_same(type_):
+@pytest.mark.parametrize(("type_", "score"), [("switch", "rms"), ("switch_parameter_wise", "next"), ("mix", "rms")])
+def test_a_resumed_run_is_the_same(type_, score):
     """Bit for bit, from a file that holds nothing but tensors and numbers."""
     text = FOUR + ":soap:prodigy"
-    params, optimizer = run(lambda params: GapOver(params, text, lr=1e-2, type=type_), 40)
+    params, optimizer = run(lambda params: GapOver(params, text, lr=1e-2, type=type_, score=score), 40)
     file = io.BytesIO()
     torch.save(optimizer.state_dict(), file)
     others = [p.detach().clone().requires_grad_() for p in params]
-    resumed = GapOver(others, text, lr=1e-2, type=type_)
+    resumed = GapOver(others, text, lr=1e-2, type=type_, score=score)
     file.seek(0)
     resumed.load_state_dict(torch.load(file, weights_only=True))
     go_on(params, optimizer, 40, 80)
@@ -144,7 +154,15 @@ def test_groups_share_their_candidates():
     assert optimizer.param_groups[1]["candidates"] == "adamw:lion"
 
 
+def test_the_steps_proposed_last_are_kept_where_they_are_compared():
+    for options, kept in (({}, True), ({"type": "mix"}, False), ({"type": "mix", "weights": "score"}, True)):
+        params, optimizer = run(lambda params, options=options: GapOver(params, FOUR, score="next", **options), 2)
+        assert ("last_step_3" in optimizer.state[params[0]]) == kept
+
+
 def test_what_fails_is_named():
+    with pytest.raises(ValueError, match="score='gap' measures .* soap does not work element by element"):
+        GapOver(start(), "adamw:soap", score="gap")
     with pytest.raises(ValueError, match=r"sam can't be a candidate: .*base_optimizer"):
         GapOver(start(), "adamw:sam")
     with pytest.raises(RuntimeError, match="candidate muon: .* only supports 2D parameters"):

@@ -35,6 +35,7 @@ TEXTS = [
     "betas=0.05:0.1/0.99:0.5,type=switch,dampening=0.5",
     "momentum=0.9:0.99,batch_size=16,alpha=0.99,type=mix",
     "momentum=0.5:0.9,update_interval=10,max_axis=1024,damping=1e-4,type=switch",
+    "candidates=adamw:sgd/momentum/0.9/lr_scale/10,score=decrease,type=mix",
 ]
 
 CALLS: list[tuple[type, dict[str, Any]]] = [
@@ -63,6 +64,7 @@ CALLS: list[tuple[type, dict[str, Any]]] = [
             "update_interval": 2, "max_axis": 4, "weight_decay": 0.1, "fused": None, "state_dtype": "bfloat16",
         },
     ),
+    (gap_hf.GapOver, {"candidates": ["adamw", {"name": "sgd", "momentum": 0.9, "lr_scale": 10.0}], "score": "rms"}),
 ]  # fmt: skip
 
 TORCHS_OWN = (

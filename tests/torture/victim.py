@@ -54,6 +54,11 @@ RUNS = {
     "rf_adamw": ("rf_adamw", f"type=switch_parameter_wise,{CANDIDATES},hysteresis_threshold=1", 0.3),
     "rf_rmsprop": ("rf_rmsprop", f"type=switch_parameter_wise,{MOMENTA},hysteresis_threshold=1", 0.01),
     "if_shampoo": ("if_shampoo", f"type=switch_parameter_wise,{MOMENTA},hysteresis_threshold=1", 0.002),
+    "over": (
+        "gap_over",
+        "type=switch,J_ema=0.1,candidates=adamw:lion/lr_scale/0.3:adabelief:ademamix/lr_scale/0.5",
+        0.1,
+    ),
 }
 """``optim``, ``optim_args`` and learning rate: with these, choices change often."""
 

@@ -16,11 +16,14 @@ from ..over.buffers import buffers, named
 from ..over.leaves import Unfit
 from ..over.profile import Profile, profile
 from ..over.propose import Given, propose
+from ..over.scores import SCORES, Score
 from ..over.spec import Spec
+from ..rules import TYPES
 from ..shell import GapOptimizer
 from ..work import Buffer, Work
 
-SCORES = ("rms", "decrease")
+LAST = "last_step"
+"""The name of the buffers for the steps that were proposed last, before the candidate's number."""
 
 NEVER = 2**62
 """A threshold that no count reaches."""
@@ -38,6 +41,7 @@ class OverNumbers(NamedTuple):
         first_lr: the learning rate that the group was built with.
         decay: weight decay, the same for all candidates.
         score: how proposals are compared.
+        last: where in the work's buffers the steps that were proposed last are, if the score needs them.
     """
 
     specs: tuple[Spec, ...]
@@ -47,7 +51,8 @@ class OverNumbers(NamedTuple):
     lr: float | Tensor
     first_lr: float
     decay: float
-    score: str
+    score: Score
+    last: slice
 
 
 class OverFamily(Scored):
@@ -57,13 +62,10 @@ class OverFamily(Scored):
     of its own. With weight decay \(\lambda\) and candidate j's proposal \(p_j\)
 
     \[
-    p' = (1 - \eta\lambda)\, p, \qquad d_j = p' - p_j, \qquad
-    J_j = \sqrt n\, \frac{\sum g\, d_j}{\lVert d_j \rVert}\ \text{(rms)} \quad\text{or}\quad
-    J_j = \sum g\, d_j\ \text{(decrease)}, \qquad p \leftarrow p_{j^*}
+    p' = (1 - \eta\lambda)\, p, \qquad d_j = p' - p_j, \qquad p \leftarrow p_{j^*}
     \]
 
-    for a parameter of n elements. ``rms`` compares the candidates at steps of the same root mean square; ``decrease``
-    is the first-order decrease of the loss by the step as it is proposed.
+    The scores \(J_j\) are made of \(g\) and \(d_j\) (``over/scores.py``).
     """
 
     # fmt: off
@@ -76,9 +78,11 @@ class OverFamily(Scored):
             example=writing.EXAMPLE, read=lambda text: text,
         ),
         "score": Option(
-            "how proposals are compared: ``'rms'``, at steps of the same root mean square, or ``'decrease'``, by the "
-            "first-order decrease of the loss.",
-            lambda x: x in SCORES, "'rms' or 'decrease'", example="score=rms", resumed="run, same type", shared=True,
+            "how proposals are compared: ``'next'``, by how much the step proposed last would lower the loss now; "
+            "``'decrease'``, by how much this one does to first order; ``'rms'``, likewise at steps of the same root "
+            "mean square; or ``'gap'``, at steps of the size that gradients without structure would give them.",
+            lambda x: x in SCORES, "'next', 'decrease', 'rms' or 'gap'", example="score=rms",
+            resumed="run, same type", shared=True,
         ),
     }
     # fmt: on
@@ -99,6 +103,11 @@ class OverFamily(Scored):
                 profile(spec), buffers(spec, j)
             except Unfit as error:
                 raise ValueError(f"{spec.text} can't be a candidate: {error}") from error
+            if SCORES[options["score"]].by_element and profile(spec).grain > Grain.ELEMENT:
+                raise ValueError(
+                    f"score={options['score']!r} measures the size of a candidate's steps, which must not depend on a "
+                    f"parameter's shape; {spec.text} does not work element by element. Use score='next' or score='rms'"
+                )
         for flag in ("foreach", "fused"):
             if options[flag] is not None:
                 raise ValueError(
@@ -114,9 +123,17 @@ class OverFamily(Scored):
         return max(profile(spec).grain for spec in self.parse(options))
 
     def buffers(self, options: Mapping[str, Any]) -> list[Buffer]:
-        found = [buffer for j, spec in enumerate(self.parse(options)) for buffer in buffers(spec, j)]
+        specs = self.parse(options)
+        found = [buffer for j, spec in enumerate(specs) for buffer in buffers(spec, j)]
+        if self.compares_last(options):
+            found += [Buffer(f"{LAST}_{j}", None, compact=False, dtype=torch.float32) for j in range(len(specs))]
         # the count of steps is kept only beside a buffer
         return found or [Buffer("nothing", lambda _: torch.Size([0]), compact=False)]
+
+    def compares_last(self, options: Mapping[str, Any]) -> bool:
+        """Whether the steps that were proposed last are compared, and so kept."""
+        rule, decays = TYPES[options["type"]].rule, self.decays(options)
+        return SCORES[options["score"]].keeps and rule is not None and rule(options, decays).scored
 
     def numbers(self, options: Mapping[str, Any]) -> OverNumbers:
         specs = tuple(self.parse(options))
@@ -128,7 +145,8 @@ class OverFamily(Scored):
             lr=number(options["lr"]),
             first_lr=options["first_lr"],
             decay=float(options["weight_decay"]),
-            score=options["score"],
+            score=SCORES[options["score"]],
+            last=slice(-len(specs), None) if self.compares_last(options) else slice(0),
         )
 
     def decays(self, options: Mapping[str, Any]) -> tuple[float, ...]:
@@ -146,11 +164,15 @@ class OverFamily(Scored):
     # ------------------------------------------------------------------ a step
     def begin(self, works: Sequence[Work]) -> None:
         K = len(works[0].numbers.specs)
+        decayed, fresh = list(map(starts, works)), [(torch.stack(work.steps) <= 1).tolist() for work in works]
         for work in works:
-            work.proposals = []
+            work.starts, work.proposals = [], []
         for j in range(K):
             spec, traits = works[0].numbers.specs[j], works[0].numbers.profiles[j]
-            givens = [self.given(work, j) for work in works]
+            givens = []
+            for work, own, of_work in zip(works, decayed, fresh, strict=True):
+                work.starts.append(work.values if decays_itself(spec) else own)
+                givens.append(self.given(work, j, of_work))
             try:
                 found = propose(spec, givens, traits.changes_gradients)
             except Unfit as error:
@@ -159,39 +181,36 @@ class OverFamily(Scored):
                 work.numbers.carried[j] = of_group.carried
                 work.proposals.append(proposed)
 
-    def given(self, work: Work, j: int) -> Given:
+    def given(self, work: Work, j: int, fresh: Sequence[bool]) -> Given:
         """Return what candidate ``j`` is given of a group."""
         return Given(
             lr=work.numbers.lr,
             first_lr=work.numbers.first_lr,
-            starts=starts(work, work.numbers.specs[j]),
+            starts=work.starts[j],
             grads=work.grads,
             buffers=[named(work.declared, work.buffers, j, i) for i in range(len(work.values))],
-            fresh=[step.item() <= 1 for step in work.steps],
+            fresh=fresh,
             carried=copy.deepcopy(work.numbers.carried_before[j]),
         )
 
     def observe(self, ops: Operations, work: Work, answers: list[Tensor]) -> Tensor:
         if not work.scored:
             return torch.zeros(len(work.values), 0, dtype=torch.float64, device=work.values[0].device)
-        rows = []
+        rows, kept = [], work.buffers[work.numbers.last]
         for i, grad in enumerate(work.grads):
-            row = []
-            for spec, proposed in zip(work.numbers.specs, work.proposals, strict=True):
-                step = starts(work, spec)[i].double() - proposed[i].double()
-                row += [(step * grad).sum(dtype=torch.float64), (step * step).sum()]
-            rows.append(torch.stack(row))
+            pairs = zip(work.starts, work.proposals, strict=True)
+            steps = [torch.sub(start[i].flatten().double(), proposed[i].flatten()) for start, proposed in pairs]
+            last = [column[i].flatten().double() for column in kept]
+            rows.append(torch.stack(work.numbers.score.observe(grad.flatten().double(), steps, last)))
+            for column, step in zip(kept, steps, strict=False):
+                column[i].copy_(step.view_as(column[i]))
         return torch.stack(rows)
 
     def sums(self, numbers: OverNumbers) -> int:
-        return 2 * len(numbers.specs)
+        return numbers.score.sums(len(numbers.specs))
 
     def scores(self, numbers: OverNumbers, sums: Tensor, numel: Tensor) -> Tensor:
-        aligned, squares = sums[:, 0::2], sums[:, 1::2]
-        if numbers.score == "decrease":
-            return aligned
-        lengths = squares.sqrt()
-        return torch.where(lengths > 0, aligned / lengths * numel.sqrt().unsqueeze(1), 0.0)
+        return numbers.score.scores(numbers.specs, numbers.lr, sums, numel)
 
     def apply(self, ops: Operations, work: Work, answers: list[Tensor], candidate: int) -> None:
         for p, proposed in zip(work.values, work.proposals[candidate], strict=True):
@@ -204,12 +223,15 @@ class OverFamily(Scored):
             p.copy_(sum(((other - first) * w for other, w in zip(others, of_one[1:], strict=True)), first))
 
 
-def starts(work: Work, spec: Spec) -> list[Tensor]:
-    """Return the parameters that a candidate's step begins at: decayed, unless it decays by an option of its own."""
+def starts(work: Work) -> list[Tensor]:
+    """Return the parameters after the group's weight decay."""
     numbers = work.numbers
-    if not numbers.decay or any(name == "weight_decay" for name, _ in spec.options):
-        return work.values
-    return [p * (1 - numbers.lr * numbers.decay) for p in work.values]
+    return [p * (1 - numbers.lr * numbers.decay) for p in work.values] if numbers.decay else work.values
+
+
+def decays_itself(spec: Spec) -> bool:
+    """Whether an option makes a candidate decay the parameters itself, so that its steps begin at them as they are."""
+    return any(name == "weight_decay" for name, _ in spec.options)
 
 
 class GapOver(GapOptimizer):
@@ -220,8 +242,8 @@ class GapOver(GapOptimizer):
         {options}
 
     State per parameter: ``step`` (0-dim), and what each candidate keeps, with the candidate's number behind its name:
-    ``exp_avg_0``, ``exp_avg_sq_0``, ``exp_avg_1``. What a candidate keeps for a whole group is in
-    ``param_group['carried']``.
+    ``exp_avg_0``, ``exp_avg_sq_0``, ``exp_avg_1``; with ``score="next"`` the step that it proposed last, too:
+    ``last_step_0``. What a candidate keeps for a whole group is in ``param_group['carried']``.
 
     Raises:
         ValueError: an option is out of range, or an optimizer can't be a candidate.

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +13,8 @@ from torch.utils import _pytree as pytree  # torch's own; what walks through a d
 from .spec import Spec
 
 NUMBERS = (bool, int, float)
+PLAIN = (Tensor, *NUMBERS, str, torch.dtype, type(None))
+"""What is no container."""
 
 
 class Unfit(Exception):
@@ -45,7 +47,7 @@ class Leaf(NamedTuple):
 
 
 class Template(NamedTuple):
-    """The state of a parameter of some shape and dtype: its leaves, and how they hang together."""
+    """The state of a parameter of some shape and dtype: its leaves, and how they hang together, as ``named`` has it."""
 
     leaves: tuple[Leaf, ...]
     tree: Any
@@ -67,13 +69,16 @@ def build(spec: Spec, groups: list[dict[str, Any]]) -> Optimizer:
         raise Unfit(f"it can't be built from parameters and options: {type(error).__name__}: {error}") from error
 
 
+@cache
 def takes(spec: Spec, option: str) -> bool:
     """Whether the constructor has an option."""
     return option in inspect.signature(spec.optimizer).parameters
 
 
 def named(state: Any) -> tuple[list[tuple[str, Any]], Any]:
-    """Take a state apart: pairs of a name and a value, and the tree."""
+    """Take a state apart: pairs of a name and a value, and the tree: of a flat one its names."""
+    if all(isinstance(value, PLAIN) for value in state.values()):
+        return [(str(name), value) for name, value in state.items()], tuple(state)
     found, tree = pytree.tree_flatten_with_path(dict(state))
     names = ["_".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path) for path, _ in found]
     return list(zip(names, (leaf for _, leaf in found), strict=True)), tree
@@ -138,6 +143,8 @@ def assemble(found: Template, buffers: Mapping[str, Tensor]) -> dict[str, Any]:
             assert leaf.shape is not None
             laid_out = torch.empty_strided(leaf.shape, leaf.strides, dtype=leaf.dtype, device=buffer.device)
             leaves.append(laid_out.copy_(buffer))
+    if isinstance(found.tree, tuple):
+        return dict(zip(found.tree, leaves, strict=True))
     state: dict[str, Any] = pytree.tree_unflatten(leaves, found.tree)
     return state
 

@@ -23,6 +23,13 @@ Shapes = tuple[tuple[int, ...], ...]
 SETS: tuple[Shapes, ...] = (((6, 4), (8,)), ((6, 4), (4, 8)))
 """Shapes to try; the second for optimizers that take matrices only."""
 
+NEEDS = {
+    Grain.ELEMENT: "elements: every layout",
+    Grain.PARAMETER: "whole parameters: one process, DDP, ZeRO 0",
+    Grain.MODEL: "all parameters: one process, DDP, ZeRO 0",
+}
+"""What a candidate works on, and where that is to be had."""
+
 
 class Profile(NamedTuple):
     """What was found out about a candidate.

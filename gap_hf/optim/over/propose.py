@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -56,6 +57,7 @@ def propose(spec: Spec, givens: Sequence[Given], copies: bool = True) -> list[li
     """
     with torch.enable_grad():  # some look whether a parameter requires a gradient
         shadows = [[p.detach().clone().requires_grad_() for p in given.starts] for given in givens]
+    form = cache(lambda shape, dtype: template(spec, shape, dtype))
     firsts = [given.first_lr * spec.lr_scale for given in givens]
     optimizer = build(spec, [{"params": own, "lr": lr} for own, lr in zip(shadows, firsts, strict=True)])
     for group, given in zip(optimizer.param_groups, givens, strict=True):
@@ -66,7 +68,7 @@ def propose(spec: Spec, givens: Sequence[Given], copies: bool = True) -> list[li
         for shadow, grad, buffers, fresh in zip(own, given.grads, given.buffers, given.fresh, strict=True):
             shadow.grad = grad.to(shadow.dtype, copy=copies)  # some change it, and the others need it as it is
             if not fresh:
-                optimizer.state[shadow] = assemble(template(spec, shadow.shape, shadow.dtype), buffers)
+                optimizer.state[shadow] = assemble(form(shadow.shape, shadow.dtype), buffers)
     if others := givens[0].carried.get(OTHERS):
         optimizer.state.update(others)
     step_of(optimizer)
@@ -77,7 +79,7 @@ def propose(spec: Spec, givens: Sequence[Given], copies: bool = True) -> list[li
         if others:
             given.carried[OTHERS] = plain(others)
         for shadow, buffers in zip(own, given.buffers, strict=True):
-            keep(template(spec, shadow.shape, shadow.dtype), optimizer.state.get(shadow, {}), buffers)
+            keep(form(shadow.shape, shadow.dtype), optimizer.state.get(shadow, {}), buffers)
     return [[shadow.detach() for shadow in own] for own in shadows]
 
 

@@ -4,11 +4,18 @@ Before each of its steps the copies are set to \(p' = (1 - \eta\lambda)\, p\), o
 its own; afterwards they hold its proposal \(p_j\). With \(d_j = p' - p_j\):
 
 \[
-J_j = \sqrt n \sum g\, d_j / \lVert d_j \rVert \ \text{(rms)}, \qquad J_j = \sum g\, d_j\ \text{(decrease)}, \qquad
 p \leftarrow \sum_j w_j\, p_j
 \]
 
-The weights \(w\) are the rule's (``rules.py``).
+\[
+J_j = \sum g\, d_j\ \text{(decrease)}, \qquad
+J_j = \sum g\, d_{j,t-1}\ \text{(next)}, \qquad
+J_j = \sqrt n \sum g\, d_j / \lVert d_j \rVert \ \text{(rms)}, \qquad
+J_j = \sum g\, d_j / (\eta_j \rho_j \sigma^{e_j - \min e})\ \text{(gap)}
+\]
+
+The weights \(w\) are the rule's (``rules.py``). \(\sigma\) is the gradient's root mean square; a candidate's steps have
+the size \(\rho_j\, \sigma^{e_j}\) at learning rate 1 for gradients without structure (``over/scores.py``).
 """
 
 from ast import literal_eval
@@ -20,16 +27,29 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..over.scores import size
+from ..over.spec import of_text
 from .common import Reference
 
 
 class Built(NamedTuple):
-    """A candidate: its factor on the learning rate, whether it has a weight decay of its own, and its optimizer."""
+    """A candidate.
 
+    Attributes:
+        text: what it was built from.
+        lr_scale: its factor on the learning rate.
+        decays: whether it has a weight decay of its own.
+        copies: of the parameters, which its optimizer steps.
+        optimizer: its optimizer.
+        last: the steps that it proposed last.
+    """
+
+    text: str
     lr_scale: float
     decays: bool
     copies: dict[Tensor, Tensor]
     optimizer: Any
+    last: dict[Tensor, Tensor]
 
 
 class ReferenceOver(Reference):
@@ -66,7 +86,7 @@ class ReferenceOver(Reference):
             {"params": [copies[p] for p in group["params"]], "lr": group["lr"] * scale, **of_groups}
             for group in self.param_groups
         ]
-        return Built(scale, decays, copies, cls(groups, **options))
+        return Built(text, scale, decays, copies, cls(groups, **options), {})
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         for built in self.built:
@@ -82,11 +102,22 @@ class ReferenceOver(Reference):
         return [0.0] * len(self.built)
 
     def score(self, group: dict[str, Any], p: Tensor) -> list[float]:
-        J, n = [], p.numel()
-        for built in self.built:
-            d = start(group, built, p).double() - built.copies[p].detach().double()
-            decrease, length = float((p.grad * d).sum()) if p.grad is not None else 0.0, float(d.norm())
-            J.append(decrease if group["score"] == "decrease" else decrease / length * n**0.5 if length else 0.0)
+        J, sizes = [], [size(of_text(built.text)[0]) for built in self.built if group["score"] == "gap"]
+        assert p.grad is not None
+        for j, built in enumerate(self.built):
+            d, g = start(group, built, p).double() - built.copies[p].detach().double(), p.grad.double()
+            last = built.last.get(p, torch.zeros_like(d))
+            built.last[p] = d.float().double()
+            if group["score"] == "next":
+                J.append(float((g * last).sum()))
+            elif group["score"] == "rms":
+                J.append(float((g * d).sum() / d.norm() * d.numel() ** 0.5) if d.norm() else 0.0)
+            elif group["score"] == "gap":
+                power = sizes[j].exponent - min(found.exponent for found in sizes)
+                unit = group["lr"] * built.lr_scale * sizes[j].size * float(g.square().mean().sqrt()) ** power
+                J.append(float((g * d).sum()) / unit if unit else 0.0)
+            else:
+                J.append(float((g * d).sum()))
         return J
 
     def apply(self, group: dict[str, Any], p: Tensor, weights: list[float]) -> None:
