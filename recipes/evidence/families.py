@@ -17,7 +17,7 @@ from statistics import fmean, stdev
 from scipy.stats import t as student
 
 from .plan import best, exponent
-from .real import REAL_STUDIES, RealStudy, Way, main
+from .real import REAL_STUDIES, RealStudy, Way, Ways, main
 from .table import RESULTS, Row, read
 
 OTHERS = RESULTS.parent / "families"
@@ -38,7 +38,7 @@ def contenders(study: RealStudy) -> dict[str, Way]:
     }
 
 
-def report(results: Path) -> Iterator[str]:
+def report(results: Path, among: Ways = contenders) -> Iterator[str]:
     """The lines of a Markdown table for each study: the loss at the best learning rate, and its difference to AdamW's.
 
     The intervals are Student's, of the differences paired by seed.
@@ -52,7 +52,7 @@ def report(results: Path) -> Iterator[str]:
         yield "| optimizer | best learning rate | others tried | loss | against AdamW |"
         yield "|---|---|---|---|---|"
         reference = at_best([row for row in known if row.contender == REFERENCE], seeds)
-        for contender in contenders(study):
+        for contender in among(study):
             own = [row for row in known if row.contender == contender]
             if found := at_best(own, seeds):
                 k = exponent(found[0].lr)

@@ -76,14 +76,14 @@ class Way(NamedTuple):
     Attributes:
         optim: the flag ``--optim``.
         optim_args: that flag.
-        candidates: its candidates.
+        candidates: its candidates, by their names in the log.
         lrs: its first learning rates, as powers of 2, if they are not the study's.
         flags: other flags.
     """
 
     optim: str
     optim_args: str
-    candidates: tuple[float, ...]
+    candidates: tuple[float | str, ...]
     lrs: tuple[int, ...] = ()
     flags: str = "--weight_decay 0"
 
@@ -183,7 +183,7 @@ def row_of(job: Job, way: Way, log: list[dict[str, Any]]) -> Row:
     evaluations = [entry["eval_loss"] for entry in log if "eval_loss" in entry]
     losses = [entry["loss"] for entry in log if "loss" in entry]
     applied = [
-        [next((v for key, v in entry.items() if key in keys(beta)), 0.0) for beta in way.candidates]
+        [next((v for key, v in entry.items() if key in keys(candidate)), 0.0) for candidate in way.candidates]
         for entry in log
         if any(key.startswith(("gap/share_", "gap/weight_")) for key in entry)
     ]
@@ -195,21 +195,28 @@ def row_of(job: Job, way: Way, log: list[dict[str, Any]]) -> Row:
     )  # fmt: skip
 
 
-def keys(beta: float) -> tuple[str, str]:
+def keys(candidate: float | str) -> tuple[str, str]:
     """The names under which a candidate's share or weight is logged."""
-    return f"gap/share_{beta:g}", f"gap/weight_{beta:g}"
+    name = candidate if isinstance(candidate, str) else f"{candidate:g}"
+    return f"gap/share_{name}", f"gap/weight_{name}"
 
 
-def main(among: Ways = ways, about: str | None = __doc__, default: Path = RESULTS) -> None:
+def main(
+    among: Ways = ways,
+    about: str | None = __doc__,
+    default: Path = RESULTS,
+    studies: Sequence[str] = tuple(REAL_STUDIES),
+) -> None:
     """Read the command line and run.
 
     Args:
         among: the contenders.
         about: the command's description.
         default: the directory of the files, if none is given.
+        studies: those that are run, if none are given.
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--studies", nargs="+", default=list(REAL_STUDIES), choices=list(REAL_STUDIES))
+    parser.add_argument("--studies", nargs="+", default=list(studies), choices=list(REAL_STUDIES))
     parser.add_argument("--seeds", type=numbers, default=list(range(5)), help="like 0-4")
     parser.add_argument("--results", type=Path, default=default, help="the directory of the files")
     args = parser.parse_args()
