@@ -169,6 +169,6 @@ def test_what_fails_is_named():
         run(lambda params: GapOver(params, "adamw:muon"), 1)
     optimizer = GapOver(start(), "adamw")
     damaged = optimizer.state_dict()
-    damaged["param_groups"][0]["carried"] = [3]
-    with pytest.raises(ValueError, match="carried=.* is damaged"):
+    damaged["param_groups"][0]["carried"] = {"3.step": 2}
+    with pytest.raises(ValueError, match="carried=.* is damaged; expected a dictionary with begun"):
         optimizer.load_state_dict(damaged)

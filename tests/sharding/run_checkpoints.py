@@ -30,8 +30,10 @@ STEPS, SAVED = 24, 13
 SOME_CASES = ("adamw-switch", "sgdm-wise")
 ONE_OF_EACH = ("ddp", "zero2", "fsdp1", "fsdp2", "fsdp2-on-4", "zero3-offload", "zero1-bf16-fp32", "zero0-bf16")
 """Layouts that are tried with other families, too: one for each adapter."""
-OTHERS = ("adams-wise", "adai", "rf_rmsprop-switch", "over-wise")
-"""The first one in all of these, the others in every third."""
+OTHERS = ("adams-wise", "adai", "rf_rmsprop-switch")
+"""The first one in all of these, each of the others in every other."""
+OF_MANY = ("fsdp1", "fsdp2", "zero3-offload")
+"""Layouts that are tried with whole optimizers as candidates."""
 OF_OWN_SHAPES = ("fsdp1", "fsdp2-on-4", "zero3-offload")
 """Layouts that are tried with a family whose buffers have shapes of their own; by ``make test-all`` in more."""
 if os.environ.get("GAP_HF_TEST_ALL"):
@@ -47,7 +49,8 @@ def cases_of(name: str) -> tuple[str, ...]:
     if name in MIXED:
         return ("adamw-switch", "sgdm-mix-wise")
     cases = (*SOME_CASES, "if_shampoo-switch") if name in OF_OWN_SHAPES else SOME_CASES
-    return (*cases, OTHERS[0], OTHERS[1 + ONE_OF_EACH.index(name) % 3]) if name in ONE_OF_EACH else cases
+    cases = (*cases, "over-wise") if name in OF_MANY else cases
+    return (*cases, OTHERS[0], OTHERS[1 + ONE_OF_EACH.index(name) % 2]) if name in ONE_OF_EACH else cases
 
 
 ZEROS = ["zero0", "zero0-bf16", "zero1", "zero1-bf16-fp32", "zero2", "zero2-offload"]

@@ -48,7 +48,7 @@ def test_candidates_from_a_file_are_kept_as_text(tmp_path):
         (None, 'needs candidates; for example optim_args="candidates=adamw:lion'),
         ("candidates=adamw:lbfgs", "lbfgs can't be a candidate: its step failed"),
         ("candidates=adamw:lionn", "did you mean 'lion'"),
-        ("candidates=adamw,score=fair", "score='fair' is out of range; expected 'rms' or 'decrease'"),
+        ("candidates=adamw,score=fair", "score='fair' is out of range; expected 'next', 'decrease', 'rms' or 'gap'"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path, args, message):

@@ -11,6 +11,7 @@ from ...candidate import Candidate
 from ..arithmetic.operations import Operations
 from ..family import Grain, Option, Scored
 from ..options import given, number
+from ..over import carried as keeping
 from ..over import spec as writing
 from ..over.buffers import buffers, named
 from ..over.leaves import Unfit
@@ -35,7 +36,7 @@ class OverNumbers(NamedTuple):
     Attributes:
         specs: the K candidates.
         profiles: what was found out about them.
-        carried: what each keeps for the whole group, which the step leaves there.
+        carried: what they keep for the whole group, which the step leaves there.
         carried_before: the same before the step: all parts of a group that DeepSpeed steps one by one begin with it.
         lr: learning rate; a tensor stays on its device.
         first_lr: the learning rate that the group was built with.
@@ -46,8 +47,8 @@ class OverNumbers(NamedTuple):
 
     specs: tuple[Spec, ...]
     profiles: tuple[Profile, ...]
-    carried: list[dict[str, Any]]
-    carried_before: list[dict[str, Any]]
+    carried: dict[str, Any]
+    carried_before: dict[str, Any]
     lr: float | Tensor
     first_lr: float
     decay: float
@@ -114,10 +115,9 @@ class OverFamily(Scored):
                     f"{flag}={options[flag]} is for kernels, of which GapOver has none; give it to the candidates that "
                     f"take it, for example candidates=adamw/{flag}/true"
                 )
-        carried = options.get("carried")
-        good = isinstance(carried, list) and len(carried) == len(specs) and all(isinstance(c, dict) for c in carried)
-        if carried is not None and not good:
-            raise ValueError(f"carried={carried!r:.100} is damaged; expected a list of {len(specs)} dictionaries")
+        expected, found = keeping.start([profile(spec).carried for spec in specs]), options.get("carried")
+        if found is not None and not (isinstance(found, dict) and found.keys() == expected.keys()):
+            raise ValueError(f"carried={found!r:.100} is damaged; expected a dictionary with {', '.join(expected)}")
 
     def grain_of(self, options: Mapping[str, Any]) -> Grain:
         return max(profile(spec).grain for spec in self.parse(options))
@@ -175,11 +175,11 @@ class OverFamily(Scored):
                 givens.append(self.given(work, j, of_work))
             try:
                 found = propose(spec, givens, traits.changes_gradients)
+                for work, of_group, proposed in zip(works, givens, found, strict=True):
+                    keeping.put(work.numbers.carried, j, traits.carried, of_group.carried)
+                    work.proposals.append(proposed)
             except Unfit as error:
                 raise RuntimeError(f"candidate {spec.text}: {error}") from error
-            for work, of_group, proposed in zip(works, givens, found, strict=True):
-                work.numbers.carried[j] = of_group.carried
-                work.proposals.append(proposed)
 
     def given(self, work: Work, j: int, fresh: Sequence[bool]) -> Given:
         """Return what candidate ``j`` is given of a group."""
@@ -190,7 +190,7 @@ class OverFamily(Scored):
             grads=work.grads,
             buffers=[named(work.declared, work.buffers, j, i) for i in range(len(work.values))],
             fresh=fresh,
-            carried=copy.deepcopy(work.numbers.carried_before[j]),
+            carried=keeping.take(work.numbers.carried_before, j, work.numbers.profiles[j].carried),
         )
 
     def observe(self, ops: Operations, work: Work, answers: list[Tensor]) -> Tensor:
@@ -259,7 +259,7 @@ class GapOver(GapOptimizer):
         weight_decay: float = 0,
         *,
         type: str = "switch_parameter_wise",
-        score: str = "rms",
+        score: str = "next",
         weights: Sequence[float] | str | None = None,
         J_ema: float = 0.0,
         seed: int = 0,
@@ -275,5 +275,8 @@ class GapOver(GapOptimizer):
         text = ":".join(spec.text for spec in candidates)  # which a checkpoint can hold
         if self.param_groups and text != (first := self.param_groups[0]["candidates"]):
             raise ValueError(f"all groups share their candidates; got {first!r} and {text!r}")
-        super().add_param_group({**param_group, "candidates": text, "carried": [{} for _ in candidates]})
+        group = {**param_group, "candidates": text}
+        self.family.check({**self.defaults, **group})
+        group["carried"] = keeping.start([profile(spec).carried for spec in candidates])
+        super().add_param_group(group)
         self.param_groups[-1].setdefault("first_lr", float(self.param_groups[-1]["lr"]))

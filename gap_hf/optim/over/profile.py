@@ -6,6 +6,7 @@ on two ranks. Not only the parameters must come out the same, but all that it ke
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -13,8 +14,9 @@ import torch
 from torch import Tensor
 
 from ..family import Grain
-from .leaves import Unfit, build, named, step_of, template
-from .propose import Given, propose
+from .carried import flat
+from .leaves import Unfit, build, named, step_of, takes, template
+from .propose import Given, plain, propose, without_params
 from .spec import Spec
 
 STEPS = 130  # some begin to clip, or to average, after a hundred
@@ -38,11 +40,13 @@ class Profile(NamedTuple):
         grain: the finest cut of parameters that it works on.
         changes_gradients: whether it writes into the gradients.
         bytes: what it keeps for each element of a float32 parameter of two axes, 64 x 64.
+        carried: what it keeps for a whole group, as the trial has left it.
     """
 
     grain: Grain
     changes_gradients: bool
     bytes: float
+    carried: dict[str, Any]
 
 
 class Trained(NamedTuple):
@@ -70,7 +74,7 @@ def profile(spec: Spec) -> Profile:
         if not all(equal(p, value) for (p, _), value in zip(whole, values, strict=True)):
             raise Unfit("it keeps something outside of its state and its groups, which a checkpoint would lose")
         found = Grain.MODEL if any(map(is_measured, given.carried.values())) else grain(spec, shapes, whole)
-        return Profile(found, changes, bytes_of(spec))
+        return Profile(found, changes, bytes_of(spec), {**may_change(spec), **given.carried})
 
 
 def grain(spec: Spec, shapes: Shapes, whole: list[Trained]) -> Grain:
@@ -83,6 +87,17 @@ def grain(spec: Spec, shapes: Shapes, whole: list[Trained]) -> Grain:
         return Grain.PARAMETER
     joined = all(is_made_of(one, parts) for one, parts in zip(whole, halves, strict=True))
     return Grain.ELEMENT if joined else Grain.PARAMETER
+
+
+def may_change(spec: Spec) -> dict[str, Any]:
+    """Return what a group holds besides options, which a step may change that was not among those of the trial."""
+    (group,) = build(spec, [{"params": start(SETS[1]), "lr": LR}]).param_groups
+    found = {}
+    for name, value in without_params(group).items():
+        if name != "lr" and not takes(spec, name):
+            with suppress(Unfit):
+                found |= plain({name: value})
+    return found
 
 
 def is_measured(value: Any) -> bool:
@@ -172,12 +187,15 @@ def rebuilt(spec: Spec, shapes: Shapes) -> tuple[list[Tensor], Given, bool]:
         for p in params
     ]
     given, changes = Given(LR, LR, params, [], kept, [True] * len(params)), False
+    names: Any = None
     for step in range(STEPS):
         given.lr = rate(step)
         grads = [gradient(shape, i, step) for i, shape in enumerate(shapes)]
         given.grads = [grad.clone() for grad in grads]
         (given.starts,) = propose(spec, [given], copies=False)
         given.fresh = [False] * len(params)
+        if flat(given.carried, "").keys() != (names := names or flat(given.carried, "").keys()):
+            raise Unfit("what it keeps for a whole group changes its form from step to step")
         changes |= not all(map(equal, grads, given.grads))
     return list(given.starts), given, changes
 

@@ -99,7 +99,7 @@ def changed(group: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, An
 
 
 def plain(found: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return a copy that a checkpoint can hold: numbers, texts, tensors, and lists and dictionaries of them."""
+    """Return a copy that a checkpoint can hold: numbers, texts, tensors, dictionaries of them, lists of the former."""
     return {str(name): copied(value, str(name)) for name, value in found.items()}
 
 
@@ -109,7 +109,7 @@ def copied(value: Any, name: str) -> Any:
         return value.detach().clone()
     if value is None or type(value) in (bool, int, float, str):
         return value
-    if type(value) in (list, tuple):
+    if type(value) in (list, tuple) and not any(isinstance(item, (Tensor, dict)) for item in value):
         return type(value)(copied(item, name) for item in value)
     if type(value) is dict:
         return {key: copied(item, name) for key, item in value.items()}

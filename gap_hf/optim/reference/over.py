@@ -62,7 +62,7 @@ class ReferenceOver(Reference):
         lr: float = 1e-3,
         weight_decay: float = 0,
         type: str = "switch_parameter_wise",
-        score: str = "rms",
+        score: str = "next",
         weights: Any = None,
         J_ema: float = 0.0,
         seed: int = 0,
