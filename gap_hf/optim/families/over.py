@@ -275,8 +275,7 @@ class GapOver(GapOptimizer):
         text = ":".join(spec.text for spec in candidates)  # which a checkpoint can hold
         if self.param_groups and text != (first := self.param_groups[0]["candidates"]):
             raise ValueError(f"all groups share their candidates; got {first!r} and {text!r}")
-        group = {**param_group, "candidates": text}
-        self.family.check({**self.defaults, **group})
-        group["carried"] = keeping.start([profile(spec).carried for spec in candidates])
-        super().add_param_group(group)
-        self.param_groups[-1].setdefault("first_lr", float(self.param_groups[-1]["lr"]))
+        super().add_param_group({**param_group, "candidates": text})
+        added = self.param_groups[-1]
+        added.setdefault("carried", keeping.start([profile(spec).carried for spec in candidates]))
+        added.setdefault("first_lr", float(added["lr"]))

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from ..family import Grain
-from .carried import flat
 from .leaves import Unfit, build, named, step_of, takes, template
 from .propose import Given, plain, propose, without_params
 from .spec import Spec
@@ -92,7 +91,7 @@ def grain(spec: Spec, shapes: Shapes, whole: list[Trained]) -> Grain:
 def may_change(spec: Spec) -> dict[str, Any]:
     """Return what a group holds besides options, which a step may change that was not among those of the trial."""
     (group,) = build(spec, [{"params": start(SETS[1]), "lr": LR}]).param_groups
-    found = {}
+    found: dict[str, Any] = {}
     for name, value in without_params(group).items():
         if name != "lr" and not takes(spec, name):
             with suppress(Unfit):
@@ -187,15 +186,12 @@ def rebuilt(spec: Spec, shapes: Shapes) -> tuple[list[Tensor], Given, bool]:
         for p in params
     ]
     given, changes = Given(LR, LR, params, [], kept, [True] * len(params)), False
-    names: Any = None
     for step in range(STEPS):
         given.lr = rate(step)
         grads = [gradient(shape, i, step) for i, shape in enumerate(shapes)]
         given.grads = [grad.clone() for grad in grads]
         (given.starts,) = propose(spec, [given], copies=False)
         given.fresh = [False] * len(params)
-        if flat(given.carried, "").keys() != (names := names or flat(given.carried, "").keys()):
-            raise Unfit("what it keeps for a whole group changes its form from step to step")
         changes |= not all(map(equal, grads, given.grads))
     return list(given.starts), given, changes
 
