@@ -8,13 +8,14 @@ The study is ``quickstart.py``; files and grids are those of ``evidence.real``. 
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from .families import report
-from .plan import best
+from .plan import best, mean_losses
 from .real import REAL_STUDIES, RealStudy, Way, main
 from .scores import scaled
-from .table import RESULTS, read
+from .table import RESULTS, Row, read
 
 OVER = RESULTS.parent / "over"
 STUDY = "real_lm"
@@ -39,14 +40,21 @@ def contenders(study: RealStudy, results: Path = OVER) -> dict[str, Way]:
     """Each candidate alone and, once all have been run, what is tried with all of them."""
     found = {name: Way("gap_over", f"candidates={name},type=default", (), lrs) for name, lrs in ALONE.items()}
     known = list(read(STUDY, results).values())
-    candidates = scaled(known, SEEDS, list(ALONE)) if study is REAL_STUDIES[STUDY] else None
-    if candidates is not None:
+    finished = study is REAL_STUDIES[STUDY] and all(is_inside(known, name) for name in ALONE)
+    if finished and (candidates := scaled(known, SEEDS, list(ALONE))):
         first = best([row for row in known if row.contender == next(iter(ALONE))], SEEDS)
         assert first is not None
         for name, options in TOGETHER.items():
             text = f"candidates={candidates},{options}"
             found[name] = Way("gap_over", text, tuple(ALONE), (first - 1, first, first + 1))
     return found
+
+
+def is_inside(known: Sequence[Row], name: str) -> bool:
+    """Whether a contender's best learning rate is inside of those that all seeds were run with."""
+    own = [row for row in known if row.contender == name]
+    run = mean_losses(own, SEEDS).keys()
+    return bool(run) and min(run) < (best(own, SEEDS) or 0) < max(run)
 
 
 if __name__ == "__main__":

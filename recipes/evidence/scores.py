@@ -129,7 +129,9 @@ def report(results: Path) -> Iterator[str]:
 
     The intervals are Student's, of the differences paired by seed; below it, the shares of the candidates.
     """
-    studies = [study for study in STUDIED if {row.contender for row in read(study, results).values()} >= {*ALONE, *WAYS}]
+    studies = [
+        study for study in STUDIED if {row.contender for row in read(study, results).values()} >= {*ALONE, *WAYS}
+    ]
     yield f"| | {' | '.join(STUDIES[study].title for study in studies)} |"
     yield "|---" * (len(studies) + 1) + "|"
     for contender in (*ALONE, *WAYS):

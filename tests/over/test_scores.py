@@ -21,7 +21,7 @@ def descend(candidates: str, score: str, lr: float, steps: int = 200):
         loss = 0.5 * (CURVATURES * p.square()).sum()
         loss.backward()
         optimizer.step()
-        counts[optimizer.param_groups[0]["last_choice"][0]] += 1
+        counts[torch.tensor(optimizer.param_groups[0]["last_choice"]).item()] += 1
     return float(loss.detach()), counts
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...candidate import Candidate
 from ..arithmetic.operations import Operations
+from ..arithmetic.precision import compute_dtype
 from ..family import Grain, Option, Scored
 from ..options import given, number
 from ..over import carried as keeping
@@ -196,14 +197,14 @@ class OverFamily(Scored):
     def observe(self, ops: Operations, work: Work, answers: list[Tensor]) -> Tensor:
         if not work.scored:
             return torch.zeros(len(work.values), 0, dtype=torch.float64, device=work.values[0].device)
-        rows, kept = [], work.buffers[work.numbers.last]
+        rows, kept, dtype = [], work.buffers[work.numbers.last], compute_dtype(work.values[0].dtype)
         for i, grad in enumerate(work.grads):
             pairs = zip(work.starts, work.proposals, strict=True)
-            steps = [torch.sub(start[i].flatten().double(), proposed[i].flatten()) for start, proposed in pairs]
-            last = [column[i].flatten().double() for column in kept]
-            rows.append(torch.stack(work.numbers.score.observe(grad.flatten().double(), steps, last)))
-            for column, step in zip(kept, steps, strict=False):
-                column[i].copy_(step.view_as(column[i]))
+            steps = [torch.sub(start[i].to(dtype), proposed[i].to(dtype)) for start, proposed in pairs]
+            last = [column[i] for column in kept]
+            rows.append(torch.stack(work.numbers.score.observe(grad.to(dtype), steps, last)))
+            for buffer, step in zip(last, steps, strict=False):
+                buffer.copy_(step)
         return torch.stack(rows)
 
     def sums(self, numbers: OverNumbers) -> int:
@@ -219,8 +220,9 @@ class OverFamily(Scored):
     def mix(self, ops: Operations, work: Work, answers: list[Tensor], weights: Sequence[Sequence[float]]) -> None:
         for i, (p, of_one) in enumerate(zip(work.values, weights, strict=True)):
             first, *others = (proposed[i] for proposed in work.proposals)
-            # differences, so that equal proposals stay what they are
-            p.copy_(sum(((other - first) * w for other, w in zip(others, of_one[1:], strict=True)), first))
+            p.copy_(first)
+            for other, w in zip(others, of_one[1:], strict=True):
+                p.add_((other - first).mul_(w))  # differences, so that equal proposals stay what they are
 
 
 def starts(work: Work) -> list[Tensor]:
@@ -258,7 +260,7 @@ class GapOver(GapOptimizer):
         lr: float = 1e-3,
         weight_decay: float = 0,
         *,
-        type: str = "switch_parameter_wise",
+        type: str | None = None,
         score: str = "next",
         weights: Sequence[float] | str | None = None,
         J_ema: float = 0.0,
@@ -266,6 +268,7 @@ class GapOver(GapOptimizer):
         foreach: bool | None = None,
         fused: bool | None = None,
     ) -> None:
+        type = type or ("default" if len(writing.read(candidates)) == 1 else "switch_parameter_wise")
         elsewhere = {"lr_modulation": False, "hysteresis_threshold": NEVER}
         super().__init__(params, {**given(locals()), **elsewhere})
 

@@ -36,9 +36,12 @@ class Score(ABC):
         """Return the sums over a fragment.
 
         Args:
-            g: its gradient, flattened, float64.
+            g: its gradient, in float32, or float64 for float64 parameters.
             steps: the K candidates' steps, likewise.
-            last: those that were proposed last, if they are kept, likewise.
+            last: those that were proposed last, if they are kept, in float32.
+
+        Returns:
+            0-dim, float64.
         """
 
     @abstractmethod
@@ -53,6 +56,11 @@ class Score(ABC):
         """
 
 
+def product(some: Tensor, others: Tensor) -> Tensor:
+    """Return the sum of the products of elements, which is taken in float64."""
+    return (some * others).sum(dtype=torch.float64)
+
+
 class RMS(Score):
     r"""The alignment at steps of the same root mean square, \(\sqrt n \sum g d_j / \lVert d_j \rVert\)."""
 
@@ -60,7 +68,7 @@ class RMS(Score):
         return 2 * K
 
     def observe(self, g: Tensor, steps: Sequence[Tensor], last: Sequence[Tensor]) -> list[Tensor]:
-        return [value for d in steps for value in (torch.dot(d, g), torch.dot(d, d))]
+        return [value for d in steps for value in (product(d, g), product(d, d))]
 
     def scores(self, specs: Sequence[Spec], lr: float | Tensor, sums: Tensor, numel: Tensor) -> Tensor:
         lengths = sums[:, 1::2].sqrt()
@@ -74,7 +82,7 @@ class Decrease(Score):
         return K
 
     def observe(self, g: Tensor, steps: Sequence[Tensor], last: Sequence[Tensor]) -> list[Tensor]:
-        return [torch.dot(d, g) for d in steps]
+        return [product(d, g) for d in steps]
 
     def scores(self, specs: Sequence[Spec], lr: float | Tensor, sums: Tensor, numel: Tensor) -> Tensor:
         return sums
@@ -90,7 +98,7 @@ class Next(Decrease):
     keeps = True
 
     def observe(self, g: Tensor, steps: Sequence[Tensor], last: Sequence[Tensor]) -> list[Tensor]:
-        return [torch.dot(d, g) for d in last]
+        return [product(d, g) for d in last]
 
 
 class Gap(Score):
@@ -109,7 +117,7 @@ class Gap(Score):
         return K + 1
 
     def observe(self, g: Tensor, steps: Sequence[Tensor], last: Sequence[Tensor]) -> list[Tensor]:
-        return [*(torch.dot(d, g) for d in steps), torch.dot(g, g)]
+        return [*(product(d, g) for d in steps), product(g, g)]
 
     def scores(self, specs: Sequence[Spec], lr: float | Tensor, sums: Tensor, numel: Tensor) -> Tensor:
         def of(numbers: list[float]) -> Tensor:
