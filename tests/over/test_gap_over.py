@@ -62,8 +62,17 @@ def test_one_candidate_is_that_optimizer(text, cls, options):
     alone, _ = run(lambda params: cls(params, lr=1e-2, **options))
     mine, _ = run(lambda params: GapOver(params, text, lr=1e-2, type="default"))
     assert same(mine, alone)
-    picked, _ = run(lambda params: GapOver(params, [text], lr=1e-2))
+    picked, optimizer = run(lambda params: GapOver(params, [text], lr=1e-2, type="switch"))
     assert same(picked, alone)
+    assert optimizer.param_groups[0]["last_choice"] == 0
+
+
+def test_without_a_type_one_candidate_is_applied_and_several_are_mixed():
+    assert [GapOver(start(), text).param_groups[0]["type"] for text in ("adamw", "adamw:sgd")] == ["default", "mix"]
+    params, _ = run(lambda params: GapOver(params, "adamw:sgd", lr=1e-2), 1)
+    parts = [run(lambda params, text=text: GapOver(params, text, lr=1e-2), 1)[0] for text in ("adamw", "sgd")]
+    for p, a, b in zip(params, *parts, strict=True):
+        assert torch.allclose(p, (a + b) / 2, rtol=1e-6, atol=1e-7)
 
 
 def test_weight_decay_is_decoupled_and_the_same_for_all():
@@ -84,7 +93,7 @@ def test_two_equal_candidates_are_one(type_):
 def test_what_is_applied_is_what_was_proposed(score):
     """The choice is made by hand, from each candidate's own step."""
     params = start()
-    mine = GapOver(params, FOUR, lr=1e-2, score=score)
+    mine = GapOver(params, FOUR, lr=1e-2, type="switch_parameter_wise", score=score)
     assert [candidate.label for candidate in mine.candidate_list(mine.param_groups[0])] == [
         "adamw", "lion", "adabelief", "ademamix",
     ]  # fmt: skip
@@ -155,8 +164,9 @@ def test_groups_share_their_candidates():
 
 
 def test_the_steps_proposed_last_are_kept_where_they_are_compared():
-    for options, kept in (({}, True), ({"type": "mix"}, False), ({"type": "mix", "weights": "score"}, True)):
-        params, optimizer = run(lambda params, options=options: GapOver(params, FOUR, score="next", **options), 2)
+    tried = (({"type": "switch"}, True), ({}, False), ({"weights": "score"}, True))
+    for options, kept in tried:
+        params, optimizer = run(lambda params, options=options: GapOver(params, FOUR, **options), 2)
         assert ("last_step_3" in optimizer.state[params[0]]) == kept
 
 

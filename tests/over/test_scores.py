@@ -14,14 +14,14 @@ CURVATURES = torch.logspace(0, -3, 20)
 def descend(candidates: str, score: str, lr: float, steps: int = 200):
     """Minimize the quadratic; give its value at the end, and how often each candidate was applied."""
     p = torch.ones(20, requires_grad=True)
-    optimizer = gap_hf.GapOver([p], candidates, lr=lr, score=score)
+    optimizer = gap_hf.GapOver([p], candidates, lr=lr, type="switch" if ":" in candidates else "default", score=score)
     counts = [0] * len(candidates.split(":"))
     for _ in range(steps):
         optimizer.zero_grad()
         loss = 0.5 * (CURVATURES * p.square()).sum()
         loss.backward()
         optimizer.step()
-        counts[torch.tensor(optimizer.param_groups[0]["last_choice"]).item()] += 1
+        counts[optimizer.param_groups[0]["last_choice"]] += 1
     return float(loss.detach()), counts
 
 
@@ -50,12 +50,12 @@ def test_by_next_a_step_that_is_too_large_is_seen():
 
 def test_by_next_the_first_candidate_is_taken_where_nothing_has_been_proposed():
     p = torch.ones(3, requires_grad=True)
-    optimizer = gap_hf.GapOver([p], "sgd:sgd/lr_scale/10", lr=0.1, score="next")
+    optimizer = gap_hf.GapOver([p], "sgd:sgd/lr_scale/10", lr=0.1, type="switch")
     p.grad = torch.ones(3)
     optimizer.step()
-    assert optimizer.param_groups[0]["last_choice"] == [0]
+    assert optimizer.param_groups[0]["last_choice"] == 0
     optimizer.step()
-    assert optimizer.param_groups[0]["last_choice"] == [1]
+    assert optimizer.param_groups[0]["last_choice"] == 1
 
 
 def noisy(shape: tuple[int, ...], i: int, step: int) -> torch.Tensor:

@@ -10,7 +10,7 @@ from gap_hf.choices import read_choices
 
 from ..tiny import tiny_trainer
 
-FOUR = "candidates=adamw:lion/lr_scale/0.1:adabelief:ademamix"
+FOUR = "type=switch_parameter_wise,candidates=adamw:lion/lr_scale/0.1:adabelief:ademamix"
 SETTINGS = {"optim": "gap_over", "learning_rate": 0.01, "max_steps": 12, "logging_steps": 1, "save_steps": 6}
 
 

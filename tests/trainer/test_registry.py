@@ -36,7 +36,7 @@ EXPECTED = {
     "rf_adamw": (gap_hf.RFAdamW, {"type": "default", "betas": [(0.9, 0.999)], "eps": 1e-4, "batch_size": "told"}),
     "rf_rmsprop": (gap_hf.RFRMSprop, {"type": "default", "momentum": 0.9, "eps": 1e-4, "batch_size": "told"}),
     "if_shampoo": (gap_hf.IFShampoo, {"type": "default", "momentum": 0.9, "max_axis": 4096, "batch_size": "told"}),
-    "gap_over": (gap_hf.GapOver, {"type": "switch_parameter_wise", "candidates": "adamw:nadam"}),
+    "gap_over": (gap_hf.GapOver, {"type": "mix", "candidates": "adamw:nadam"}),
     "gap_adamw_llm_lora": (gap_hf.GapAdamW, LLM),
     "gap_adamw_vision_lora": (gap_hf.GapAdamW, LLM | {"betas": [(0.5, 0.999), (0.99, 0.999)]}),
     "gap_adamw_small_batch": (

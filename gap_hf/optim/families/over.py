@@ -268,7 +268,7 @@ class GapOver(GapOptimizer):
         foreach: bool | None = None,
         fused: bool | None = None,
     ) -> None:
-        type = type or ("default" if len(writing.read(candidates)) == 1 else "switch_parameter_wise")
+        type = type or ("default" if len(writing.read(candidates)) == 1 else "mix")
         elsewhere = {"lr_modulation": False, "hysteresis_threshold": NEVER}
         super().__init__(params, {**given(locals()), **elsewhere})
 
