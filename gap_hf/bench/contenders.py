@@ -151,19 +151,20 @@ def families() -> list[Contender]:
 
 
 def whole() -> list[Contender]:
-    """Whole optimizers: each by itself, each as GapOver's only candidate, and all of them as its candidates."""
+    """Whole optimizers: each by itself, each as GapOver's only candidate, and all of them mixed or picked from."""
 
     def itself(name: str) -> Callable[[list[Tensor], int], Optimizer]:
         return lambda params, K: find(name)(params, **NUMBERS)
 
-    def over(*names: str) -> Callable[[list[Tensor], int], Optimizer]:
-        return lambda params, K: GapOver(params, list(names), **NUMBERS)
+    def over(*names: str, type: str | None = None) -> Callable[[list[Tensor], int], Optimizer]:
+        return lambda params, K: GapOver(params, list(names), type=type, **NUMBERS)
 
     package = {name: module.partition(".")[0] for name, module in WHOLE.items()}
     return [
         *(Contender(f"itself-{name}", itself(name), package[name]) for name in WHOLE),
         *(Contender(f"over-{name}", over(name), package[name]) for name in WHOLE),
-        Contender("over-all", over(*WHOLE), "pytorch_optimizer"),
+        Contender("over-mixed", over(*WHOLE), "pytorch_optimizer"),
+        Contender("over-picked", over(*WHOLE, type="switch_parameter_wise"), "pytorch_optimizer"),
     ]
 
 

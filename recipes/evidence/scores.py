@@ -143,7 +143,7 @@ def report(results: Path) -> Iterator[str]:
             reference = min((own[name] for name in ALONE), key=lambda found: fmean(row.counted for row in found))
             apart = [mine.counted - other.counted for mine, other in zip(own[contender], reference, strict=True)]
             shares = [fmean(column) for column in zip(*(row.shares for row in own[contender]), strict=True)]
-            told = "" if contender in ALONE else f" ({' '.join(f'{share:.2f}' for share in shares)})"
+            told = "" if contender in (*ALONE, "mix_equal") else f" ({' '.join(f'{share:.2f}' for share in shares)})"
             of_reference = own[contender] == reference
             cells.append("best" if of_reference else f"{fmean(apart):+.3f}{interval(apart)}{told}")
         yield f"| {contender} | {' | '.join(cells)} |"
