@@ -12,7 +12,6 @@ from torch.optim import Optimizer
 
 from ..optim import GapAdamW
 from ..optim.families import OPTIMIZERS
-from ..optim.families.over import GapOver
 from ..optim.over.classes import find
 from .errors import BenchError, first_line
 from .literal import LiteralGap
@@ -156,8 +155,9 @@ def whole() -> list[Contender]:
     def itself(name: str) -> Callable[[list[Tensor], int], Optimizer]:
         return lambda params, K: find(name)(params, **NUMBERS)
 
-    def over(*names: str, type: str | None = None) -> Callable[[list[Tensor], int], Optimizer]:
-        return lambda params, K: GapOver(params, list(names), type=type, **NUMBERS)
+    def over(*names: str, **options: Any) -> Callable[[list[Tensor], int], Optimizer]:
+        given = {"candidates": list(names), **NUMBERS, **options}
+        return lambda params, K: OPTIMIZERS["GapOver"](params, **given)
 
     package = {name: module.partition(".")[0] for name, module in WHOLE.items()}
     return [

@@ -2,7 +2,6 @@
 
 import torch
 
-from ..optim.families.over import GapOver
 from ..trainer.presets import PRESETS, options_of
 from . import candidates
 from .finding import Finding, State
@@ -28,7 +27,7 @@ def judge(name: str, text: str | None, cut: bool = False) -> list[Finding]:
     for key, (option, _) in optimizer.options.items():
         if key not in ("lr", "weight_decay", "differentiable"):  # Trainer's own, and what must be False
             found.append(Finding(f"{key}={group[key]}", State.GOOD, option.text.replace("``", "")))
-    if optimizer is GapOver:
+    if "candidates" in group:
         found += candidates.of_group(group, cut)
     if group.get("state_dtype") == "8bit" and cut:
         why = "needs whole parameters, which this launch cuts into pieces; use state_dtype=bfloat16"

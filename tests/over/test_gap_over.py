@@ -8,6 +8,7 @@ import torch
 from gap_hf import GapOver
 from gap_hf.optim.over.scores import size
 from gap_hf.optim.over.spec import of_text
+from gap_hf.optim.reference.over import ReferenceOver
 
 FOUR = "adamw:lion/lr_scale/0.1:adabelief:ademamix"
 
@@ -144,6 +145,29 @@ def test_a_resumed_run_is_the_same(type_, score):
     go_on(params, optimizer, 40, 80)
     go_on(others, resumed, 40, 80)
     assert same(others, params)
+
+
+@pytest.mark.parametrize("type_", ["switch", "switch_parameter_wise", "mix"])
+@pytest.mark.parametrize("score", ["rms", "decrease", "next", "gap"])
+def test_choices_are_the_twins(score, type_):
+    """The twin's optimizers live as long as the run, and it compares in float64."""
+    text = "torch.optim.AdamW/weight_decay/0.1:torch.optim.NAdam:torch.optim.SGD/momentum/0.9/lr_scale/0.5"
+    options = {"lr": 1e-2, "weight_decay": 0.05, "type": type_, "score": score}
+    options |= {"weights": "score"} if type_ == "mix" else {}
+    sizes = [size(spec) for spec in of_text(text)]
+    params, twins = start(), start()
+    mine, twin = GapOver(params, text, **options), ReferenceOver(twins, text, sizes=sizes, **options)
+    seen = set()
+    for step in range(60):
+        for i, (p, q) in enumerate(zip(params, twins, strict=True)):
+            p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(100 * step + i)) + 0.3 * p.detach()
+            q.grad = p.grad.clone()
+        mine.step(), twin.step()
+        chosen, expected = (optimizer.param_groups[0]["last_choice"] for optimizer in (mine, twin))
+        assert chosen == expected, step
+        assert all(torch.allclose(p, q, rtol=1e-5, atol=1e-6) for p, q in zip(params, twins, strict=True))
+        seen |= {*torch.tensor(chosen).flatten().tolist()}
+    assert len(seen) > 1
 
 
 def test_flags_belong_to_candidates():

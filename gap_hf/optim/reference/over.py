@@ -27,8 +27,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..over.scores import size
-from ..over.spec import of_text
 from .common import Reference
 
 
@@ -36,7 +34,6 @@ class Built(NamedTuple):
     """A candidate.
 
     Attributes:
-        text: what it was built from.
         lr_scale: its factor on the learning rate.
         decays: whether it has a weight decay of its own.
         copies: of the parameters, which its optimizer steps.
@@ -44,7 +41,6 @@ class Built(NamedTuple):
         last: the steps that it proposed last.
     """
 
-    text: str
     lr_scale: float
     decays: bool
     copies: dict[Tensor, Tensor]
@@ -53,7 +49,11 @@ class Built(NamedTuple):
 
 
 class ReferenceOver(Reference):
-    """The reference of ``GapOver``; ``candidates`` is a text, in which the classes are given by their paths."""
+    """The reference of ``GapOver``.
+
+    ``candidates`` is a text, in which the classes are given by their paths; ``score="gap"`` needs ``sizes``, a pair of
+    size and exponent for each.
+    """
 
     def __init__(
         self,
@@ -66,6 +66,7 @@ class ReferenceOver(Reference):
         weights: Any = None,
         J_ema: float = 0.0,
         seed: int = 0,
+        sizes: Any = (),
     ) -> None:
         given = {k: v for k, v in locals().items() if k not in ("self", "params", "__class__")}
         super().__init__(params, {**given, "hysteresis_threshold": 2**62, "lr_modulation": False})
@@ -86,7 +87,7 @@ class ReferenceOver(Reference):
             {"params": [copies[p] for p in group["params"]], "lr": group["lr"] * scale, **of_groups}
             for group in self.param_groups
         ]
-        return Built(text, scale, decays, copies, cls(groups, **options), {})
+        return Built(scale, decays, copies, cls(groups, **options), {})
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         for built in self.built:
@@ -102,7 +103,7 @@ class ReferenceOver(Reference):
         return [0.0] * len(self.built)
 
     def score(self, group: dict[str, Any], p: Tensor) -> list[float]:
-        J, sizes = [], [size(of_text(built.text)[0]) for built in self.built if group["score"] == "gap"]
+        J: list[float] = []
         assert p.grad is not None
         for j, built in enumerate(self.built):
             d, g = start(group, built, p).double() - built.copies[p].detach().double(), p.grad.double()
@@ -113,8 +114,9 @@ class ReferenceOver(Reference):
             elif group["score"] == "rms":
                 J.append(float((g * d).sum() / d.norm() * d.numel() ** 0.5) if d.norm() else 0.0)
             elif group["score"] == "gap":
-                power = sizes[j].exponent - min(found.exponent for found in sizes)
-                unit = group["lr"] * built.lr_scale * sizes[j].size * float(g.square().mean().sqrt()) ** power
+                size, exponent = group["sizes"][j]
+                sigma = float(g.square().mean().sqrt()) ** (exponent - min(e for _, e in group["sizes"]))
+                unit = group["lr"] * built.lr_scale * size * sigma
                 J.append(float((g * d).sum()) / unit if unit else 0.0)
             else:
                 J.append(float((g * d).sum()))
