@@ -144,6 +144,10 @@ class Family(ABC):
         """Return what it needs of a parameter with these options."""
         return self.grain
 
+    def needing_wholes(self, options: Mapping[str, Any]) -> str:
+        """Say what of it needs more than elements with these options, for a message."""
+        return f"the {self.name} family"
+
     # ------------------------------------------------------------------ a step
     def begin(self, works: Sequence[Work]) -> None:  # noqa: B027
         """Do what must be done with all groups that arrived at once, before they are observed one by one."""

@@ -202,7 +202,7 @@ def differences(mine: list[dict[str, Any]], saved: list[dict[str, Any]], merged:
     """Say in words which options differ between this run and the checkpoint, and which of the two values were taken."""
     from_checkpoint: dict[str, str] = {}
     from_run: dict[str, str] = {}
-    own = ("params", "param_names", *DTYPES, "count", "K", "initial_lr", "last_batch_size")
+    own = ("params", "param_names", *DTYPES, "count", "K", "initial_lr", "last_batch_size", "first_lr", "carried")
     for here, there, taken in zip(mine, saved, merged, strict=True):
         for key in here:
             if key in own or key not in there:

@@ -105,10 +105,10 @@ def refuse(layout: Layout, family: Family, groups: Sequence[Mapping[str, Any]]) 
             "state_dtype='8bit' needs whole parameters (one process, DDP, DeepSpeed ZeRO 0): in a sharded one the "
             "blocks that share a scale would hold other elements. Use state_dtype='bfloat16', which is exact there."
         )
-    if max(map(family.grain_of, groups)) >= Grain.PARAMETER:
+    if refused := next((group for group in groups if family.grain_of(group) >= Grain.PARAMETER), None):
         raise RuntimeError(
-            f"the {family.name} family needs whole parameters (one process, DDP, DeepSpeed ZeRO 0), but here they are "
-            "in pieces. Use one of those, or another optimizer."
+            f"{family.needing_wholes(refused)} needs whole parameters (one process, DDP, DeepSpeed ZeRO 0), but here "
+            "they are in pieces. Use one of those, or another optimizer."
         )
 
 

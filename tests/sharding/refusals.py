@@ -19,6 +19,8 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.testing._internal.two_tensor import TwoTensor
 
+import gap_hf
+from gap_hf.optim.reference.over import ReferenceOver
 from gap_hf.sharding.deepspeed import SCALES_ONLY_FP16, installed
 
 from ..optim.toy_family import ToySGD
@@ -105,6 +107,10 @@ def torch_zero() -> None:
 
 def family_of_whole_parameters() -> None:
     FSDP1(Case(ToySGD, ToySGD, {}), tensors()).step(GRADS)
+
+
+def candidate_of_whole_parameters() -> None:
+    FSDP1(Case(gap_hf.GapOver, ReferenceOver, {"candidates": "adamw:adafactor"}), tensors()).step(GRADS)
 
 
 # ---------------------------------------------------------------- DeepSpeed

@@ -20,6 +20,7 @@ SAYS = {
     "a_mesh_of_some_ranks": "parameter 0 of group 0 has 4 elements, but its fragments on all ranks make 2",
     "another_order_on_each_rank": "the ranks hand gap_hf different parameters, or the same ones in another order",
     "torch_zero": "ZeroRedundancyOptimizer gives each rank some of the parameters",
+    "candidate_of_whole_parameters": r"gap_over's candidate adafactor needs whole parameters \(one process, DDP, Deep",
     "family_of_whole_parameters": r"the toy family needs whole parameters \(one process, DDP, DeepSpeed ZeRO 0\), but",
     "renamed_attribute": "can't read the parameter layout of deepspeed .*no attribute 'partition_size'",
     "overlapping_map": "parameter 1 of group 0 has 12 elements, but its fragments on all ranks overlap with others",

@@ -123,6 +123,10 @@ class OverFamily(Scored):
     def grain_of(self, options: Mapping[str, Any]) -> Grain:
         return max(profile(spec).grain for spec in self.parse(options))
 
+    def needing_wholes(self, options: Mapping[str, Any]) -> str:
+        names = [spec.name for spec in self.parse(options) if profile(spec).grain > Grain.ELEMENT]
+        return f"each of gap_over's candidates {', '.join(names)}" if names[1:] else f"gap_over's candidate {names[0]}"
+
     def buffers(self, options: Mapping[str, Any]) -> list[Buffer]:
         specs = self.parse(options)
         found = [buffer for j, spec in enumerate(specs) for buffer in buffers(spec, j)]
