@@ -150,7 +150,10 @@ class Family(ABC):
 
     # ------------------------------------------------------------------ a step
     def begin(self, works: Sequence[Work]) -> None:  # noqa: B027
-        """Do what must be done with all groups that arrived at once, before they are observed one by one."""
+        """Do what must be done with all groups that arrived at once, before they are observed one by one.
+
+        If the family takes them ``together``, groups without any gradient are among them, with nothing in their works.
+        """
 
     @abstractmethod
     def observe(self, ops: Operations, work: Work, answers: list[Tensor]) -> Tensor:

@@ -92,6 +92,7 @@ class Step:
     def observe(self, parts: Sequence[Part]) -> None:
         """Update the buffers of the fragments that have a gradient, and take their partial sums."""
         arrived: list[tuple[Part, Kernel, Work]] = []
+        empty: list[Work] = []
         for part in parts:
             if part.g not in self.groups:
                 group = part.group
@@ -102,6 +103,8 @@ class Step:
                 without = [i for i, key in enumerate(part.keys) if part.grads[i] is None and self.states.get(key)]
                 self.idle.append(part.select(without))
             if not moving.rows:
+                if self.family.together and part.keys:
+                    empty.append(self.work(moving))
                 continue
             work = self.work(moving)
             if not self.decides and isinstance(self.family, TorchsDefault):
@@ -112,8 +115,8 @@ class Step:
                 arrived += self.dealt(moving, work, dealer)
         for _, kernel, work in arrived:
             kernel.tick(work)
-        if arrived:
-            self.family.begin([work for *_, work in arrived])
+        if arrived or empty:
+            self.family.begin([*(work for *_, work in arrived), *empty])
         for part, kernel, work in arrived:
             rule = self.groups[part.g].rule
             if weights := self.constant_weights(rule):

@@ -76,6 +76,23 @@ def test_without_a_type_one_candidate_is_applied_and_several_are_mixed():
         assert torch.allclose(p, (a + b) / 2, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("name", ["ademamix", "adabelief", "prodigy"])
+def test_a_group_without_gradients_counts_its_steps(name):
+    """As it does without GapOver: these count for the group, whether a parameter of it moves or not."""
+    results = []
+    cls = __import__("pytorch_optimizer").load_optimizer(name)
+    for build in (lambda groups: cls(groups, lr=1e-2, weight_decay=0.0), lambda groups: GapOver(groups, name, lr=1e-2)):
+        first, second = start()
+        optimizer = build([{"params": [first]}, {"params": [second], "lr": 2e-2}])
+        for step in range(12):
+            generator = torch.Generator().manual_seed(step)
+            first.grad = torch.randn(first.shape, generator=generator)
+            second.grad = torch.randn(second.shape, generator=generator) if step % 7 > 2 else None
+            optimizer.step()
+        results.append((first, second))
+    assert same(*results)
+
+
 def test_weight_decay_is_decoupled_and_the_same_for_all():
     alone, _ = run(lambda params: torch.optim.AdamW(params, lr=1e-2, weight_decay=0.1))
     mine, _ = run(lambda params: GapOver(params, "adamw:adam", lr=1e-2, weight_decay=0.1))

@@ -169,7 +169,8 @@ class OverFamily(Scored):
     # ------------------------------------------------------------------ a step
     def begin(self, works: Sequence[Work]) -> None:
         K = len(works[0].numbers.specs)
-        decayed, fresh = list(map(starts, works)), [(torch.stack(work.steps) <= 1).tolist() for work in works]
+        decayed = list(map(starts, works))
+        fresh = [(torch.stack(work.steps) <= 1).tolist() if work.steps else [] for work in works]
         for work in works:
             work.starts, work.proposals = [], []
         for j in range(K):
