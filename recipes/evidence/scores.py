@@ -1,6 +1,6 @@
 """Which score chooses best among whole optimizers: small studies of ``GapOver``, its scores, mixes and controls.
 
-    PYTHONPATH=recipes python -m evidence.scores                 # three quarters of an hour on one core
+    PYTHONPATH=recipes python -m evidence.scores                 # an hour on one core
     PYTHONPATH=recipes python -m evidence.scores --report        # the table, from what has been run
 
 Each candidate is first run alone; ``lr_scale`` then brings each to the learning rate that was best for it. The studies
@@ -45,7 +45,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def scaled(known: Sequence[Row], seeds: Sequence[int], names: Sequence[str], prefix: str = "") -> str | None:
-    """Return the candidates with ``lr_scale``, so that each has its own best learning rate at the first one's.
+    """Return the candidates with ``lr_scale``, so that each runs at its own best learning rate when the first one does.
 
     None unless all have been run alone.
     """
@@ -64,7 +64,7 @@ def train(study: str, contender: str, seed: int, lr: float, candidates: str, opt
     about, model = STUDIES[study], task(study)
     weights = [w[None].clone().requires_grad_() for w in model.start(generator(seed, 0))]
     drawn = model.draw(generator(seed, 1), about.steps)[None]
-    optimizer = GapOver(weights, candidates, lr=lr, weight_decay=about.decay, seed=seed, **options)
+    optimizer = GapOver(weights, candidates, lr=lr, seed=seed, **options)  # a decay would grow with the rate
     (group,), K = optimizer.param_groups, candidates.count(":") + 1
     with torch.no_grad():
         start = float(model.evaluate(weights))
@@ -127,7 +127,7 @@ def run(studies: Sequence[str], seeds: Sequence[int], results: Path) -> None:
 def report(results: Path) -> Iterator[str]:
     """The lines of a Markdown table: the loss against that of the best candidate alone, each at its best learning rate.
 
-    The intervals are Student's, of the differences paired by seed; below it, the shares of the candidates.
+    The intervals are Student's, of the differences paired by seed; behind them are the shares of the candidates.
     """
     studies = [
         study for study in STUDIED if {row.contender for row in read(study, results).values()} >= {*ALONE, *WAYS}
