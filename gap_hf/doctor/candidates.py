@@ -30,8 +30,8 @@ def of_package(package: str, tried: str, methods: list[Method]) -> Iterator[Find
         yield Finding(package, State.MISSING, f"not installed; tried with {tried}")
     else:
         same = version == tried
-        more = "" if same else f"; tried with {tried}, and each candidate is looked at anew when it is built"
-        yield Finding(f"{package} {version}", State.GOOD if same else State.NOTE, f"has these candidates{more}")
+        more = "" if same else f" with {tried}; each candidate is looked at anew when it is built"
+        yield Finding(f"{package} {version}", State.GOOD if same else State.NOTE, f"was tried{more}")
     for need in NEEDS.values():
         if names := written(method for method in methods if method.works_on == need):
             yield Finding("", State.NOTE, f"{need}: {names}")
@@ -40,8 +40,9 @@ def of_package(package: str, tried: str, methods: list[Method]) -> Iterator[Find
 
 
 def written(methods: Iterable[Method]) -> str:
-    """Return methods' classes, with commas."""
-    return ", ".join(sorted({method.candidate.partition("/")[0].rpartition(".")[2] for method in methods}))
+    """Return how methods are written as candidates, with commas."""
+    texts = (method.candidate.partition("/") for method in methods)
+    return ", ".join(sorted({path.rpartition(".")[2] + slash + options for path, slash, options in texts}))
 
 
 def of_group(group: Mapping[str, Any], cut: bool) -> list[Finding]:

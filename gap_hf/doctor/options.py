@@ -2,6 +2,7 @@
 
 import torch
 
+from ..optim.over.spec import EXAMPLE
 from ..trainer.presets import PRESETS, options_of
 from . import candidates
 from .finding import Finding, State
@@ -18,6 +19,8 @@ def judge(name: str, text: str | None, cut: bool = False) -> list[Finding]:
     if name not in PRESETS:
         return [Finding("optim", State.BAD, f"{name!r} is no gap optimizer; expected one of {', '.join(PRESETS)}")]
     optimizer = PRESETS[name].optimizer
+    if name == "gap_over" and text is None:
+        return [Finding("optim_args", State.NOTE, f"gap_over needs candidates, for example {EXAMPLE}")]
     try:
         built = optimizer([torch.zeros(1)], **options_of(name, text))
     except (ValueError, ImportError) as error:

@@ -57,7 +57,7 @@ METHODS = {
     "NovoGrad": PO + "NovoGrad",
     "Prodigy": PO + "Prodigy", "RAdam": TORCH + "RAdam", "RMSprop": TORCH + "RMSprop", "SAM": PO + "SAM",
     "SGD": TORCH + "SGD/momentum/0.9", "SGD-SaI": PO + "SGDSaI", "SGDP": PO + "SGDP", "Shampoo": PO + "Shampoo",
-    "SOAP": PO + "SOAP", "SPlus": PO + "SPlus", "Subset-Norm": PO + "AdamWSN", "SWATS": PO + "SWATS",
+    "SOAP": PO + "SOAP", "SPlus": PO + "SPlus", "Subset-Norm": PO + "AdamWSN/sn/True", "SWATS": PO + "SWATS",
     "WSAM": PO + "WSAM", "Yogi": PO + "Yogi",
 }
 """Methods with a class that is kept up, as candidates. AGC has none: it clips gradients."""
@@ -136,7 +136,7 @@ def table(found: list[Method]) -> str:
     versions = sorted({f"{row.package} {row.version}" for row in found})
     lines = [
         f"With {', '.join(versions)}:\n",
-        "| method | candidate | alone | beside AdamW | works on | bytes per element |",
+        "| method | candidate | alone | beside AdamW | works on | bytes per element of 64 x 64 |",
     ]
     lines.append("|---|---|---|---|---|---|")
     lines += [f"| {row.method} | `{row.candidate}` | {' | '.join(row[2:6])} |" for row in found]

@@ -38,7 +38,7 @@ class OverNumbers(NamedTuple):
         specs: the K candidates.
         profiles: what was found out about them.
         carried: what they keep for the whole group, which the step leaves there.
-        carried_before: the same before the step: all parts of a group that DeepSpeed steps one by one begin with it.
+        carried_before: the same before the step. DeepSpeed steps a group in parts; each part begins with this.
         lr: learning rate; a tensor stays on its device.
         first_lr: the learning rate that the group was built with.
         decay: weight decay, the same for all candidates.
@@ -64,10 +64,10 @@ class OverFamily(Scored):
     of its own. With weight decay \(\lambda\) and candidate j's proposal \(p_j\)
 
     \[
-    p' = (1 - \eta\lambda)\, p, \qquad d_j = p' - p_j, \qquad p \leftarrow p_{j^*}
+    p' = (1 - \eta\lambda)\, p, \qquad d_j = p' - p_j, \qquad p \leftarrow \sum_j w_j\, p_j
     \]
 
-    The scores \(J_j\) are made of \(g\) and \(d_j\) (``over/scores.py``).
+    where \(w\) are the weights of a mix, or 1 for the chosen one. The scores are in ``over/scores.py``.
     """
 
     # fmt: off
@@ -80,8 +80,8 @@ class OverFamily(Scored):
             example=writing.EXAMPLE, read=lambda text: text,
         ),
         "score": Option(
-            "how proposals are compared: ``'next'``, by how much the step proposed last would lower the loss now; "
-            "``'decrease'``, by how much this one does to first order; ``'rms'``, likewise at steps of the same root "
+            "how proposals are compared: ``'next'``, by how much the step proposed last would lower the loss, going by "
+            "the new gradient; ``'decrease'``, by how much this one does to first order; ``'rms'``, likewise at steps of the same root "
             "mean square; or ``'gap'``, at steps of the size that gradients without structure would give them.",
             lambda x: x in SCORES, "'next', 'decrease', 'rms' or 'gap'", example="score=rms",
             resumed="run, same type", shared=True,

@@ -11,7 +11,7 @@ from .leaves import Leaf, Unfit, template
 from .spec import Spec
 
 LOOKED_AT = tuple(map(torch.Size, ((4, 3), (5,), (2, 3, 2, 2), (1,), ())))
-"""Shapes by which it is found out what is kept at all: it may differ with the number of axes."""
+"""Shapes tried to find out what is kept: it may differ with the number of axes."""
 
 WIDE = (torch.float64, torch.int64, torch.int32, torch.uint32)
 """What float32 can't hold without loss; float64 holds counts up to 2^53."""

@@ -10,7 +10,7 @@ import torch
 from torch.optim import Optimizer
 
 PACKAGE = "pytorch_optimizer"
-"""A package with many optimizers, of the extra ``over``."""
+"""A package with many optimizers."""
 
 REGISTERED: dict[str, type[Optimizer]] = {}
 """Classes under names of the user's."""
@@ -38,8 +38,8 @@ def register(name: str, optimizer: type[Optimizer]) -> None:
 def find(name: str) -> type[Optimizer]:
     """Return the class that a candidate's name stands for.
 
-    That is one that was registered, one of torch's (``adamw``) or of pytorch_optimizer's (``lion``), in this order and
-    whatever the case; or, by its path, any other (``my_package.MyAdam``, ``gap_hf.Adai``).
+    That is one that was registered, or one of torch's (``adamw``) or of pytorch_optimizer's (``lion``) in any case, in
+    this order; or, by its path, any other (``my_package.MyAdam``, ``gap_hf.Adai``).
 
     Raises:
         ValueError: there is none, or it is not a class of optimizers.

@@ -47,7 +47,7 @@ class Leaf(NamedTuple):
 
 
 class Template(NamedTuple):
-    """The state of a parameter of some shape and dtype: its leaves, and how they hang together, as ``named`` has it."""
+    """The state of a parameter of some shape and dtype: its leaves, and their tree as ``named`` returns it."""
 
     leaves: tuple[Leaf, ...]
     tree: Any

@@ -1,7 +1,7 @@
 """The published optimizers that were tried as candidates, and what came out: ``methods.csv``, beside this file.
 
 It tells what to expect before anything is built. A candidate is used only after it was looked at anew (``profile``), so
-a newer version of its package can't make the table wrong in silence.
+a newer version of its package is noticed.
 """
 
 import csv

@@ -1,4 +1,4 @@
-"""What cut of the parameters an optimizer works on, found out by running it.
+"""How finely parameters may be cut for an optimizer, found out by running it.
 
 A table of names would be wrong with the next version of a package, in silence. So each candidate takes some steps on
 small tensors before it is used: whole, one parameter at a time, and cut in two, each part in an optimizer of its own as

@@ -107,8 +107,8 @@ class Gap(Score):
     \[J_j = \sum g\, d_j \,/\, (\eta_j\, \rho_j\, \sigma^{e_j - \min e})\]
 
     with the candidate's learning rate \(\eta_j\), the size and exponent of ``size``, and the root mean square
-    \(\sigma\) of the gradient. For SGD's momenta this is GAP's score; for Adam's, once their filters are full, but for
-    what is the same for all candidates of a parameter.
+    \(\sigma\) of the gradient. For SGD's momenta this is GAP's score; for Adam's too, once the filters are full,
+    up to a factor that all candidates of a parameter share.
     """
 
     by_element = True
