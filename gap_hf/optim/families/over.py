@@ -81,8 +81,9 @@ class OverFamily(Scored):
         ),
         "score": Option(
             "how proposals are compared: ``'next'``, by how much the step proposed last would lower the loss, going by "
-            "the new gradient; ``'decrease'``, by how much this one does to first order; ``'rms'``, likewise at steps of the same root "
-            "mean square; or ``'gap'``, at steps of the size that gradients without structure would give them.",
+            "the new gradient; ``'decrease'``, by how much this one does to first order; ``'rms'``, likewise at steps "
+            "of the same root mean square; or ``'gap'``, at steps of the size that gradients without structure would "
+            "give them.",
             lambda x: x in SCORES, "'next', 'decrease', 'rms' or 'gap'", example="score=rms",
             resumed="run, same type", shared=True,
         ),
