@@ -85,10 +85,10 @@ def before_the_scores(optimizer: type) -> list[int]:
 def sums_per_parameter(optimizer: type, options: dict) -> int:
     """K, and one more for each distinct beta2, for root-free RMSProp's mean square or for Shampoo's trace.
 
-    Adai, Adams and GapOver have 2 K.
+    Adai and Adams have 2 K.
     """
     if optimizer is gap_hf.GapOver:
-        return 2 * len(options["candidates"].split(":"))
+        return len(options["candidates"].split(":"))
     if optimizer in (gap_hf.Adai, gap_hf.Adams):
         return 2 * len(options["betas"]) + (optimizer is gap_hf.Adams)
     if "momentum" in options:

@@ -84,7 +84,7 @@ class OverFamily(Scored):
             "the new gradient; ``'decrease'``, by how much this one does to first order; ``'rms'``, likewise at steps "
             "of the same root mean square; or ``'gap'``, at steps of the size that gradients without structure would "
             "give them.",
-            lambda x: x in SCORES, "'next', 'decrease', 'rms' or 'gap'", example="score=rms",
+            lambda x: isinstance(x, str) and x in SCORES, "'next', 'decrease', 'rms' or 'gap'", example="score=rms",
             resumed="run, same type", shared=True,
         ),
     }
