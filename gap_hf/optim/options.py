@@ -97,7 +97,8 @@ OPTIONS: dict[str, Option] = {
     ),
     "weights": Option(
         "of a mix: one number for each candidate, which stay as they are, or ``'score'``, which makes them follow the "
-        "scores at each step. None weighs each candidate by sqrt(1 - decay^2), decay being its beta1 or momentum.",
+        "scores at each step. None weighs each candidate by sqrt(1 - decay^2), decay being its beta1 or momentum, and "
+        "whole optimizers alike.",
         lambda x: x is None or are_weights(x) or (isinstance(x, str) and x == BY_SCORE),
         WEIGHTS,
         example="weights=0.3:0.7 or weights=score", read=weights_of_text, resumed="run, same type", shared=True,
