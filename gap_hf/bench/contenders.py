@@ -46,7 +46,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 """gap_hf's other optimizers by contenders' names: class and options. They have a single candidate."""
 
 WHOLE = {
-    "adamw": "torch.optim",
+    "adamw": "torch",
     "lion": "pytorch_optimizer",
     "adabelief": "pytorch_optimizer",
     "ademamix": "pytorch_optimizer",
@@ -159,10 +159,9 @@ def whole() -> list[Contender]:
         given = {"candidates": list(names), **NUMBERS, **options}
         return lambda params, K: OPTIMIZERS["GapOver"](params, **given)
 
-    package = {name: module.partition(".")[0] for name, module in WHOLE.items()}
     return [
-        *(Contender(f"itself-{name}", itself(name), package[name]) for name in WHOLE),
-        *(Contender(f"over-{name}", over(name), package[name]) for name in WHOLE),
+        *(Contender(f"itself-{name}", itself(name), package) for name, package in WHOLE.items()),
+        *(Contender(f"over-{name}", over(name), package) for name, package in WHOLE.items()),
         Contender("over-mixed", over(*WHOLE), "pytorch_optimizer"),
         Contender("over-picked", over(*WHOLE, type="switch_parameter_wise"), "pytorch_optimizer"),
     ]

@@ -92,7 +92,7 @@ class Step:
     def observe(self, parts: Sequence[Part]) -> None:
         """Update the buffers of the fragments that have a gradient, and take their partial sums."""
         arrived: list[tuple[Part, Kernel, Work]] = []
-        empty: list[Work] = []
+        together: list[Work] = []  # in order, those without any gradient included
         for part in parts:
             if part.g not in self.groups:
                 group = part.group
@@ -104,7 +104,7 @@ class Step:
                 self.idle.append(part.select(without))
             if not moving.rows:
                 if self.family.together and part.keys:
-                    empty.append(self.work(moving))
+                    together.append(self.work(moving))
                 continue
             work = self.work(moving)
             if not self.decides and isinstance(self.family, TorchsDefault):
@@ -112,11 +112,13 @@ class Step:
                 self.family.default_step(for_torchs_kernel(work) if group["fused"] else work, group)
             else:
                 dealer = self.dealers.setdefault((part.g, id(part.keys[0])), Dealer(self.family))
-                arrived += self.dealt(moving, work, dealer)
+                dealt = self.dealt(moving, work, dealer)
+                arrived += dealt
+                together += [one for *_, one in dealt]
         for _, kernel, work in arrived:
             kernel.tick(work)
-        if arrived or empty:
-            self.family.begin([*(work for *_, work in arrived), *empty])
+        if together:
+            self.family.begin(together)
         for part, kernel, work in arrived:
             rule = self.groups[part.g].rule
             if weights := self.constant_weights(rule):

@@ -38,30 +38,35 @@ def contenders(study: RealStudy) -> dict[str, Way]:
     }
 
 
-def report(results: Path, among: Ways = contenders) -> Iterator[str]:
-    """The lines of a Markdown table for each study: the loss at the best learning rate, and its difference to AdamW's.
+def report(results: Path, among: Ways = contenders, reference: str = REFERENCE) -> Iterator[str]:
+    """The lines of a Markdown table for each study: the loss at the best learning rate, and its difference.
 
-    The intervals are Student's, of the differences paired by seed.
+    That is to the loss of ``reference``; the intervals are Student's, of the differences paired by seed. Where there
+    are several candidates, their shares or mean weights are told, too.
     """
     for name, study in REAL_STUDIES.items():
         known = list(read(name, results).values())
-        seeds = sorted({row.seed for row in known if row.contender == REFERENCE})
+        seeds = sorted({row.seed for row in known if row.contender == reference})
         if not seeds:
             continue
+        chosen = any(len(row.shares) > 1 for row in known)
         yield f"{study.title}, {len(seeds)} seeds; {study.flags}"
-        yield "| optimizer | best learning rate | others tried | loss | against AdamW |"
-        yield "|---|---|---|---|---|"
-        reference = at_best([row for row in known if row.contender == REFERENCE], seeds)
+        against = {REFERENCE: "AdamW"}.get(reference, reference)
+        yield f"| optimizer | best learning rate | others tried | loss | against {against} |" + " applied |" * chosen
+        yield "|---|---|---|---|---|" + "---|" * chosen
+        other = at_best([row for row in known if row.contender == reference], seeds)
         for contender in among(study):
             own = [row for row in known if row.contender == contender]
             if found := at_best(own, seeds):
                 k = exponent(found[0].lr)
-                tried = sorted({exponent(row.lr) for row in own} - {k})
+                tried = ", ".join(f"2^{k}" for k in sorted({exponent(row.lr) for row in own} - {k}))
                 losses = [row.counted for row in found]
-                apart = [mine - row.counted for mine, row in zip(losses, reference, strict=True)]
-                against = "" if contender == REFERENCE else f"{fmean(apart):+.3f}{interval(apart)}"
-                others = ", ".join(f"2^{k}" for k in tried)
-                yield f"| `{contender}` | 2^{k} | {others} | {fmean(losses):.3f} | {against} |"
+                apart = [mine - row.counted for mine, row in zip(losses, other, strict=True)]
+                difference = "" if contender == reference else f"{fmean(apart):+.3f}{interval(apart)}"
+                columns = list(zip(*(row.shares for row in found), strict=True))
+                shares = " ".join(f"{fmean(column):.2f}" for column in columns) if len(columns) > 1 else ""
+                line = f"| `{contender}` | 2^{k} | {tried} | {fmean(losses):.3f} | {difference} |"
+                yield line + f" {shares} |" * chosen
         yield ""
 
 

@@ -53,12 +53,12 @@ def contenders(study: RealStudy, results: Path = OVER) -> dict[str, Way]:
 def is_inside(known: Sequence[Row], name: str) -> bool:
     """Whether a contender's best learning rate is inside of those that all seeds were run with."""
     own = [row for row in known if row.contender == name]
-    run = mean_losses(own, SEEDS).keys()
-    return bool(run) and min(run) < (best(own, SEEDS) or 0) < max(run)
+    run, found = mean_losses(own, SEEDS).keys(), best(own, SEEDS)
+    return found is not None and min(run) < found < max(run)
 
 
 if __name__ == "__main__":
     if "--report" in sys.argv:
-        print("\n".join(report(OVER, contenders)))
+        print("\n".join([*report(OVER, contenders), *report(OVER, contenders, "drawn at random")]))
     else:
         main(contenders, __doc__, OVER, [STUDY])

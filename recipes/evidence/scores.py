@@ -20,7 +20,7 @@ from rich.progress import Progress
 
 from gap_hf import GapOver
 
-from .families import interval
+from .families import at_best, interval
 from .plan import best, exponent, grown
 from .run import numbers
 from .studies import STUDIES, task
@@ -44,12 +44,12 @@ WAYS: dict[str, dict[str, Any]] = {
 """What is tried with all candidates: options of ``GapOver``."""
 
 
-def scaled(known: Sequence[Row], seeds: Sequence[int], names: Sequence[str], prefix: str = "") -> str | None:
+def scaled(known: Sequence[Row], seeds: Sequence[int], names: Sequence[str]) -> str | None:
     """Return the candidates with ``lr_scale``, so that each runs at its own best learning rate when the first one does.
 
     None unless all have been run alone.
     """
-    tuned = [best([row for row in known if row.contender == prefix + name], seeds) for name in names]
+    tuned = [best([row for row in known if row.contender == name], seeds) for name in names]
     found = [k for k in tuned if k is not None]
     if len(found) < len(names):
         return None
@@ -124,10 +124,11 @@ def run(studies: Sequence[str], seeds: Sequence[int], results: Path) -> None:
                     progress.update(bar, completed=done, total=len(todo) + done)
 
 
-def report(results: Path) -> Iterator[str]:
-    """The lines of a Markdown table: the loss against that of the best candidate alone, each at its best learning rate.
+def report(results: Path, reference: str | None = None) -> Iterator[str]:
+    """The lines of a Markdown table: the loss against that of ``reference``, each at its best learning rate.
 
-    The intervals are Student's, of the differences paired by seed; behind them are the shares of the candidates.
+    Without one it is that of the candidate that is best alone, and the shares of the candidates are told, too. The
+    intervals are Student's, of the differences paired by seed.
     """
     studies = [
         study for study in STUDIED if {row.contender for row in read(study, results).values()} >= {*ALONE, *WAYS}
@@ -139,20 +140,19 @@ def report(results: Path) -> Iterator[str]:
         for study in studies:
             rows = list(read(study, results).values())
             seeds = sorted({row.seed for row in rows})
-            own = {name: at_best([row for row in rows if row.contender == name], seeds) for name in (*ALONE, contender)}
-            reference = min((own[name] for name in ALONE), key=lambda found: fmean(row.counted for row in found))
-            apart = [mine.counted - other.counted for mine, other in zip(own[contender], reference, strict=True)]
+            own = {name: at_best([row for row in rows if row.contender == name], seeds) for name in (*ALONE, *WAYS)}
+            alone = min(ALONE, key=lambda name: fmean(row.counted for row in own[name]))
+            against = reference or alone
+            apart = [mine.counted - other.counted for mine, other in zip(own[contender], own[against], strict=True)]
             shares = [fmean(column) for column in zip(*(row.shares for row in own[contender]), strict=True)]
-            told = "" if contender in (*ALONE, "mix_equal") else f" ({' '.join(f'{share:.2f}' for share in shares)})"
-            of_reference = own[contender] == reference
-            cells.append("best" if of_reference else f"{fmean(apart):+.3f}{interval(apart)}{told}")
+            silent = reference or contender in (*ALONE, "mix_equal")
+            told = "" if silent else f" ({' '.join(f'{share:.2f}' for share in shares)})"
+            cells.append(
+                ("best" if reference is None else "")
+                if contender == against
+                else f"{fmean(apart):+.3f}{interval(apart)}{told}"
+            )
         yield f"| {contender} | {' | '.join(cells)} |"
-
-
-def at_best(rows: list[Row], seeds: list[int]) -> list[Row]:
-    """The rows at the learning rate with the lowest mean loss, seed by seed."""
-    k = best(rows, seeds)
-    return sorted((row for row in rows if exponent(row.lr) == k), key=lambda row: row.seed)
 
 
 def main() -> None:
@@ -164,7 +164,8 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="print the table")
     args = parser.parse_args()
     if args.report:
-        print("\n".join(report(args.results)))
+        print("\n".join([*report(args.results), "", "against drawing at random for each parameter:", ""]))
+        print("\n".join(report(args.results, "random_each")))
         return
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     torch.set_flush_denormal(True)  # tiny second moments would take a hundred times as long

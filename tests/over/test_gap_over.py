@@ -86,7 +86,7 @@ def test_a_group_without_gradients_counts_its_steps(name):
         optimizer = build([{"params": [first]}, {"params": [second], "lr": 2e-2}])
         for step in range(12):
             generator = torch.Generator().manual_seed(step)
-            first.grad = torch.randn(first.shape, generator=generator)
+            first.grad = torch.randn(first.shape, generator=generator) if step % 5 else None
             second.grad = torch.randn(second.shape, generator=generator) if step % 7 > 2 else None
             optimizer.step()
         results.append((first, second))
@@ -187,6 +187,25 @@ def test_choices_are_the_twins(score, type_):
     assert len(seen) > 1
 
 
+@pytest.mark.parametrize("score", ["rms", "decrease", "next", "gap"])
+def test_a_score_that_is_no_number_leaves_the_choice_and_an_empty_parameter_has_none(score):
+    """SGD and AdamW grow with other powers of the gradient, so that its size enters the score of ``gap``."""
+    p, empty = torch.ones(4, 3, requires_grad=True), torch.ones(0, 3, requires_grad=True)
+    text = "sgd:adamw" if score in ("gap", "rms", "decrease") else "sgd:sgd/lr_scale/2"
+    optimizer = GapOver([p, empty], text, lr=1e-2, type="switch", score=score)
+    for step in range(4):
+        p.grad, empty.grad = (torch.full_like(q, 1e-3 * (step + 1)) for q in (p, empty))
+        optimizer.step()
+        assert torch.isfinite(p).all()
+    before = optimizer.param_groups[0]["last_choice"]
+    assert before == {"rms": 0, "decrease": 1, "next": 1, "gap": before}[score]
+    for choice in (0, 1):
+        optimizer.param_groups[0]["last_choice"] = choice
+        p.grad = torch.full_like(p, torch.nan)
+        optimizer.step()
+        assert optimizer.param_groups[0]["last_choice"] == choice
+
+
 def test_flags_belong_to_candidates():
     alone, _ = run(lambda params: torch.optim.AdamW(params, lr=1e-2, weight_decay=0.0, fused=True))
     mine, _ = run(lambda params: GapOver(params, "adamw/fused/true", lr=1e-2, type="default"))
@@ -221,5 +240,5 @@ def test_what_fails_is_named():
     optimizer = GapOver(start(), "adamw")
     damaged = optimizer.state_dict()
     damaged["param_groups"][0]["carried"] = {"3.step": 2}
-    with pytest.raises(ValueError, match="carried=.* is damaged; expected a dictionary with begun"):
+    with pytest.raises(ValueError, match="carried=.* does not fit the candidates; expected a dictionary with begun"):
         optimizer.load_state_dict(damaged)

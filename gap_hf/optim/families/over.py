@@ -118,8 +118,10 @@ class OverFamily(Scored):
                     f"take it, for example candidates=adamw/{flag}/true"
                 )
         expected, found = keeping.start([profile(spec).carried for spec in specs]), options.get("carried")
-        if found is not None and not (isinstance(found, dict) and found.keys() == expected.keys()):
-            raise ValueError(f"carried={found!r:.100} is damaged; expected a dictionary with {', '.join(expected)}")
+        good = isinstance(found, dict) and found.keys() == expected.keys() and isinstance(found[keeping.BEGUN], bool)
+        if found is not None and not good:
+            names = ", ".join(expected)
+            raise ValueError(f"carried={found!r:.100} does not fit the candidates; expected a dictionary with {names}")
 
     def grain_of(self, options: Mapping[str, Any]) -> Grain:
         return max(profile(spec).grain for spec in self.parse(options))

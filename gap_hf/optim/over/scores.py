@@ -46,7 +46,7 @@ class Score(ABC):
 
     @abstractmethod
     def scores(self, specs: Sequence[Spec], lr: float | Tensor, sums: Tensor, numel: Tensor) -> Tensor:
-        """Return the scores ``(P, K)``, float64.
+        """Return the scores ``(P, K)``, float64: not finite where a gradient is not, 0 where there is nothing.
 
         Args:
             specs: the candidates.
@@ -72,7 +72,7 @@ class RMS(Score):
 
     def scores(self, specs: Sequence[Spec], lr: float | Tensor, sums: Tensor, numel: Tensor) -> Tensor:
         lengths = sums[:, 1::2].sqrt()
-        return torch.where(lengths > 0, sums[:, 0::2] / lengths * numel.sqrt().unsqueeze(1), 0.0)
+        return torch.where(lengths == 0, 0.0, sums[:, 0::2] / lengths * numel.sqrt().unsqueeze(1))
 
 
 class Decrease(Score):
@@ -125,9 +125,11 @@ class Gap(Score):
 
         sizes = [size(spec) for spec in specs]
         least = min(found.exponent for found in sizes)
-        sigma = (sums[:, -1:] / numel.unsqueeze(1)).sqrt() ** of([found.exponent - least for found in sizes])
+        sigma = (sums[:, -1:] / numel.clamp(min=1).unsqueeze(1)).sqrt() ** of(
+            [found.exponent - least for found in sizes]
+        )
         unit = sigma * of([found.size * spec.lr_scale for found, spec in zip(sizes, specs, strict=True)]) * lr
-        return torch.where(unit > 0, sums[:, :-1] / unit, 0.0)
+        return torch.where(unit == 0, 0.0, sums[:, :-1] / unit)
 
 
 SCORES: dict[str, Score] = {"rms": RMS(), "decrease": Decrease(), "next": Next(), "gap": Gap()}
