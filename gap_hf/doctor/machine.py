@@ -10,7 +10,7 @@ import torch
 from packaging.requirements import Requirement
 
 from ..optim.families import FAMILIES
-from ..optim.kernels import build, fused_cpu
+from ..optim.kernels import build, fused_cpu, vectors
 from ..optim.kernels.pick import why_not_fused
 from .finding import Finding, State
 
@@ -65,7 +65,7 @@ def kernels() -> list[Finding]:
     finally:
         logger.disabled = False
     if reason is None:
-        found = [Finding("fused kernel, CPU", State.GOOD, f"{fused_cpu.load().whereabouts}; {CHECKED}")]
+        found = [Finding("fused kernel, CPU", State.GOOD, f"{vectors.chosen().name}; {fused_cpu.load().whereabouts}; {CHECKED}")]
     else:
         found = [
             Finding("fused kernel, CPU", State.MISSING, f"{reason}. The loop is used instead, several times slower")

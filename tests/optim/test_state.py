@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import gap_hf
-from gap_hf.optim.arithmetic.rounding import hash32, round_stochastically, salt
+from gap_hf.optim.arithmetic.rounding import Draw, hash32, round_stochastically
 from gap_hf.optim.state import only_makes_state
 
 from .twins import KERNELS, byte_model, random_gradients, train_bytes
@@ -56,7 +56,7 @@ def test_rounding_is_to_a_neighbour_and_unbiased():
     generator = torch.Generator().manual_seed(0)
     exact = torch.randn(200_000, generator=generator)
     grad, old = torch.randn(200_000, generator=generator), torch.randn(200_000, generator=generator).bfloat16()
-    rounded = round_stochastically(exact, grad, old, salt(3, 1))
+    rounded = round_stochastically(exact, grad, old, Draw(3, 1))
     below = (exact.view(torch.int32) & -65536).view(torch.float32)
     above = ((exact.view(torch.int32) & -65536) + 65536).view(torch.float32)
     assert ((rounded == below) | (rounded == above)).all()
@@ -71,16 +71,16 @@ def test_the_noise_is_another_in_each_step_candidate_and_gradient():
     grads, old = torch.full((1000,), 0.5), torch.zeros(1000).bfloat16()
     exact = torch.full((1000,), 1 + 2**-8)  # halfway between two of bfloat16
     ups = [
-        round_stochastically(exact[:1], grads[:1], old[:1], salt(t, j)).item() > 1 for t in range(500) for j in (0, 1)
+        round_stochastically(exact[:1], grads[:1], old[:1], Draw(t, j)).item() > 1 for t in range(500) for j in (0, 1)
     ]
     assert 400 < sum(ups) < 600
     varied = grads + torch.arange(1000) * 1e-6
-    assert 400 < (round_stochastically(exact, varied, old, salt(1, 0)) > 1).sum() < 600
+    assert 400 < (round_stochastically(exact, varied, old, Draw(1, 0)) > 1).sum() < 600
 
 
 def test_values_that_are_not_finite_stay():
     odd = torch.tensor([torch.inf, -torch.inf, torch.nan, 0.0, -0.0])
-    rounded = round_stochastically(odd, torch.ones(5), torch.zeros(5).bfloat16(), salt(1, 0)).float()
+    rounded = round_stochastically(odd, torch.ones(5), torch.zeros(5).bfloat16(), Draw(1, 0)).float()
     torch.testing.assert_close(rounded, odd, rtol=0, atol=0, equal_nan=True)
 
 

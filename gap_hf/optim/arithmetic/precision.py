@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .eight_bit import is_eight_bit
 from .operations import Operations
-from .rounding import round_stochastically
+from .rounding import Draw, round_stochastically
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -29,7 +29,7 @@ def update(
     stored: list[Tensor],
     grads: list[Tensor],
     operation: Callable[[list[Tensor], list[Tensor]], None],
-    noise: list[int] | None = None,
+    draws: list[Draw] | None = None,
 ) -> list[Tensor]:
     """Apply ``operation(buffers, grads)``, which works in place, and store the result.
 
@@ -38,21 +38,21 @@ def update(
         stored: N buffers, of any dtype.
         grads: N gradients.
         operation: changes the first of two lists of tensors in place.
-        noise: N salts for stochastic rounding; None rounds to the nearest.
+        draws: the noise of each for stochastic rounding; None rounds to the nearest.
 
     Returns:
         The new buffers as they are stored, in the precision of the scores.
     """
-    if noise is None and stored[0].dtype == grads[0].dtype and not is_eight_bit(stored[0]):
+    if draws is None and stored[0].dtype == grads[0].dtype and not is_eight_bit(stored[0]):
         operation(stored, grads)
     else:
         # the noise of stochastic rounding is made of float32's bits, also where parameters are float64
-        wide = compute_dtype(grads[0].dtype) if noise is None else torch.float32
+        wide = compute_dtype(grads[0].dtype) if draws is None else torch.float32
         wide_grads = cast(grads, wide)
         exact = [t.clone() if t is s else t for s, t in zip(stored, cast(stored, wide), strict=True)]
         operation(exact, wide_grads)
-        if noise is not None:
-            exact = [round_stochastically(*all_of) for all_of in zip(exact, wide_grads, stored, noise, strict=True)]
+        if draws is not None:
+            exact = [round_stochastically(*all_of) for all_of in zip(exact, wide_grads, stored, draws, strict=True)]
         ops.copy_(stored, exact)
     return cast(stored, compute_dtype(stored[0].dtype))
 

@@ -5,6 +5,8 @@ same way in every sharding and after every resume, with nothing to save. Roundin
 slow average altogether: (1 - beta) * (g - m) is mostly less than half a step of bfloat16.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -28,21 +30,39 @@ def signed(x: int) -> int:
     return (x & 0xFFFFFFFF) - ((x & 0x80000000) << 1)
 
 
-def salt(step: int, candidate: int) -> int:
-    """Return the int32 that makes the hash of each step and candidate different."""
-    return signed(step * 0x9E3779B9 + candidate * 0x85EBCA6B)
+class Draw(NamedTuple):
+    """Which noise a moment is rounded by: another one at each step and for each candidate."""
+
+    step: int
+    candidate: int
 
 
-def round_stochastically(exact: Tensor, grad: Tensor, old: Tensor, salt: int) -> Tensor:
+def noise_for(grad: Tensor, old: Tensor, draw: Draw) -> Tensor:
+    """Return 16 bits of noise for each element, int32.
+
+    Two candidates share a hash of the gradient, of which each has a half. The old moment turns it, so that elements with
+    the same gradient (zero, say) are not all rounded the same way.
+
+    Args:
+        grad: float32, the gradient that entered the filter.
+        old: int32, the bits of the moment that was stored before.
+        draw: which noise to draw.
+    """
+    salt = signed(draw.step * 0x9E3779B9 + draw.candidate // 2 * 0x85EBCA6B)
+    hashed = hash32(grad.view(torch.int32) + salt)
+    half = unsigned_shift(hashed, 16) if draw.candidate % 2 else hashed
+    return (half + old * 0x9E3B) & 0xFFFF
+
+
+def round_stochastically(exact: Tensor, grad: Tensor, old: Tensor, draw: Draw) -> Tensor:
     """Round ``exact`` up or down to bfloat16: the nearer a neighbour, the more probable it is.
 
     Args:
         exact: float32.
         grad: float32, the gradient that entered the filter, same shape.
         old: bfloat16, the moment before, same shape.
-        salt: the salt of this step and candidate.
+        draw: which noise to draw.
     """
-    old_bits = old.view(torch.int16).to(torch.int32) & 0xFFFF
-    noise = hash32((grad.view(torch.int32) ^ old_bits) + salt) & 0xFFFF
+    noise = noise_for(grad, old.view(torch.int16).to(torch.int32) & 0xFFFF, draw)
     rounded = ((exact.view(torch.int32) + noise) & signed(0xFFFF0000)).view(torch.float32)
     return torch.where(exact.isfinite(), rounded, exact).to(torch.bfloat16)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ..arithmetic.operations import Operations
-from ..arithmetic.rounding import salt
+from ..arithmetic.rounding import Draw
 from ..family import Scored
 from ..options import is_number
 from ..work import Work
@@ -23,9 +23,9 @@ def filtered(ops: Operations, work: Work) -> list[Tensor]:
     return grads
 
 
-def salts(numbers: Any, steps: list[float], j: int) -> list[int] | None:
-    """The salts for stochastic rounding of moment ``j``, or None if it is off."""
-    return [salt(int(t), j) for t in steps] if numbers.stochastic else None
+def draws(numbers: Any, steps: list[float], j: int) -> list[Draw] | None:
+    """Which noise moment ``j`` is rounded by, or None if it is rounded to the nearest."""
+    return [Draw(int(t), j) for t in steps] if numbers.stochastic else None
 
 
 def rescaled(moment: Tensor, factor: float) -> Tensor:

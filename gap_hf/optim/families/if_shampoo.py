@@ -14,13 +14,13 @@ from ..family import Grain, Option, modulation
 from ..options import given, is_count, is_number, number
 from ..work import Buffer, Work
 from .common import (
+    draws,
     filtered,
     kept_moments,
     momentum_gain,
     numbers_of_text,
     one_over_norm,
     places,
-    salts,
 )
 from .momentum import MomentumFamily
 
@@ -180,7 +180,7 @@ class IFShampooFamily(MomentumFamily):
 
             place, moment = numbers.first[j], direction
             if place is not None:
-                moment = update(ops, work.buffers[place], grads, filtering, salts(numbers, counts, j))
+                moment = update(ops, work.buffers[place], grads, filtering, draws(numbers, counts, j))
             if work.scored:
                 dots.append([t.sum(dtype=torch.float64) for t in ops.mul(wide, cast(moment, wide[0].dtype))])
         if not work.scored:

@@ -15,7 +15,7 @@ from ..family import Option, Scored, modulation
 from ..options import is_number, number
 from ..uploads import constant
 from ..work import Buffer, Work
-from .common import Betas, distinct_beta2, filtered, kept_moments, pairs_of_text, parse_betas, places, salts
+from .common import Betas, distinct_beta2, draws, filtered, kept_moments, pairs_of_text, parse_betas, places
 
 RESET_MODES = ("none", "same", "square")
 OPTIONS: Mapping[str, Option] = {
@@ -249,7 +249,7 @@ def first_moment(ops: Operations, work: Work, grads: list[Tensor], steps: list[f
         work.buffers[place],
         grads,
         lambda m, g: ops.lerp_(m, g, 1 - numbers.betas[j]),
-        salts(numbers, steps, j),
+        draws(numbers, steps, j),
     )
 
 

@@ -15,13 +15,13 @@ from ..kernels.rf_rmsprop_cuda import RFRMSpropOnCUDA
 from ..options import given, is_number, number
 from ..work import Buffer, Work
 from .common import (
+    draws,
     filtered,
     kept_moments,
     momentum_gain,
     numbers_of_text,
     one_over_norm,
     places,
-    salts,
 )
 from .momentum import MomentumFamily
 
@@ -148,7 +148,7 @@ class RFRMSpropFamily(MomentumFamily):
 
             place, moment = numbers.first[j], direction
             if place is not None:
-                moment = update(ops, work.buffers[place], grads, filtering, salts(numbers, noise, j))
+                moment = update(ops, work.buffers[place], grads, filtering, draws(numbers, noise, j))
             if work.scored:
                 dots.append([t.sum(dtype=torch.float64) for t in ops.mul(uphill, cast(moment, uphill[0].dtype))])
         if not work.scored:

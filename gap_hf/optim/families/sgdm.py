@@ -20,6 +20,7 @@ from ..shell import GapOptimizer
 from ..uploads import constant
 from ..work import Buffer, Work
 from .common import (
+    draws,
     filtered,
     kept_moments,
     momentum_gain,
@@ -28,7 +29,6 @@ from .common import (
     parse_momentum,
     places,
     rescaled,
-    salts,
 )
 
 MIX_CANDIDATES, MIX_WEIGHTS = (0.0, 0.9), (0.3, 0.7)
@@ -210,7 +210,7 @@ class SGDMFamily(Scored, TorchsDefault):
             if place is None:
                 moment = undelayed(ops, work, wide)
             else:
-                moment = update(ops, work.buffers[place], grads, filtering, salts(numbers, steps, j))
+                moment = update(ops, work.buffers[place], grads, filtering, draws(numbers, steps, j))
             if work.scored:
                 products = ops.mul(wide, moment)
                 dots.append(torch.stack([t.sum(dtype=torch.float64) for t in products]))

@@ -19,7 +19,7 @@ from ctypes import c_int, c_int64, c_void_p
 from pathlib import Path
 from typing import Any
 
-from . import cache
+from . import cache, vectors
 
 logger = logging.getLogger(__name__)
 
@@ -65,25 +65,30 @@ def library() -> Any:
     """Return the library from the cache; it is built if it is not there.
 
     Raises:
-        Unavailable: there is no compiler, or it fails.
+        Unavailable: there is no compiler, or it fails, or ``GAP_HF_VECTORS`` asks for what is not there.
         OSError: the library that was built can't be loaded.
     """
     if platform.system() != "Linux":
         raise Unavailable(f"the fused CPU kernel is built on Linux only, this is {platform.system()}")
     cc = compiler()
-    name = name_for(cc)
+    try:
+        kind = vectors.chosen()
+    except ValueError as error:
+        raise Unavailable(str(error)) from error
+    flags = (*FLAGS, *kind.flags)
+    name = name_for(cc, flags)
     try:
         path = cache.directory() / name
     except OSError as error:
         logger.warning("building the fused CPU kernel with %s, for this process alone: %s", cc, error)
-        return load_uncached(built(cc), error)
+        return load_uncached(built(cc, flags), error)
     try:
         return load_file(path)
     except FileNotFoundError:
         logger.warning("building the fused CPU kernel with %s, once; it is kept as %s", cc, path)
     except OSError as error:
         logger.warning("building the fused CPU kernel anew with %s, because the cached one is refused: %s", cc, error)
-    content = built(cc)
+    content = built(cc, flags)
     try:
         cache.write(path, content, 0o500)
         return load_file(path)
@@ -119,15 +124,15 @@ def processor() -> str:
     return "\n".join(line for line in lines if line.startswith(kept))
 
 
-def name_for(cc: str) -> str:
-    """The name of the library's file, which is different for each source, compiler and processor."""
+def name_for(cc: str, flags: tuple[str, ...]) -> str:
+    """The name of the library's file, which is different for each source, set of flags, compiler and processor."""
     version = finished([cc, "--version"]).stdout.partition("\n")[0]
     code = [path.read_text() for path in sorted(SOURCE.parent.glob("*.[ch]"))]
-    key = "\0".join([*code, *FLAGS, version, platform.machine(), processor()])
+    key = "\0".join([*code, *flags, version, platform.machine(), processor()])
     return f"fused_cpu-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
 
 
-def built(cc: str) -> bytes:
+def built(cc: str, flags: tuple[str, ...]) -> bytes:
     """Build the library with ``cc``, and return the content of its file.
 
     Raises:
@@ -135,7 +140,7 @@ def built(cc: str) -> bytes:
     """
     with tempfile.TemporaryDirectory(prefix="gap_hf-") as private:
         target = Path(private) / "fused_cpu.so"
-        done = finished([cc, str(SOURCE), "-o", str(target), *FLAGS])
+        done = finished([cc, str(SOURCE), "-o", str(target), *flags])
         if done.returncode:
             raise Unavailable(f"{cc} could not build {SOURCE}: {done.stderr.strip()[-2000:]}")
         if not target.exists():

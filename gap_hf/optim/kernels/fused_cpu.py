@@ -22,10 +22,6 @@ from .kernel import Addresses, ChoosingKernel
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 CPU = torch.device("cpu")  # whatever the default device is: C writes there
 
-WAVE = 1 << 19
-"""Elements that ``step`` observes before it applies: about 10 MB of buffers for K=2, in reach of the last-level cache.
-From 2^16 to 2^20 it made no difference beyond noise."""
-
 
 class Job(ctypes.Structure):
     """``struct job`` of ``c/job.h``."""
@@ -36,9 +32,10 @@ class Job(ctypes.Structure):
         *[(name, ctypes.c_void_p) for name in ("table", "first", "numel", "rate", "gain", "constant")],
         ("mixes", ctypes.c_int64),
         *[(name, ctypes.c_double) for name in ("l2", "soft_reset")],
-        *[(name, ctypes.c_int64) for name in ("maximize", "wave", "threshold")],
+        *[(name, ctypes.c_int64) for name in ("maximize", "threshold")],
         *[(name, ctypes.c_double) for name in ("J_ema", "tie")],
         ("own", ctypes.c_void_p),
+        ("follows", ctypes.c_int64),
     ]
 
 
@@ -189,7 +186,6 @@ class FusedCPU(ChoosingKernel):
             l2=numbers.l2,
             soft_reset=numbers.soft_reset,
             maximize=numbers.maximize,
-            wave=WAVE,
             tie=TIE,
             own=ctypes.addressof(own),
         )

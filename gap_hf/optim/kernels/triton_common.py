@@ -32,14 +32,13 @@ def hash32(x: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
-def round_stochastically(exact: tl.tensor, grad: tl.tensor, old: tl.tensor, salt: tl.tensor) -> tl.tensor:
-    """Do what ``round_stochastically`` of ``rounding.py`` does; float32, float32, bfloat16 and a uint32 salt."""
-    old_bits = old.to(tl.uint16, bitcast=True).to(tl.uint32)
-    noise = hash32((grad.to(tl.uint32, bitcast=True) ^ old_bits) + salt) & 0xFFFF
-    bits = exact.to(tl.uint32, bitcast=True)
-    finite = (bits & 0x7F800000) != 0x7F800000
-    rounded = ((bits + noise) & 0xFFFF0000).to(tl.float32, bitcast=True)
-    return tl.where(finite, rounded, exact).to(tl.bfloat16)
+def noise_for(grad: tl.tensor, old: tl.tensor, t: tl.tensor, j: tl.constexpr) -> tl.tensor:
+    """Do what ``noise_for`` of ``rounding.py`` does, on uint32, for candidate ``j`` at step ``t``."""
+    salt = t.to(tl.uint32) * 0x9E3779B9 + ((j // 2 * 0x85EBCA6B) & 0xFFFFFFFF)
+    hashed = hash32(grad.to(tl.uint32, bitcast=True) + salt)
+    if j % 2 == 1:
+        hashed = hashed >> 16
+    return (hashed + old * 0x9E3B) & 0xFFFF
 
 
 @triton.jit
@@ -153,9 +152,12 @@ def add_up(
 
 @triton.jit
 def rounded_stochastically(m: tl.tensor, g: tl.tensor, old: tl.tensor, t: tl.tensor, j: tl.constexpr) -> tl.tensor:
-    """Round first moment ``j``, float32, for storing it in bfloat16; ``old`` is the moment stored before."""
-    salt = t.to(tl.uint32) * 0x9E3779B9 + ((j * 0x85EBCA6B) & 0xFFFFFFFF)
-    return round_stochastically(m, g, old, salt)
+    """Do what ``round_stochastically`` of ``rounding.py`` does for candidate ``j``; ``old`` is bfloat16."""
+    noise = noise_for(g, old.to(tl.uint16, bitcast=True).to(tl.uint32), t, j)
+    bits = m.to(tl.uint32, bitcast=True)
+    finite = (bits & 0x7F800000) != 0x7F800000
+    rounded = ((bits + noise) & 0xFFFF0000).to(tl.float32, bitcast=True)
+    return tl.where(finite, rounded, m).to(tl.bfloat16)
 
 
 @triton.jit

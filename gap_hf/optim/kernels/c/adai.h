@@ -149,11 +149,10 @@ static void adai_move(const struct job *job, int64_t i, int64_t at, int64_t n, i
 
 static void adai_steps(const struct job *job, int64_t i, int64_t begin, int64_t end, int64_t from, int64_t to,
                        const float *rates, int reset) {
-  float scratch[APPLY_TILE];
   for (int64_t at = begin; at < end; at += APPLY_TILE) {
     int64_t n = end - at < APPLY_TILE ? end - at : APPLY_TILE;
     adai_move(job, i, at, n, from, to, rates);
-    if (reset) scale_firsts(job, i, at, n, scratch);
+    if (reset) scale_firsts(job, i, at, n);
   }
 }
 

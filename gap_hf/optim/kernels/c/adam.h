@@ -1,9 +1,8 @@
 /* K first moments, and a second moment for each distinct beta2: Adam, and root-free AdamW where there is a batch size.
    Formulas: families/moments.py. */
 
-#include <math.h>
-
 #include "job.h"
+#include "lanes.h"
 
 struct adam_numbers {
   const int64_t *second; /* K: which second moment a candidate uses */
@@ -28,11 +27,6 @@ static double adam_scale(const struct job *job, int64_t i, int64_t u) {
   return 1 / sqrt(1 - pow(own->beta2[u], step_of(job, i)));
 }
 
-/* The denominator of an element with second moment v. */
-static inline float adam_denominator(float v, float scale, float eps, int rootless) {
-  return (rootless ? v : sqrtf(v) * scale) + eps;
-}
-
 static float adam_rate(const struct job *job, int64_t i, int64_t j, double weight) {
   const struct adam_numbers *own = job->own;
   float rate = job->rate[j] * weight;
@@ -54,178 +48,299 @@ static void adam_before_mix(const struct job *job, int64_t i, const double *weig
   for (int64_t u = 0; u < job->seconds; u++) known[job->K + u] = adam_scale(job, i, u);
 }
 
-/* x <- x + weight * (y - x), in the form that torch.lerp takes. */
-static void lerp(float *restrict x, const float *restrict y, int64_t n, float weight) {
-  if (weight < 0.5f)
-    for (int64_t i = 0; i < n; i++) x[i] = x[i] + weight * (y[i] - x[i]);
+/* ---------------------------------------------------------------- one fragment */
+
+/* What a function is written out for: usual is the usual case, with Adam's roots, gradients as they are, and moments of
+   their own that remember more than the gradient (beta1 > 0.5); U is 1 there. Everything else takes a little longer. */
+struct adam_kind {
+  int64_t usual, K, U, value_dtype, first_dtype, second_dtype, stochastic;
+};
+
+/* Some candidates' arrays of a fragment, and all that is the same for its elements: a copy for each call, which no store
+   can change for all that the compiler knows. */
+struct adam_row {
+  struct adam_kind is;
+  char **first, **second;      /* K, NULL where the moment is the gradient itself; U */
+  int64_t *of;                 /* K: which second moment */
+  float *beta1, *beta2, *rest; /* K; U; U: the factor on g^2 */
+  uint32_t *salt;              /* K */
+  lanes *m, *v;                /* K; U: room for moments */
+  char *value, *grad;
+  int maximize, rootless, follows;
+  float l2, eps, keep;
+};
+
+#define UNROLL _Pragma("GCC unroll 4")
+#define EACH_FIRST UNROLL for (int64_t j = 0; j < row->is.K; j++)
+#define EACH_SECOND UNROLL for (int64_t u = 0; u < row->is.U; u++)
+
+INLINE void adam_fill(const struct job *job, int64_t i, int64_t from, struct adam_row *row) {
+  const struct adam_numbers *own = job->own;
+  int64_t low = row->is.U == 1 ? own->second[from] : 0;
+  row->value = value_of(job, i), row->grad = grad_of(job, i);
+  row->maximize = !row->is.usual && job->maximize, row->rootless = !row->is.usual && is_rootless(job);
+  row->follows = job->follows;
+  row->l2 = row->is.usual ? 0 : job->l2, row->eps = own->eps, row->keep = own->keep;
+  EACH_FIRST {
+    row->first[j] = is_kept(job, from + j) ? first_of(job, i, from + j) : NULL;
+    row->of[j] = row->is.U == 1 ? 0 : own->second[from + j];
+    row->beta1[j] = own->beta1[from + j];
+    row->salt[j] = salt_of(step_of(job, i), from + j);
+  }
+  EACH_SECOND {
+    row->second[u] = second_of(job, i, low + u);
+    row->beta2[u] = own->beta2[low + u];
+    row->rest[u] = (1 - own->beta2[low + u]) * (row->rootless ? own->batch_size : 1);
+  }
+}
+
+/* Declares row, with the candidates from the one called from on. */
+#define ADAM_ROW(row, job, i, from, kind)                                                                              \
+  char *row##_first[(kind).K], *row##_second[(kind).U];                                                                \
+  int64_t row##_of[(kind).K];                                                                                          \
+  float row##_beta1[(kind).K], row##_beta2[(kind).U], row##_rest[(kind).U];                                            \
+  uint32_t row##_salt[(kind).K];                                                                                       \
+  lanes row##_m[(kind).K], row##_v[(kind).U];                                                                          \
+  struct adam_row row = {.is = kind, .first = row##_first, .second = row##_second, .of = row##_of,                     \
+                         .beta1 = row##_beta1, .beta2 = row##_beta2, .rest = row##_rest, .salt = row##_salt,           \
+                         .m = row##_m, .v = row##_v};                                                                  \
+  adam_fill(job, i, from, &row)
+
+/* ---------------------------------------------------------------- n elements from k on */
+
+/* The processor itself fetches ahead, but not across the ends of pages; of several arrays at once that counts. */
+INLINE void adam_fetch_ahead(const struct adam_row *row, int64_t k) {
+  int64_t next = k + TILE;
+  __builtin_prefetch(row->grad + next * size_of(row->is.value_dtype));
+  if (row->follows) __builtin_prefetch(row->value + next * size_of(row->is.value_dtype), 1, 2);
+  EACH_SECOND __builtin_prefetch(row->second[u] + next * size_of(row->is.second_dtype), 1);
+  EACH_FIRST if (row->is.usual || row->first[j])
+      __builtin_prefetch(row->first[j] + next * size_of(row->is.first_dtype), 1);
+}
+
+/* The gradient that enters the filter. */
+INLINE lanes adam_grad(const struct adam_row *row, int64_t k, int64_t n) {
+  lanes g = get(row->grad, row->is.value_dtype, k, n);
+  if (row->maximize) g = -g;
+  return row->l2 == 0 ? g : g + row->l2 * get(row->value, row->is.value_dtype, k, n);
+}
+
+INLINE lanes adam_denominator(const struct adam_row *row, lanes v, float scale) {
+  return (row->rootless ? v : root(v) * scale) + row->eps;
+}
+
+INLINE lanes adam_second(const struct adam_row *row, int64_t u, int64_t k, int64_t n) {
+  return get(row->second[u], row->is.second_dtype, k, n);
+}
+
+INLINE lanes adam_first(const struct adam_row *row, int64_t j, int64_t k, int64_t n) {
+  return get(row->first[j], row->is.first_dtype, k, n);
+}
+
+/* Updates the first moment of candidate j, and returns it as it is stored; m + w (g - m), in the form that torch.lerp
+   takes. */
+INLINE lanes adam_update_first(const struct adam_row *row, int64_t j, int64_t k, int64_t n, lanes g, words hash) {
+  lanes m = adam_first(row, j, k, n), new;
+  float beta1 = row->beta1[j];
+  if (row->is.usual || beta1 > 0.5f)
+    new = m + (1 - beta1) * (g - m);
   else
-    for (int64_t i = 0; i < n; i++) x[i] = y[i] - (y[i] - x[i]) * (1 - weight);
+    new = g - beta1 * (g - m);
+  if (row->is.stochastic) return put_stochastic(row->first[j], k, n, new, hash, (words)m >> 16, j);
+  return put(row->first[j], row->is.first_dtype, k, n, new);
 }
 
-/* Updates second moment u by n gradients from at, and returns it as it is stored. */
-static const float *adam_second(const struct job *job, int64_t i, int64_t u, int64_t at, int64_t n, const float *g,
-                                float *scratch) {
+/* Updates all moments by the gradients g, and leaves them in m and v as they are stored. */
+INLINE void adam_update(const struct adam_row *row, int64_t k, int64_t n, lanes g) {
+  words hash = {0};
+  EACH_SECOND {
+    lanes v = adam_second(row, u, k, n) * row->beta2[u] + row->rest[u] * g * g;
+    row->v[u] = put(row->second[u], row->is.second_dtype, k, n, v);
+  }
+  EACH_FIRST {
+    if (row->is.stochastic && j % 2 == 0) hash = hash_for(g, row->salt[j]);
+    row->m[j] = row->is.usual || row->first[j] ? adam_update_first(row, j, k, n, g, hash) : g;
+  }
+}
+
+INLINE void adam_observe_some(const struct adam_row *row, int64_t k, int64_t n, const float *scale, lanes *dots,
+                              lanes *totals) {
+  lanes g = adam_grad(row, k, n);
+  adam_fetch_ahead(row, k);
+  adam_update(row, k, n, g);
+  EACH_SECOND {
+    lanes r = 1.0f / adam_denominator(row, row->v[u], scale[u]);
+    totals[u] += n < LANES ? where(first_lanes(n), r, all(0)) : r;
+    row->v[u] = r * g;
+  }
+  EACH_FIRST dots[j] += row->v[row->is.U == 1 ? 0 : row->of[j]] * row->m[j];
+}
+
+/* p <- p * keep - total / denominator, total the sum of rate * m over the candidates with second moment u. */
+INLINE void adam_move(const struct adam_row *row, int64_t k, int64_t n, const float *known) {
+  lanes p = get(row->value, row->is.value_dtype, k, n) * row->keep;
+  EACH_SECOND {
+    lanes total = all(0);
+    EACH_FIRST if (row->is.U == 1 || row->of[j] == u) total += known[j] * row->m[j];
+    p -= total / adam_denominator(row, row->v[u], known[row->is.K + u]);
+  }
+  put(row->value, row->is.value_dtype, k, n, p);
+}
+
+INLINE void adam_mix_some(const struct adam_row *row, int64_t k, int64_t n, const float *known) {
+  EACH_FIRST row->m[j] = row->first[j] ? adam_first(row, j, k, n) : adam_grad(row, k, n);
+  EACH_SECOND row->v[u] = adam_second(row, u, k, n);
+  adam_move(row, k, n, known);
+}
+
+INLINE void adam_step_some(const struct adam_row *row, int64_t k, int64_t n, const float *known) {
+  adam_fetch_ahead(row, k);
+  adam_update(row, k, n, adam_grad(row, k, n));
+  adam_move(row, k, n, known);
+}
+
+INLINE void adam_apply_some(const struct adam_row *row, int64_t k, int64_t n, const float *known) {
+  lanes m = row->is.usual || row->first[0] ? adam_first(row, 0, k, n) : adam_grad(row, k, n);
+  lanes p = get(row->value, row->is.value_dtype, k, n);
+  p = p * row->keep - known[0] * (m / adam_denominator(row, adam_second(row, 0, k, n), known[1]));
+  put(row->value, row->is.value_dtype, k, n, p);
+}
+
+/* ---------------------------------------------------------------- elements [begin, end) of fragment i */
+
+INLINE void adam_observe_as(const struct job *job, int64_t i, int64_t begin, int64_t end, const float *scale,
+                            double *sums, struct adam_kind kind) {
+  ADAM_ROW(some, job, i, 0, kind);
+  const struct adam_row *row = &some;
+  lanes dots[kind.K], totals[kind.U];
+  for (int64_t s = 0; s < kind.K + kind.U; s++) sums[s] = 0;
+  for (int64_t at = begin; at < end; at += TILE) {
+    int64_t stop = end - at < TILE ? end : at + TILE, k = at;
+    EACH_FIRST dots[j] = all(0);
+    EACH_SECOND totals[u] = all(0);
+    for (; k + LANES <= stop; k += LANES) adam_observe_some(row, k, LANES, scale, dots, totals);
+    if (k < stop) adam_observe_some(row, k, stop - k, scale, dots, totals);
+    EACH_FIRST sums[j] += sum_of(dots[j]);
+    EACH_SECOND sums[kind.K + u] += sum_of(totals[u]);
+  }
+}
+
+INLINE void adam_apply_as(const struct job *job, int64_t i, int64_t begin, int64_t end, int64_t j, const float *known,
+                          struct adam_kind kind) {
+  ADAM_ROW(row, job, i, j, kind);
+  int64_t k = begin;
+  for (; k + LANES <= end; k += LANES) adam_apply_some(&row, k, LANES, known);
+  if (k < end) adam_apply_some(&row, k, end - k, known);
+}
+
+INLINE void adam_mix_as(const struct job *job, int64_t i, int64_t begin, int64_t end, const float *known,
+                        struct adam_kind kind) {
+  ADAM_ROW(row, job, i, 0, kind);
+  int64_t k = begin;
+  for (; k + LANES <= end; k += LANES) adam_mix_some(&row, k, LANES, known);
+  if (k < end) adam_mix_some(&row, k, end - k, known);
+}
+
+INLINE void adam_step_as(const struct job *job, int64_t i, int64_t begin, int64_t end, const float *known,
+                         struct adam_kind kind) {
+  ADAM_ROW(row, job, i, 0, kind);
+  int64_t k = begin;
+  for (; k + LANES <= end; k += LANES) adam_step_some(&row, k, LANES, known);
+  if (k < end) adam_step_some(&row, k, end - k, known);
+}
+
+/* ---------------------------------------------------------------- the passes, in the form that suits the job */
+
+static struct adam_kind adam_kind_of(const struct job *job) {
   const struct adam_numbers *own = job->own;
-  void *stored = second_of(job, i, u) + at * size_of(job->second_dtype);
-  float *restrict v = load(stored, job->second_dtype, n, scratch);
-  float beta2 = own->beta2[u], rest = (1 - own->beta2[u]) * (is_rootless(job) ? own->batch_size : 1);
-  for (int64_t k = 0; k < n; k++) v[k] = v[k] * beta2 + rest * g[k] * g[k];
-  store(stored, job->second_dtype, n, v);
-  return v;
+  int usual = job->seconds == 1 && !job->maximize && job->l2 == 0 && !is_rootless(job);
+  for (int64_t j = 0; j < job->K; j++) usual = usual && is_kept(job, j) && own->beta1[j] > 0.5;
+  return (struct adam_kind){usual,           job->K,           job->seconds,    job->value_dtype,
+                            job->first_dtype, job->second_dtype, job->stochastic};
 }
 
-/* The same for the first moment of candidate j. */
-static const float *adam_first(const struct job *job, int64_t i, int64_t j, int64_t at, int64_t n, const float *g,
-                               float *scratch) {
-  const struct adam_numbers *own = job->own;
-  if (!is_kept(job, j)) return g;
-  void *stored = first_of(job, i, j) + at * size_of(job->first_dtype);
-  float *m = load(stored, job->first_dtype, n, scratch);
-  lerp(m, g, n, 1 - own->beta1[j]);
-  store_first(job, stored, g, m, n, j, step_of(job, i));
-  return m;
+static int same_kind(struct adam_kind x, struct adam_kind y) {
+  return x.usual == y.usual && x.K == y.K && x.U == y.U && x.value_dtype == y.value_dtype &&
+         x.first_dtype == y.first_dtype && x.second_dtype == y.second_dtype && x.stochastic == y.stochastic;
 }
 
-static void adam_fetch_next(const struct job *job, int64_t i, int64_t next, int64_t end) {
-  int64_t ahead = end - next < TILE ? end - next : TILE; /* none, if negative */
-  fetch_ahead(grad_of(job, i) + next * size_of(job->value_dtype), ahead, job->value_dtype);
-  for (int64_t u = 0; u < job->seconds; u++)
-    fetch_ahead(second_of(job, i, u) + next * size_of(job->second_dtype), ahead, job->second_dtype);
-}
+/* The dtypes of values and moments, and whether first moments are rounded stochastically, that functions are written out
+   for. */
+#define ADAM_DTYPES(X, K)                                                                                              \
+  X(K, FLOAT32, FLOAT32, FLOAT32, 0)                                                                                   \
+  X(K, FLOAT32, BFLOAT16, FLOAT32, 1)                                                                                  \
+  X(K, BFLOAT16, BFLOAT16, BFLOAT16, 0)                                                                                \
+  X(K, BFLOAT16, BFLOAT16, FLOAT32, 1)
 
-/* Updates the moments of elements [begin, end) of fragment i; sums: K of g r m_j, then U of r. */
+/* Calls what is written out for K candidates and these dtypes, with the kind as a constant, and returns. */
+#define ADAM_TRY(K, value, first, second, stochastic)                                                                  \
+  {                                                                                                                    \
+    const struct adam_kind as = {1, K, 1, value, first, second, stochastic};                                           \
+    if (same_kind(kind, as)) {                                                                                         \
+      ADAM_CALL(as);                                                                                                   \
+      return;                                                                                                          \
+    }                                                                                                                  \
+  }
+
+/* Updates the moments; sums: K of g r m_j, then U of r. */
 static void adam_observe(const struct job *job, int64_t i, int64_t begin, int64_t end, const float *scale,
                          double *sums) {
-  const struct adam_numbers *own = job->own;
-  float of_grad[TILE], of_value[TILE], of_first[TILE], of_second[TILE];
-  int64_t U = job->seconds, wide = size_of(job->value_dtype);
-  int rootless = is_rootless(job);
-  float weighted[U][TILE];
-  memset(sums, 0, adam_sums(job) * sizeof(double));
-  for (int64_t at = begin; at < end; at += TILE) {
-    int64_t n = end - at < TILE ? end - at : TILE;
-    fetch_firsts_ahead(job, i, at, n);
-    const float *g = filtered(job, value_of(job, i) + at * wide, grad_of(job, i) + at * wide, n, of_grad, of_value);
-    for (int64_t u = 0; u < U; u++) {
-      const float *v = adam_second(job, i, u, at, n, g, of_second);
-      float eps = own->eps, total = 0, *restrict w = weighted[u];
-#pragma omp simd reduction(+ : total)
-      for (int64_t k = 0; k < n; k++) {
-        float r = 1.0f / adam_denominator(v[k], scale[u], eps, rootless);
-        total += r;
-        w[k] = r * g[k];
-      }
-      sums[job->K + u] += total;
-    }
-    adam_fetch_next(job, i, at + TILE, end);
-    for (int64_t j = 0; j < job->K; j++)
-      sums[j] += dot(weighted[own->second[j]], adam_first(job, i, j, at, n, g, of_first), n);
-  }
+  struct adam_kind kind = adam_kind_of(job);
+#define ADAM_CALL(kind) adam_observe_as(job, i, begin, end, scale, sums, kind)
+  ADAM_DTYPES(ADAM_TRY, 2)
+  ADAM_DTYPES(ADAM_TRY, 3)
+  ADAM_CALL(kind);
+#undef ADAM_CALL
 }
 
-/* Scales the buffers of n elements from at, where a reset is due. */
-static void adam_reset(const struct job *job, int64_t i, int64_t at, int64_t n, float *scratch) {
+/* Scales the buffers, where a reset is due. */
+static void adam_reset(const struct job *job, int64_t i, int64_t begin, int64_t n) {
   const struct adam_numbers *own = job->own;
-  scale_firsts(job, i, at, n, scratch);
+  scale_firsts(job, i, begin, n);
   for (int64_t u = 0; u < job->seconds && own->second_reset != 1; u++)
-    scale(second_of(job, i, u) + at * size_of(job->second_dtype), job->second_dtype, n, own->second_reset, scratch);
+    scale(second_of(job, i, u) + begin * size_of(job->second_dtype), job->second_dtype, n, own->second_reset);
 }
 
-/* Steps elements [begin, end) of fragment i by candidate j; then scales the buffers, if a reset is due. */
+/* Steps by candidate j. */
+static void adam_apply_one(const struct job *job, int64_t i, int64_t begin, int64_t end, int64_t j, const float *known) {
+  struct adam_kind kind = adam_kind_of(job);
+  kind.K = kind.U = 1;
+#define ADAM_CALL(kind) adam_apply_as(job, i, begin, end, j, known, kind)
+  ADAM_DTYPES(ADAM_TRY, 1)
+  ADAM_CALL(kind);
+#undef ADAM_CALL
+}
+
+/* The same; then scales the buffers, if a reset is due. */
 static void adam_apply(const struct job *job, int64_t i, int64_t begin, int64_t end, int64_t j, const float *known,
                        int reset) {
-  const struct adam_numbers *own = job->own;
-  float of_value[APPLY_TILE], of_first[APPLY_TILE], of_second[APPLY_TILE], more[APPLY_TILE];
-  char *value = value_of(job, i), *grad = grad_of(job, i), *second = second_of(job, i, own->second[j]);
-  float keep = own->keep, eps = own->eps, rate = known[0], scale = known[1];
-  int64_t wide = size_of(job->value_dtype);
-  int rootless = is_rootless(job);
-  for (int64_t at = begin; at < end; at += APPLY_TILE) {
-    int64_t n = end - at < APPLY_TILE ? end - at : APPLY_TILE;
-    void *stored = value + at * wide;
-    const float *restrict m =
-        is_kept(job, j) ? load(first_of(job, i, j) + at * size_of(job->first_dtype), job->first_dtype, n, of_first)
-                        : filtered(job, stored, grad + at * wide, n, of_first, more);
-    float *restrict p = load(stored, job->value_dtype, n, of_value);
-    const float *restrict v = load(second + at * size_of(job->second_dtype), job->second_dtype, n, of_second);
-    for (int64_t k = 0; k < n; k++) p[k] = p[k] * keep - rate * (m[k] / adam_denominator(v[k], scale, eps, rootless));
-    store(stored, job->value_dtype, n, p);
-    if (reset) adam_reset(job, i, at, n, of_first);
-  }
+  adam_apply_one(job, i, begin, end, j, known);
+  if (reset) adam_reset(job, i, begin, end - begin);
 }
 
-/* p <- p * keep - total / denominator, total the sum of rate * m over the candidates with second moment u. Few loops:
-   going through the arrays once more costs more than what is computed. */
-static void adam_move(const struct job *job, int64_t u, float *restrict p, const float *const *m, const float *rate,
-                      const float *restrict v, int64_t n, float keep, float scale, float *total) {
-  const struct adam_numbers *own = job->own;
-  float eps = own->eps;
-  int rootless = is_rootless(job);
-  int64_t of[job->K], count = 0;
-  for (int64_t j = 0; j < job->K; j++)
-    if (own->second[j] == u) of[count++] = j;
-  const float *one = m[of[0]], *other = m[of[count - 1]];
-  float first = rate[of[0]], last = rate[of[count - 1]];
-  if (count == 1) {
-    for (int64_t k = 0; k < n; k++) p[k] = p[k] * keep - first * one[k] / adam_denominator(v[k], scale, eps, rootless);
-    return;
-  }
-  for (int64_t c = 1; c < count - 1; c++) {
-    const float *next = m[of[c]];
-    for (int64_t k = 0; k < n; k++) total[k] = first * one[k] + rate[of[c]] * next[k];
-    one = total, first = 1;
-  }
-  for (int64_t k = 0; k < n; k++)
-    p[k] = p[k] * keep - (first * one[k] + last * other[k]) / adam_denominator(v[k], scale, eps, rootless);
+/* Steps by the weighted sum of all candidates. */
+static void adam_mix_all(const struct job *job, int64_t i, int64_t begin, int64_t end, const float *known) {
+  struct adam_kind kind = adam_kind_of(job);
+#define ADAM_CALL(kind) adam_mix_as(job, i, begin, end, known, kind)
+  ADAM_DTYPES(ADAM_TRY, 2)
+  ADAM_CALL(kind);
+#undef ADAM_CALL
 }
 
-/* Steps elements [begin, end) of fragment i by the weighted sum of all candidates; then scales the buffers, if a reset is
-   due. */
+/* The same; then scales the buffers, if a reset is due. */
 static void adam_mix(const struct job *job, int64_t i, int64_t begin, int64_t end, const float *known, int reset) {
-  const struct adam_numbers *own = job->own;
-  float of_value[TILE], of_grad[TILE], of_first[job->K][TILE], of_second[TILE], more[TILE];
-  const float *m[job->K];
-  int64_t wide = size_of(job->value_dtype);
-  for (int64_t at = begin; at < end; at += TILE) {
-    int64_t n = end - at < TILE ? end - at : TILE;
-    void *stored = value_of(job, i) + at * wide;
-    const float *g = NULL;
-    for (int64_t j = 0; j < job->K; j++) {
-      if (is_kept(job, j))
-        m[j] = load(first_of(job, i, j) + at * size_of(job->first_dtype), job->first_dtype, n, of_first[j]);
-      else
-        m[j] = g = g ? g : filtered(job, stored, grad_of(job, i) + at * wide, n, of_grad, more);
-    }
-    float *p = load(stored, job->value_dtype, n, of_value), keep = own->keep;
-    for (int64_t u = 0; u < job->seconds; u++, keep = 1) {
-      void *v = second_of(job, i, u) + at * size_of(job->second_dtype);
-      adam_move(job, u, p, m, known, load(v, job->second_dtype, n, of_second), n, keep, known[job->K + u], more);
-    }
-    store(stored, job->value_dtype, n, p);
-    if (reset) adam_reset(job, i, at, n, of_first[0]);
-  }
+  adam_mix_all(job, i, begin, end, known);
+  if (reset) adam_reset(job, i, begin, end - begin);
 }
 
-/* Updates the moments of elements [begin, end) of fragment i, and steps by the weighted sum of all candidates. */
+/* Updates the moments, and steps by the weighted sum of all candidates. */
 static void adam_step_constant(const struct job *job, int64_t i, int64_t begin, int64_t end, const float *known) {
-  const struct adam_numbers *own = job->own;
-  float of_value[TILE], of_grad[TILE], of_first[job->K][TILE], of_second[TILE], more[TILE];
-  const float *m[job->K];
-  int64_t wide = size_of(job->value_dtype);
-  for (int64_t at = begin; at < end; at += TILE) {
-    int64_t n = end - at < TILE ? end - at : TILE;
-    fetch_firsts_ahead(job, i, at, n);
-    void *stored = value_of(job, i) + at * wide;
-    const float *g = filtered(job, stored, grad_of(job, i) + at * wide, n, of_grad, more);
-    for (int64_t j = 0; j < job->K; j++) m[j] = adam_first(job, i, j, at, n, g, of_first[j]);
-    float *p = load(stored, job->value_dtype, n, of_value), keep = own->keep;
-    for (int64_t u = 0; u < job->seconds; u++, keep = 1) {
-      const float *v = adam_second(job, i, u, at, n, g, of_second);
-      adam_move(job, u, p, m, known, v, n, keep, known[job->K + u], more);
-    }
-    store(stored, job->value_dtype, n, p);
-    adam_fetch_next(job, i, at + TILE, end);
-  }
+  struct adam_kind kind = adam_kind_of(job);
+#define ADAM_CALL(kind) adam_step_as(job, i, begin, end, known, kind)
+  ADAM_DTYPES(ADAM_TRY, 1)
+  ADAM_DTYPES(ADAM_TRY, 2)
+  ADAM_CALL(kind);
+#undef ADAM_CALL
 }
 
 /* J of one parameter from its sums. */

@@ -123,13 +123,13 @@ static void adams_move(const struct job *job, int64_t i, int64_t at, int64_t n, 
 
 static void adams_steps(const struct job *job, int64_t i, int64_t begin, int64_t end, int64_t from, int64_t to,
                         const float *known, int reset) {
-  float scratch[APPLY_TILE], root[APPLY_TILE], correction = known[2 * job->K];
+  float root[APPLY_TILE], correction = known[2 * job->K];
   for (int64_t at = begin; at < end; at += APPLY_TILE) {
     int64_t n = end - at < APPLY_TILE ? end - at : APPLY_TILE;
     const float *restrict v = (float *)second_of(job, i, 0) + at;
     for (int64_t k = 0; k < n; k++) root[k] = sqrtf(v[k] * correction);
     adams_move(job, i, at, n, from, to, root, known);
-    if (reset) scale_firsts(job, i, at, n, scratch);
+    if (reset) scale_firsts(job, i, at, n);
   }
 }
 

@@ -47,6 +47,12 @@ static void place(const struct job *job, const struct blocks *blocks, int64_t b,
   *end = job->numel[*i] - *begin < BLOCK ? job->numel[*i] : *begin + BLOCK;
 }
 
+/* Whether fragment i is so large that threads which take whole fragments would not finish together. */
+static int is_shared(const struct job *job, const struct blocks *blocks, int64_t i) {
+  int64_t mine = blocks->first[i + 1] - blocks->first[i];
+  return mine > 1 && mine * job->threads * 8 > blocks->first[job->n];
+}
+
 /* The sums of fragment i: always in the order of its blocks. */
 static void add_up(const struct blocks *blocks, int64_t count, int64_t i, double *sums) {
   for (int64_t s = 0; s < count; s++) {

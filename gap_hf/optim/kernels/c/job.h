@@ -12,6 +12,7 @@
    ahead, was the best of 64 to 2048. The second pass goes through all arrays in one loop. */
 #define TILE 512
 #define APPLY_TILE 1024
+#define CACHED (1 << 19) /* elements whose arrays, some 10 MB, stay in the last cache from one pass to the next */
 
 /* Mirrored by Job in fused_cpu.py. */
 struct job {
@@ -27,9 +28,10 @@ struct job {
   int64_t mixes;           /* whether the choice is one of weights */
   double l2, soft_reset;   /* l2: the decay where it is not decoupled */
   int64_t maximize;        /* take the gradient with the other sign */
-  int64_t wave, threshold; /* step: elements that fit the cache; hysteresis */
+  int64_t threshold;       /* hysteresis */
   double J_ema, tie;       /* step_for_all; how close to the largest score counts as equal, relatively */
   const void *own;         /* the family's numbers */
+  int64_t follows;         /* whether the second pass over a fragment follows while it is in the cache */
 };
 
 static char *value_of(const struct job *job, int64_t i) { return job->table[i]; }
@@ -61,23 +63,17 @@ static const float *filtered(const struct job *job, void *value, void *grad, int
 
 /* The new first moment j back to where it is stored, so that m holds the values as they are stored. */
 static void store_first(const struct job *job, void *stored, const float *g, float *m, int64_t n, int64_t j, double t) {
-  if (!job->stochastic) {
+  if (job->stochastic)
+    store_stochastic(stored, n, g, m, t, j);
+  else
     store(stored, job->first_dtype, n, m);
-    return;
-  }
-  uint16_t *x = stored;
-  uint32_t salt = (uint32_t)(uint64_t)t * 0x9E3779B9U + (uint32_t)j * 0x85EBCA6BU;
-  for (int64_t i = 0; i < n; i++) {
-    x[i] = to_bfloat16_stochastic(m[i], g[i], x[i], salt);
-    m[i] = from_bits((uint32_t)x[i] << 16);
-  }
 }
 
 /* Scales the first moments of n elements from at. */
-static void scale_firsts(const struct job *job, int64_t i, int64_t at, int64_t n, float *scratch) {
+static void scale_firsts(const struct job *job, int64_t i, int64_t at, int64_t n) {
   for (int64_t c = 0; c < job->K; c++)
     if (is_kept(job, c))
-      scale(first_of(job, i, c) + at * size_of(job->first_dtype), job->first_dtype, n, job->soft_reset, scratch);
+      scale(first_of(job, i, c) + at * size_of(job->first_dtype), job->first_dtype, n, job->soft_reset);
 }
 
 static void fetch_firsts_ahead(const struct job *job, int64_t i, int64_t at, int64_t n) {

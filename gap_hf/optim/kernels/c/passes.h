@@ -77,27 +77,42 @@ int EXPORTED(step_constant)(const struct job *job) {
   return 0;
 }
 
-/* Both passes with a choice per fragment between them, wave by wave. sums: n rows; choice, weights, negative (in and
-   out) and reset: of each fragment. */
+/* Between the passes over fragment i: its choice. The arguments are those of step. */
+static void FAMILY(choose_one)(const struct job *job, const struct blocks *blocks, int64_t i, double *sums,
+                               int64_t *choice, double *weights, int64_t *negative, uint8_t *reset) {
+  int64_t S = FAMILY(sums)(job);
+  double J[job->K];
+  add_up(blocks, S, i, sums + i * S);
+  FAMILY(score)(job, sums + i * S, job->numel[i], J);
+  reset[i] = choose_for_one(job, J, choice + i, weights + i * job->K, negative + i);
+}
+
+/* Both passes with a choice per fragment between them, fragment by fragment, so that the second pass finds what the first
+   one left in the cache. Large fragments are shared by all threads; of the others each thread takes some whole. sums: n
+   rows; choice, weights, negative (in and out) and reset: of each fragment. */
 int EXPORTED(step)(const struct job *job, double *sums, int64_t *choice, double *weights, int64_t *negative,
                    uint8_t *reset) {
-  int64_t S = FAMILY(sums)(job);
   struct blocks blocks;
-  if (!cut(job, S, &blocks)) return 1;
+  if (!cut(job, FAMILY(sums)(job), &blocks)) return 1;
 #pragma omp parallel num_threads(job->threads)
-  for (int64_t from = 0, to; from < job->n; from = to) {
-    int64_t elements = job->numel[from];
-    for (to = from + 1; to < job->n && elements + job->numel[to] <= job->wave; to++) elements += job->numel[to];
-    FAMILY(observe_share)(job, &blocks, from, to, THIS_THREAD);
+  {
+    for (int64_t i = 0; i < job->n; i++) {
+      if (!is_shared(job, &blocks, i)) continue;
+      FAMILY(observe_share)(job, &blocks, i, i + 1, THIS_THREAD);
 #pragma omp barrier
 #pragma omp single
-    for (int64_t i = from; i < to; i++) {
-      double J[job->K];
-      add_up(&blocks, S, i, sums + i * S);
-      FAMILY(score)(job, sums + i * S, job->numel[i], J);
-      reset[i] = choose_for_one(job, J, choice + i, weights + i * job->K, negative + i);
+      FAMILY(choose_one)(job, &blocks, i, sums, choice, weights, negative, reset);
+      FAMILY(apply_share)(job, &blocks, i, i + 1, THIS_THREAD, choice, weights, reset);
     }
-    FAMILY(apply_share)(job, &blocks, from, to, THIS_THREAD, choice, weights, reset);
+#pragma omp for schedule(dynamic, job->n / (256 * job->threads) + 1)
+    for (int64_t i = 0; i < job->n; i++) {
+      if (is_shared(job, &blocks, i)) continue;
+      struct job alone = *job;
+      alone.follows = job->numel[i] <= CACHED;
+      FAMILY(observe_share)(&alone, &blocks, i, i + 1, 0, 1);
+      FAMILY(choose_one)(job, &blocks, i, sums, choice, weights, negative, reset);
+      FAMILY(apply_share)(job, &blocks, i, i + 1, 0, 1, choice, weights, reset);
+    }
   }
   free_blocks(&blocks);
   return 0;

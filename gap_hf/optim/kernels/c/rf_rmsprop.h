@@ -114,7 +114,7 @@ static void rf_rmsprop_steps(const struct job *job, int64_t i, int64_t begin, in
       for (int64_t k = 0; k < n; k++) p[k] = p[k] - rate * m[k];
     }
     store(stored, job->value_dtype, n, p);
-    if (reset) scale_firsts(job, i, at, n, of_first);
+    if (reset) scale_firsts(job, i, at, n);
   }
 }
 

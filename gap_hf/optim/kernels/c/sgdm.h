@@ -103,7 +103,7 @@ static void sgdm_steps(const struct job *job, int64_t i, int64_t begin, int64_t 
                 known[j - from]);
     }
     store(stored, job->value_dtype, n, p);
-    if (reset) scale_firsts(job, i, at, n, of_first);
+    if (reset) scale_firsts(job, i, at, n);
   }
 }
 
