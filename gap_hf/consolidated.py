@@ -1,6 +1,6 @@
 """An optimizer's whole state by parameter names, the same under every layout: gathered, and handed out again."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from .choices.naming import parameter_names
 from .optim import GapOptimizer
-from .optim.arithmetic.eight_bit import is_eight_bit
 from .optim.conversion import to_candidates, to_torch
 from .optim.find import find_gap_optimizer
 from .optim.loading import tell
 from .optim.state import buffer_dtype, make
+from .optim.work import Buffer
 from .sharding.layout import Layout
 from .sharding.ranks import from_first, is_first, sent
 from .weights import WEIGHT, Described, gathered_weights, hand_out_weights, shortened, unlike_weights
@@ -34,7 +34,7 @@ def consolidated_state_dict(optimizer: Any, model: nn.Module, *, weights: bool =
     Returns:
         On rank 0 ``{"state": {name: {"step": ..., "exp_avg_0": ..., ...}}, "param_groups": [...]}`` like
         ``torch.optim``'s, with names in the place of parameter numbers; the tensors lie on the CPU and have the
-        parameter's shape and the state's dtype (8-bit state is given in float32). With ``weights`` also
+        parameter's shape and the state's dtype (of 8-bit state the codes, uint8). With ``weights`` also
         ``{"weights": {name: ...}}``. On the other ranks an empty dictionary.
 
     Raises:
@@ -70,9 +70,7 @@ def gathered(gap: GapOptimizer, layout: Layout, names: list[list[str]]) -> Itera
             whole = {"step": torch.tensor(step, dtype=torch.float64, device="cpu")} if is_first() else {}
             for buffer in gap.family.buffers(group):
                 dtype = buffer_dtype(buffer, group, layout.keys(g, i)[0])
-                found = layout.whole(g, i, gap.state, buffer.name, dtype or torch.float32, buffer.shape)
-                if is_eight_bit(found):
-                    found = found.dequantize()
+                found = layout.whole(g, i, gap.state, buffer.name, dtype, buffer.shape)
                 if is_first():  # one at a time, so that no rank holds them all on its device
                     whole[buffer.name] = found.detach().cpu().clone()
             yield name, whole
@@ -128,8 +126,9 @@ def hand_out(optimizer: Any, model: nn.Module, saved: Any, tensor: Callable[[str
         for i, name in enumerate(own):
             if name not in saved.steps:
                 continue
+            like = held_as(group, gap.family.buffers(group), saved.buffers[name])
             for key in layout.keys(g, i):
-                if key.numel() and (made := make(state, gap.family, group, key, partial(layout.shapes_in, g, key))):
+                if key.numel() and (made := make(state, gap.family, like, key, partial(layout.shapes_in, g, key))):
                     made["step"].fill_(saved.steps[name])
             for buffer in gap.family.buffers(group):
                 given = tensor(name, buffer.name) if is_first() else None
@@ -146,6 +145,12 @@ def hand_out(optimizer: Any, model: nn.Module, saved: Any, tensor: Callable[[str
         gap.load_state_dict({"state": by_number, "param_groups": groups})
     if saved.weights:
         hand_out_weights(layout, model, names, saved.weights, lambda name: tensor(name, WEIGHT))
+
+
+def held_as(group: dict[str, Any], declared: Sequence[Buffer], saved: Described) -> dict[str, Any]:
+    """Return ``group`` as it is, or with float32 where an older version saved that for 8-bit state."""
+    wide = any(buffer.relative is not None and saved[buffer.name][1] == torch.float32 for buffer in declared)
+    return {**group, "state_dtype": "float32"} if wide else group
 
 
 def torch_state_dict(optimizer: Any, state_dict: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -301,6 +306,6 @@ def unlike_state(gap: GapOptimizer, layout: Layout, names: list[list[str]], save
                 wanted = whole if buffer.shape is None else buffer.shape(whole)
                 if shape != wanted:
                     yield f"{key} of {name} has the shape {tuple(shape)}; expected {tuple(wanted)}"
-                stored = buffer_dtype(buffer, group, layout.keys(g, i)[0]) or torch.float32
-                if dtype != stored:
+                stored = buffer_dtype(buffer, group, layout.keys(g, i)[0])
+                if dtype != stored and (stored, dtype) != (torch.uint8, torch.float32):  # of an older version
                     yield f"{key} of {name} is {dtype}; expected {stored}"

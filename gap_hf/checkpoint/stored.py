@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..optim.arithmetic.eight_bit import is_eight_bit
+from ..optim.arithmetic.torchao import dequantized
 
 State = Iterator[tuple[str, dict[str, Tensor]]]
 Weights = Iterator[tuple[str, Tensor]]
@@ -55,7 +55,7 @@ def check_groups(groups: Any, path: Path) -> list[dict[str, Any]]:
 
 
 def plain(buffers: Mapping[str, Any], what: str) -> dict[str, Tensor]:
-    """Return a parameter's buffers as plain tensors: 8-bit state as float32.
+    """Return a parameter's buffers as plain tensors: 8-bit state of older versions as float32.
 
     Raises:
         ValueError: one is something else.
@@ -67,7 +67,7 @@ def plain(buffers: Mapping[str, Any], what: str) -> dict[str, Tensor]:
                 f"{key} of {what} is stored as {type(value).__name__}, from which its shape can't be told; resume with "
                 "optim_args='portable=true' where it was written, and save again"
             )
-        found[key] = value.dequantize() if is_eight_bit(value) else value
+        found[key] = dequantized(value)
     return found
 
 

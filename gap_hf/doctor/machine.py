@@ -65,7 +65,11 @@ def kernels() -> list[Finding]:
     finally:
         logger.disabled = False
     if reason is None:
-        found = [Finding("fused kernel, CPU", State.GOOD, f"{vectors.chosen().name}; {fused_cpu.load().whereabouts}; {CHECKED}")]
+        found = [
+            Finding(
+                "fused kernel, CPU", State.GOOD, f"{vectors.chosen().name}; {fused_cpu.load().whereabouts}; {CHECKED}"
+            )
+        ]
     else:
         found = [
             Finding("fused kernel, CPU", State.MISSING, f"{reason}. The loop is used instead, several times slower")

@@ -32,7 +32,4 @@ def judge(name: str, text: str | None, cut: bool = False) -> list[Finding]:
             found.append(Finding(f"{key}={group[key]}", State.GOOD, option.text.replace("``", "")))
     if "candidates" in group:
         found += candidates.of_group(group, cut)
-    if group.get("state_dtype") == "8bit" and cut:
-        why = "needs whole parameters, which this launch cuts into pieces; use state_dtype=bfloat16"
-        found.append(Finding("state_dtype=8bit", State.BAD, why))
     return found

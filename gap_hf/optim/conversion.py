@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from .codes import widened
 from .family import Family, TorchsDefault
 from .scope import rule_of, scope_of
 
@@ -120,7 +121,7 @@ def moved(
     family: TorchsDefault, saved: Mapping[str, Any], mine: Mapping[str, Any], found: Mapping[str, Any], chosen: int
 ) -> dict[str, Any]:
     """Return the state that a parameter begins with in the group ``mine``, made from that in the group ``saved``."""
-    kept = family.kept(saved)
+    kept, found = family.kept(saved), widened(family.buffers(saved), found)
     donor = chosen if chosen in kept else max(kept, default=chosen)
     new = family.from_torch(mine, family.group_for_torch(saved, donor), family.to_torch(saved, found, donor, donor))
     there = {memory: name for name, memory in family.memories(saved).items()}
@@ -188,5 +189,5 @@ def to_torch(family: Family, state_dict: Mapping[str, Any]) -> dict[str, Any]:
         groups[-1] |= {name: group[name] for name in (*family.shared_with_torch, "initial_lr") if name in group}
         for key, mine in zip(keys, each, strict=True):
             if found := state_dict["state"].get(key):
-                state[key] = family.to_torch(group, found, mine, chosen)
+                state[key] = family.to_torch(group, widened(family.buffers(group), found), mine, chosen)
     return {"state": state, "param_groups": groups}

@@ -148,6 +148,10 @@ class Family(ABC):
         """Say what of it needs more than elements with these options, for a message."""
         return f"the {self.name} family"
 
+    def not_in_eight_bits(self, options: Mapping[str, Any]) -> str:
+        """Say why the moments can't be stored in 8 bits with these options, for a message."""
+        return f"is for Adam and AdamW, whose first moments are bounded by their second ones; {self.name} has no bound"
+
     # ------------------------------------------------------------------ a step
     def begin(self, works: Sequence[Work]) -> None:  # noqa: B027
         """Do what must be done with all groups that arrived at once, before they are observed one by one.

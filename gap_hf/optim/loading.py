@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..sharding import cut_alike, local_part
-from .arithmetic import eight_bit
+from .arithmetic.torchao import dequantized
+from .codes import recode
 from .family import Family
 from .groups import DTYPES, check_decided
 from .options import Declared, is_number, validate, validate_together
@@ -27,6 +28,7 @@ from .packed import unpack
 from .rules import TYPES
 from .scope import scope_of
 from .state import buffer_dtype, counter_dtype_and_device
+from .work import Buffer
 
 logger = logging.getLogger(__name__)
 
@@ -84,12 +86,14 @@ def check(
     if extra := [key for key in others if isinstance(key, int)]:
         raise ValueError(f"this state is damaged: it has buffers of {extra[:5]!r}, which none of its groups lists")
     state: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
-    absent = []
+    absent, cut_off = [], 0
     for g, (saved, group) in enumerate(zip(saved_groups, groups, strict=True)):
         for i, (index, p) in enumerate(zip(saved["params"], group["params"], strict=True)):
             found = saved_state.get(index)
             if found:
-                state[p] = check_state(family, group, p, partial(shapes, g, p), found, f"parameter {i} of group {g}")
+                where = f"parameter {i} of group {g}"
+                state[p], more = check_state(family, group, p, partial(shapes, g, p), found, where)
+                cut_off += more
             elif p.numel():
                 absent.append(f"{i} of group {g}")
     apart(iter(state.values()))
@@ -99,6 +103,11 @@ def check(
         notes.append(
             f"the checkpoint has no buffers of {len(absent)} parameters (parameter {', '.join(absent[:5])}"
             f"{', ...' * (len(absent) > 5)}): if they had gradients before, their moments are lost"
+        )
+    if cut_off:
+        notes.append(
+            f"{cut_off} elements of first moments, from a run with other betas, are larger than 8 bits hold with "
+            "these, and became the largest that they hold"
         )
     return Loaded(state, groups, notes)
 
@@ -243,10 +252,13 @@ def check_state(
     shapes: Callable[[], Sequence[torch.Size]],
     saved: Any,
     where: str,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], int]:
     """Make the state of ``p`` from what was saved for it, in the dtypes and on the devices that kernels expect.
 
     ``shapes`` gives the shapes of the whole parameters that ``p`` has parts of.
+
+    Returns:
+        The state, and the number of elements that had to be cut off for 8 bits.
 
     Raises:
         ValueError: a buffer is missing or unknown, or has a wrong shape, kind or sign.
@@ -264,21 +276,26 @@ def check_state(
             f"{', '.join(missing) or 'nothing'}, and has {', '.join(unknown) or 'nothing'} beside them"
         )
     if not expected:
-        return {}
+        return {}, 0
     dtype, device = counter_dtype_and_device(family, declared, group, p)
     state: dict[str, Any] = {"step": torch.tensor(count_of(saved["step"], where), dtype=dtype, device=device)}
+    checked: dict[str, Tensor] = {}
     for buffer in declared:
-        found, shape, what = saved[buffer.name], p.shape, f"{buffer.name} of {where}"
+        found, shape, what = dequantized(saved[buffer.name]), p.shape, f"{buffer.name} of {where}"
         if buffer.shape is not None:
             own = [buffer.shape(whole) for whole in shapes()]
             shape = own[0] if len(own) == 1 else torch.Size([sum(each.numel() for each in own)])
             if isinstance(found, bytes):
                 found = unpack(found, shape, what)
-        check_buffer(found, p, shape, buffer.shape is None, what)
+        check_buffer(found, p, shape, buffer, what)
         if buffer.nonnegative and not p.is_meta and bool((local_part(found) < 0).any()):
             raise ValueError(f"{what} is damaged: it has negative elements, which it never gets")
-        state[buffer.name] = converted(found.detach(), p, buffer_dtype(buffer, group, p), buffer.shape is None)
-    return state
+        checked[buffer.name] = found.detach()
+    dtypes = {buffer.name: buffer_dtype(buffer, group, p) for buffer in declared}
+    recoded, cut_off = recode(declared, checked, dtypes)
+    for buffer in declared:
+        state[buffer.name] = converted(recoded[buffer.name], p, dtypes[buffer.name], buffer.shape is None)
+    return state, cut_off
 
 
 def apart(buffers: Iterator[dict[str, Any]]) -> None:
@@ -286,7 +303,7 @@ def apart(buffers: Iterator[dict[str, Any]]) -> None:
     seen = set()
     for state in buffers:
         for name, buffer in state.items():
-            if eight_bit.is_eight_bit(buffer) or not (plain_part := local_part(buffer)).numel() or plain_part.is_meta:
+            if not (plain_part := local_part(buffer)).numel() or plain_part.is_meta:
                 continue
             address = plain_part.untyped_storage().data_ptr()
             if address in seen:
@@ -303,28 +320,28 @@ def count_of(step: Any, where: str) -> int:
     return int(step)
 
 
-def check_buffer(buffer: Any, p: Tensor, shape: torch.Size, like_p: bool, what: str) -> None:
+def check_buffer(buffer: Any, p: Tensor, shape: torch.Size, declared: Buffer, what: str) -> None:
     """Raise ValueError unless ``buffer`` can be a buffer of ``p``.
 
     Args:
         buffer: what was saved.
         p: the parameter.
         shape: the shape that it must have.
-        like_p: whether it is cut over the ranks like the parameter; if not, every rank has all of it.
+        declared: what it is. If it has no shape of its own, it is cut over the ranks like the parameter.
         what: its name, for the message.
     """
     if not isinstance(buffer, Tensor):
         raise ValueError(f"{what} is a {type(buffer).__name__}, not a tensor")
-    if not eight_bit.is_eight_bit(buffer) and not (is_plain(buffer) or (buffer.is_meta and p.is_meta)):
+    if not (is_plain(buffer) or (buffer.is_meta and p.is_meta)):
         kind = "nested" if buffer.is_nested else "quantized" if buffer.is_quantized else f"{buffer.layout}"
         raise ValueError(f"{what} is a {'meta' if buffer.is_meta else kind} tensor; expected an ordinary one")
-    cut_well = cut_alike(buffer, p) if like_p else local_part(buffer) is buffer
+    cut_well = cut_alike(buffer, p) if declared.shape is None else local_part(buffer) is buffer
     if buffer.shape != shape or not cut_well:
         raise ValueError(
             f"this state is of another model, or of another sharding of it: {what} has the shape "
             f"{tuple(buffer.shape)}, the parameter {tuple(p.shape)}"
         )
-    if not eight_bit.is_eight_bit(buffer) and not buffer.is_floating_point():
+    if not buffer.is_floating_point() and not (declared.relative is not None and buffer.dtype == torch.uint8):
         raise ValueError(f"{what} is a tensor of {buffer.dtype}; expected floating point numbers")
 
 
@@ -333,16 +350,8 @@ def is_plain(tensor: Tensor) -> bool:
     return not (tensor.is_nested or tensor.is_quantized or tensor.is_meta) and tensor.layout == torch.strided
 
 
-def converted(buffer: Tensor, p: Tensor, dtype: torch.dtype | None, like_p: bool) -> Tensor:
-    """Move ``buffer`` to ``p.device``, in ``dtype`` (None: 8 bits); ``like_p``: whether it has the shape of ``p``."""
-    if dtype is None:
-        template = eight_bit.zeros_like(p)
-        if eight_bit.is_eight_bit(buffer) and eight_bit.is_eight_bit(template):
-            return buffer.to(p.device)
-        wide = buffer.dequantize() if eight_bit.is_eight_bit(buffer) else buffer
-        return template.copy_(wide.to(p.device, torch.float32))
-    if eight_bit.is_eight_bit(buffer):
-        buffer = buffer.dequantize()
+def converted(buffer: Tensor, p: Tensor, dtype: torch.dtype, like_p: bool) -> Tensor:
+    """Move ``buffer`` to ``p.device``, in ``dtype``; ``like_p``: whether it has the shape of ``p``."""
     buffer = buffer.to(p.device, dtype)
     if not like_p:
         return buffer.contiguous()

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .arithmetic import eight_bit
 from .family import Family, Option, Scored
 from .rules import TYPES
 from .rules.mix import BY_SCORE, WEIGHTS, are_weights
@@ -20,7 +19,6 @@ logger = logging.getLogger(__name__)
 
 LR_MODULATIONS = (False, True, "power", "dc")
 STATE_DTYPES = (None, "float32", "bfloat16", "8bit")
-KERNEL_FLAGS = ("foreach", "fused")
 
 
 # ---------------------------------------------------------------- values
@@ -197,7 +195,6 @@ def validate(family: Family, options: Mapping[str, Declared], group: Mapping[str
 
     Raises:
         ValueError: an option is of a wrong type, out of range, or contradicts another.
-        ImportError: ``state_dtype`` is ``'8bit'`` and torchao is not installed.
     """
     K = len(family.parse(group))
     if not isinstance(group["type"], str) or group["type"] not in TYPES:
@@ -225,7 +222,7 @@ def validate(family: Family, options: Mapping[str, Declared], group: Mapping[str
         )
     if group["foreach"] and group["fused"]:
         raise ValueError("foreach=True and fused=True exclude each other; give one of them, or neither")
-    check_state_dtype(group)
+    check_state_dtype(family, group)
     if group["type"] == "default" and K > 1:
         raise ValueError(
             f"type='default' takes one candidate, got {K}: give a single one, or set type='switch' "
@@ -236,14 +233,13 @@ def validate(family: Family, options: Mapping[str, Declared], group: Mapping[str
     family.check(group)
 
 
-def check_state_dtype(group: Mapping[str, Any]) -> None:
-    """Check that the other options go with ``state_dtype``. Raises the same errors as ``validate``."""
+def check_state_dtype(family: Family, group: Mapping[str, Any]) -> None:
+    """Check that the other options go with ``state_dtype``. Raises ValueError."""
     state_dtype = group.get("state_dtype")
-    if state_dtype == "8bit":
-        eight_bit.tensor_class()
-        for flag in (*KERNEL_FLAGS, "capturable"):
-            if group.get(flag):
-                raise ValueError(f"state_dtype='8bit' is done tensor by tensor; leave {flag}=True out")
+    if state_dtype == "8bit" and group["type"] != "default":
+        compact = [buffer for buffer in family.buffers(group) if buffer.compact]
+        if any(buffer.relative is None for buffer in compact):
+            raise ValueError(f"state_dtype='8bit' {family.not_in_eight_bits(group)}; use state_dtype='bfloat16'")
     if state_dtype and group["type"] == "default":
         raise ValueError(
             f"state_dtype={state_dtype!r} is not for type='default', which is torch.optim's own step and keeps its "

@@ -13,19 +13,18 @@ from torch import Tensor
 
 from ..sharding.layout import Layout
 from ..sharding.part import Part
-from .arithmetic import eight_bit
 from .family import Family, Grain, TorchsDefault
 from .kernels.pick import pick
 from .work import Buffer
 
 CPU = torch.device("cpu")
 
-COMPACT = {"float32": torch.float32, "bfloat16": torch.bfloat16, "8bit": None}
-"""What ``state_dtype`` stands for; None for 8 bits."""
+COMPACT = {"float32": torch.float32, "bfloat16": torch.bfloat16, "8bit": torch.uint8}
+"""What ``state_dtype`` stands for; codes of 8 bits are bytes (``arithmetic/eight_bit.py``)."""
 
 
-def buffer_dtype(buffer: Buffer, group: Mapping[str, Any], key: Tensor) -> torch.dtype | None:
-    """The dtype that ``buffer`` of the parameter ``key`` is stored in; None stands for 8 bits."""
+def buffer_dtype(buffer: Buffer, group: Mapping[str, Any], key: Tensor) -> torch.dtype:
+    """The dtype that ``buffer`` of the parameter ``key`` is stored in."""
     if buffer.dtype is not None:
         return torch.promote_types(key.dtype, buffer.dtype)
     if group.get("state_dtype") is None:
@@ -47,10 +46,7 @@ def counter_dtype_and_device(
         return torch.float64, CPU
     kinds = {buffer.compact: buffer_dtype(buffer, group, key) for buffer in reversed(declared)}
     dtypes = [kinds[which] for which in (True, False) if which in kinds]
-    plain = tuple(dtype for dtype in (key.dtype, key.dtype, *dtypes) if dtype is not None)
-    if len(plain) < 2 + len(dtypes):
-        return torch.float64, CPU  # 8 bits are done by the loop
-    kernel = pick(family, group["foreach"], group["fused"], key.device.type, plain)
+    kernel = pick(family, group["foreach"], group["fused"], key.device.type, (key.dtype, key.dtype, *dtypes))
     return torch.float64, key.device if kernel.on_device else CPU
 
 
@@ -81,8 +77,6 @@ def make(
 def unused(buffer: Buffer, group: Mapping[str, Any], key: Tensor, shapes: Callable[[], Sequence[torch.Size]]) -> Tensor:
     """Make ``buffer`` of ``key`` as it is before the first step, laid out like ``key`` or in a shape of its own."""
     stored = buffer_dtype(buffer, group, key)
-    if stored is None:
-        return eight_bit.zeros_like(key)
     if buffer.shape is None:
         like = torch.zeros_like(key, dtype=stored, memory_format=torch.preserve_format)
         return like.fill_(buffer.fill) if buffer.fill else like
@@ -100,11 +94,6 @@ def refuse(layout: Layout, family: Family, groups: Sequence[Mapping[str, Any]]) 
     """Raise RuntimeError if parameters are in pieces, and the state would differ from that of a single process."""
     if not layout.reduces:
         return
-    if any(group.get("state_dtype") == "8bit" for group in groups):
-        raise RuntimeError(
-            "state_dtype='8bit' needs whole parameters (one process, DDP, DeepSpeed ZeRO 0): in a sharded one the "
-            "blocks that share a scale would hold other elements. Use state_dtype='bfloat16', which is exact there."
-        )
     if refused := next((group for group in groups if family.grain_of(group) >= Grain.PARAMETER), None):
         raise RuntimeError(
             f"{family.needing_wholes(refused)} needs whole parameters (one process, DDP, DeepSpeed ZeRO 0), but here "

@@ -16,13 +16,11 @@ from ..sharding.layout import Layout
 from ..sharding.part import Part
 from . import state
 from .arithmetic.boxes import Place
-from .arithmetic.eight_bit import is_eight_bit
-from .arithmetic.precision import scale
 from .decision import Outcome, Sums
 from .default import for_torchs_kernel
 from .family import Family, Scored, TorchsDefault
 from .kernels.deal import Dealer
-from .kernels.foreach import Foreach, Loop
+from .kernels.foreach import Foreach, rescale
 from .kernels.kernel import ChoosingKernel, Kernel
 from .rules import TYPES
 from .rules.rule import Rule
@@ -159,8 +157,6 @@ class Step:
     def dealt(self, part: Part, work: Work, dealer: Dealer) -> list[tuple[Part, Kernel, Work]]:
         """Divide ``work`` into as few lists as kernels can take at once."""
         group = part.group
-        if group.get("state_dtype") == "8bit":
-            return [(part, Loop(self.family), work)]
         if self.family.together:
             return [(part, Foreach(self.family), work)]
         works = []
@@ -309,16 +305,19 @@ class Step:
             return
         self.scores = chosen.scores
         for part in self.idle:
-            for buffer in self.groups[part.g].declared:
-                # by 1 where no reset is due: the host does not know, and needn't wait to learn it
-                factor = torch.where(chosen.resets[part.g], buffer.soft_reset, 1.0)
+            due, declared = chosen.resets[part.g], self.groups[part.g].declared
+            for buffer in declared:
                 column = [self.states[key][buffer.name] for key in part.keys]
+                if buffer.relative is not None and column[0].dtype == torch.uint8:
+                    seconds = part.local([self.states[key][buffer.relative.to] for key in part.keys])
+                    for code, v in zip(part.local(column), seconds, strict=True):
+                        rescale(declared, buffer, code, v, due.to(code.device, non_blocking=True))
+                    continue
+                # by 1 where no reset is due: the host does not know, and needn't wait to learn it
+                factor = torch.where(due, buffer.soft_reset, 1.0)
                 own = buffer.shape
                 for tensor in part.local(column) if own is None else self.layout.shaped(part, own, column):
-                    if not is_eight_bit(tensor):
-                        tensor.mul_(factor.to(tensor.device, non_blocking=True))
-                    elif chosen.resets[part.g]:  # the loop, which 8 bits are done by, has been told already
-                        scale(Loop.ops, [tensor], buffer.soft_reset)
+                    tensor.mul_(factor.to(tensor.device, non_blocking=True))
 
 
 def cut(lengths: list[list[int]], flat: Tensor) -> list[list[Tensor]]:

@@ -10,6 +10,18 @@ from torch import Tensor
 from .arithmetic.boxes import Place
 
 
+class Relative(NamedTuple):
+    """What the exponents of 8-bit codes are counted from: ``arithmetic/eight_bit.py``.
+
+    Attributes:
+        to: the name of the second moment.
+        exponent: the candidate's own.
+    """
+
+    to: str
+    exponent: int
+
+
 class Buffer(NamedTuple):
     """A tensor that is kept for each parameter from step to step.
 
@@ -23,6 +35,7 @@ class Buffer(NamedTuple):
             parameter's shape, and fills it.
         soft_reset: the factor that a soft reset multiplies it by.
         nonnegative: whether a negative element is a sign of damage.
+        relative: what its exponents are counted from in 8 bits; None if it can't be stored so.
     """
 
     name: str
@@ -32,6 +45,7 @@ class Buffer(NamedTuple):
     fill: Any = 0.0
     soft_reset: float = 1.0
     nonnegative: bool = False
+    relative: Relative | None = None
 
     def at_least(self, dtype: torch.dtype) -> torch.dtype:
         """The dtype that it is stored in if ``dtype`` is what the options or the parameter ask for."""

@@ -1,43 +1,81 @@
-"""First moments in 8 bits, block-wise, in torchao's format (``torchao.optim.subclass_8bit``, arXiv 2110.02861).
+r"""First moments in 8 bits: small floats, whose exponents are counted from that of the root of their second moment.
 
-Second moments are not stored so: GAP reads v back after storing it, and a v that was quantized to 0 would make
-r = 1 / eps. (torchao's and bitsandbytes' Adam apply the v of the same step before they quantize it.)
+By the Cauchy-Schwarz inequality \(|m| \le b \sqrt v\), where \(b\) depends on the decay rates alone (``exponent``). So
+the exponent of \(\sqrt v\) tells which numbers \(m\) can be, and no scale is needed that elements share: a code depends
+on its own element only, and is the same however parameters are cut.
+
+A code is a sign and 7 bits of the float32 \(|m| + f\), counted from those of the floor \(f = 2^d s\): 3 bits of its
+exponent and 4 of its mantissa. The power of two \(s\) has \(s \le \sqrt v < 2s\), and \(d\) is the candidate's
+exponent. So the steps between codes are f/16 for the smallest numbers, and 1/16 to 1/32 of \(|m| + f\) for all others.
+Codes are rounded stochastically (``rounding.py``), since an average with a long memory moves by less than a step.
 """
 
-from typing import Any
+import math
 
 import torch
 from torch import Tensor
 
-BLOCK = 256
-"""Elements that share a scale."""
+from .rounding import Draw, noise_for
 
-SMALLEST = 4096
-"""A parameter with fewer elements keeps float32, as in torchao and bitsandbytes: there is nothing to save."""
+MANTISSA = 19
+"""The bits of a float32's mantissa that a code lacks."""
+
+HALF_A_STEP = 1 << 15
+"""The noise that rounds to the nearest."""
 
 
-def tensor_class() -> Any:
-    """Return torchao's class of 8-bit tensors.
+def exponent(beta1: float, beta2: float) -> int | None:
+    r"""Return d, so that the largest code is larger than any moment; None if there is none, as beta1^2 >= beta2.
 
-    Raises:
-        ImportError: torchao is not installed; the message says what to do.
+    With \(m = (1-\beta_1) \sum \beta_1^k g_k\) and \(v = (1-\beta_2) \sum \beta_2^k g_k^2\),
+
+    \[
+    |m| = (1-\beta_1) \left|\sum (\beta_1^2/\beta_2)^{k/2} \beta_2^{k/2} g_k\right|
+        \le \frac{1-\beta_1}{\sqrt{(1-\beta_2)(1-\beta_1^2/\beta_2)}} \sqrt v = b \sqrt v < 2 b s.
+    \]
     """
-    try:
-        from torchao.optim.subclass_8bit import OptimState8bit
-    except ImportError as error:
-        raise ImportError(
-            f"state_dtype='8bit' keeps its state in torchao's format ({error}); pip install 'torchao>=0.13'"
-        ) from error
-    return OptimState8bit
+    if beta1**2 >= beta2:
+        return None
+    b = (1 - beta1) / math.sqrt((1 - beta2) * (1 - beta1**2 / beta2))
+    return math.ceil(math.log2(2 * b / 240))  # the largest code is 247 f, and rounding may add a step
 
 
-def zeros_like(key: Tensor) -> Tensor:
-    """Make zeros of ``key``'s shape: in 8 bits if it has enough elements in whole blocks, else in float32."""
-    if key.numel() < SMALLEST or key.numel() % BLOCK:
-        return torch.zeros_like(key, dtype=torch.float32, memory_format=torch.preserve_format)
-    return tensor_class().zeros(key.shape, signed=True, block_size=BLOCK, device=key.device)
+def floors(v: Tensor, exponent: int) -> Tensor:
+    """Return the bits of the floors f, int32.
+
+    Args:
+        v: float32, the second moments.
+        exponent: see ``exponent``.
+    """
+    return ((v.view(torch.int32) + (1 << 23)) >> 24 << 23) + ((63 + exponent) << 23)
 
 
-def is_eight_bit(tensor: Tensor) -> bool:
-    """Whether ``tensor`` is in torchao's format."""
-    return type(tensor).__name__ == "OptimState8bit"
+def encode(m: Tensor, floor: Tensor, noise: Tensor | int = HALF_A_STEP) -> Tensor:
+    """Return the codes, uint8, of the moments ``m``; what is too large gets the largest.
+
+    Args:
+        m: float32.
+        floor: int32, of their second moments: ``floors``.
+        noise: in [0, 2^16), for stochastic rounding.
+    """
+    bits = (m.abs() + floor.view(torch.float32)).view(torch.int32) + (noise << 3)
+    size = ((bits >> MANTISSA) - (floor >> MANTISSA)).clamp(max=127)
+    return (size | (m.view(torch.int32) >> 24 & 128)).to(torch.uint8)
+
+
+def decode(code: Tensor, floor: Tensor) -> Tensor:
+    """Return the moments, float32, that ``encode`` made ``code`` of; this is exact.
+
+    Args:
+        code: uint8.
+        floor: int32, of the second moments as they were then.
+    """
+    bits = code.to(torch.int32)
+    size = ((bits & 127) << MANTISSA) + floor
+    m = size.view(torch.float32) - floor.view(torch.float32)
+    return torch.where(bits > 127, -m, m)
+
+
+def noise(grad: Tensor, code: Tensor, draw: Draw) -> Tensor:
+    """Return the noise for the moments that now have the codes ``code``; ``grad`` is float32."""
+    return noise_for(grad, code.to(torch.int32), draw)

@@ -9,7 +9,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .eight_bit import is_eight_bit
 from .operations import Operations
 from .rounding import Draw, round_stochastically
 
@@ -21,7 +20,7 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def cast(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
     """Cast ``tensors`` to ``dtype``; tensors that have it are returned as they are."""
-    return [(t.dequantize() if is_eight_bit(t) else t).to(dtype) for t in tensors]
+    return [t.to(dtype) for t in tensors]
 
 
 def update(
@@ -43,7 +42,7 @@ def update(
     Returns:
         The new buffers as they are stored, in the precision of the scores.
     """
-    if draws is None and stored[0].dtype == grads[0].dtype and not is_eight_bit(stored[0]):
+    if draws is None and stored[0].dtype == grads[0].dtype:
         operation(stored, grads)
     else:
         # the noise of stochastic rounding is made of float32's bits, also where parameters are float64
@@ -61,11 +60,3 @@ def store(ops: Operations, values: list[Tensor], new: list[Tensor]) -> None:
     """Round ``new`` into ``values``, unless both are the same tensors because the precision is the same."""
     if new[0] is not values[0]:
         ops.copy_(values, new)
-
-
-def scale(ops: Operations, tensors: list[Tensor], factor: float) -> None:
-    """Multiply buffers by ``factor``, in place."""
-    if is_eight_bit(tensors[0]):
-        ops.copy_(tensors, ops.mul(cast(tensors, torch.float32), factor))
-    else:
-        ops.mul_(tensors, factor)

@@ -40,8 +40,8 @@ class Draw(NamedTuple):
 def noise_for(grad: Tensor, old: Tensor, draw: Draw) -> Tensor:
     """Return 16 bits of noise for each element, int32.
 
-    Two candidates share a hash of the gradient, of which each has a half. The old moment turns it, so that elements with
-    the same gradient (zero, say) are not all rounded the same way.
+    Two candidates share a hash of the gradient, of which each has a half. The old moment turns it, so that elements
+    with the same gradient (zero, say) are not all rounded the same way.
 
     Args:
         grad: float32, the gradient that entered the filter.

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from ...candidate import Candidate
+from ..arithmetic import eight_bit
 from ..arithmetic.operations import Operations
 from ..arithmetic.precision import cast, compute_dtype, store, update
 from ..batch_size import batch_size
 from ..family import Option, Scored, modulation
 from ..options import is_number, number
 from ..uploads import constant
-from ..work import Buffer, Work
+from ..work import Buffer, Relative, Work
 from .common import Betas, distinct_beta2, draws, filtered, kept_moments, pairs_of_text, parse_betas, places
 
 RESET_MODES = ("none", "same", "square")
@@ -54,7 +55,8 @@ class MomentNumbers(NamedTuple):
         maximize: take the gradients with the other sign.
         soft_reset: factor on the first moments at a reset.
         second_reset: factor on the second moments at a reset.
-        stochastic: whether first moments are rounded stochastically to bfloat16.
+        stochastic: whether first moments are rounded stochastically, to bfloat16 or 8 bits.
+        exponents: each candidate's exponent in 8 bits; empty if one can't be stored so.
         batch_size: B of a root-free family, which has no roots and no bias corrections; None for Adam.
     """
 
@@ -72,6 +74,7 @@ class MomentNumbers(NamedTuple):
     soft_reset: float = 1.0
     second_reset: float = 1.0
     stochastic: bool = False
+    exponents: tuple[int, ...] = ()
     batch_size: float | None = None
 
 
@@ -121,12 +124,32 @@ class Moments(Scored):
     def buffers(self, options: Mapping[str, Any]) -> list[Buffer]:
         pairs = self.parse(options)
         soft, second = reset_factors(options)
+        betas2 = distinct_beta2(pairs)
         # a root-free one in bfloat16 would stay what it was at the beginning: 0.999 of 1 is 1 there
         fill, dtype = (1.0, torch.float32) if self.root_free else (0.0, None)
-        return [Buffer(f"exp_avg_{j}", soft_reset=soft) for j in kept_moments(self, options)] + [
+        exponents, first = self.exponents(pairs), []
+        for j in kept_moments(self, options):
+            name = f"exp_avg_sq_{betas2.index(pairs[j][1])}"
+            relative = Relative(name, exponents[j]) if exponents else None
+            first.append(Buffer(f"exp_avg_{j}", soft_reset=soft, relative=relative))
+        return first + [
             Buffer(f"exp_avg_sq_{u}", compact=False, dtype=dtype, fill=fill, soft_reset=second, nonnegative=True)
-            for u in range(len(distinct_beta2(pairs)))
+            for u in range(len(betas2))
         ]
+
+    def exponents(self, pairs: list[Betas]) -> tuple[int, ...]:
+        """Each candidate's exponent in 8 bits (``arithmetic/eight_bit.py``); empty if one can't be stored so."""
+        found = [None if self.root_free else eight_bit.exponent(*pair) for pair in pairs]  # root-free: v begins with 1
+        return () if None in found else tuple(d for d in found if d is not None)
+
+    def not_in_eight_bits(self, options: Mapping[str, Any]) -> str:
+        if self.root_free:
+            return super().not_in_eight_bits(options)
+        pair = next(pair for pair in self.parse(options) if eight_bit.exponent(*pair) is None)
+        return (
+            f"needs beta1^2 < beta2, so that the first moment is bounded by the second one, but a candidate has "
+            f"(beta1, beta2) = {pair}, and {pair[0]}^2 = {pair[0] ** 2:.4g}"
+        )
 
     def numbers(self, options: Mapping[str, Any]) -> MomentNumbers:
         pairs = self.parse(options)
@@ -149,7 +172,8 @@ class Moments(Scored):
             maximize=options["maximize"],
             soft_reset=soft,
             second_reset=second,
-            stochastic=options["state_dtype"] == "bfloat16",
+            stochastic=options["state_dtype"] in ("bfloat16", "8bit"),
+            exponents=self.exponents(pairs),
             batch_size=batch_size(options) if self.root_free else None,
         )
 
@@ -157,10 +181,11 @@ class Moments(Scored):
     def observe(self, ops: Operations, work: Work, answers: list[Tensor]) -> Tensor:
         numbers: MomentNumbers = work.numbers
         grads, steps = filtered(ops, work), [step.item() for step in work.steps]
+        held = in_eight_bits(work)  # before the second moments move, which their exponents are counted from
         moments = [second_moments(ops, work, grads, u) for u in range(len(numbers.betas2))]
         if not work.scored:
             for j in range(len(numbers.betas)):
-                first_moment(ops, work, grads, steps, j)
+                first_moment(ops, work, grads, steps, j, held)
             return torch.zeros(len(grads), 0, dtype=torch.float64, device=grads[0].device)
         weighted_grads, sums = [], []  # r g, and sum(r), of each second moment
         for beta2, v in zip(numbers.betas2, moments, strict=True):
@@ -176,7 +201,7 @@ class Moments(Scored):
             weighted_grads.append(r)
         dots = []  # sum(g r m_j)
         for j in range(len(numbers.betas)):
-            products = ops.mul(weighted_grads[numbers.second[j]], first_moment(ops, work, grads, steps, j))
+            products = ops.mul(weighted_grads[numbers.second[j]], first_moment(ops, work, grads, steps, j, held))
             dots.append([t.sum(dtype=torch.float64) for t in products])
         return torch.stack([torch.stack(column) for column in dots + sums], dim=1)
 
@@ -238,12 +263,25 @@ def second_moments(ops: Operations, work: Work, grads: list[Tensor], u: int) -> 
     return update(ops, work.buffers[u - len(numbers.betas2)], grads, operation)
 
 
-def first_moment(ops: Operations, work: Work, grads: list[Tensor], steps: list[float], j: int) -> list[Tensor]:
-    """Update the first moment of candidate ``j`` by the gradients, and return it in the precision of the scores."""
+def first_moment(
+    ops: Operations, work: Work, grads: list[Tensor], steps: list[float], j: int, held: list[list[Tensor]] | None
+) -> list[Tensor]:
+    """Update the first moment of candidate ``j`` by the gradients, and return it in the precision of the scores.
+
+    ``held`` is what ``in_eight_bits`` returned before the second moments moved.
+    """
     numbers: MomentNumbers = work.numbers
     place = numbers.first[j]
     if place is None:
         return cast(grads, compute_dtype(grads[0].dtype))
+    if held is not None:
+        wide, moment = cast(grads, torch.float32), held[place]
+        ops.lerp_(moment, wide, 1 - numbers.betas[j])
+        draw = draws(numbers, steps, j)
+        assert draw is not None
+        for code, m, floor, g, which in zip(work.buffers[place], moment, floors(work, j), wide, draw, strict=True):
+            code.copy_(eight_bit.encode(m, floor, eight_bit.noise(g, code, which)))
+        return moment_of(ops, work, j)
     return update(
         ops,
         work.buffers[place],
@@ -256,7 +294,31 @@ def first_moment(ops: Operations, work: Work, grads: list[Tensor], steps: list[f
 def moment_of(ops: Operations, work: Work, j: int) -> list[Tensor]:
     """The first moment of candidate ``j``, as ``first_moment`` has left it."""
     place = work.numbers.first[j]
-    return filtered(ops, work) if place is None else work.buffers[place]
+    if place is None:
+        return filtered(ops, work)
+    if work.buffers[place][0].dtype != torch.uint8:
+        return work.buffers[place]
+    return decoded(work, j)
+
+
+def decoded(work: Work, j: int) -> list[Tensor]:
+    """The first moment of candidate ``j`` as its codes of 8 bits have it, float32."""
+    codes = work.buffers[work.numbers.first[j]]
+    return [eight_bit.decode(code, floor) for code, floor in zip(codes, floors(work, j), strict=True)]
+
+
+def in_eight_bits(work: Work) -> list[list[Tensor]] | None:
+    """The kept first moments as their codes of 8 bits have them, float32; None if they have none."""
+    if work.buffers[0][0].dtype != torch.uint8:
+        return None
+    return [decoded(work, j) for j, place in enumerate(work.numbers.first) if place is not None]
+
+
+def floors(work: Work, j: int) -> list[Tensor]:
+    """What the codes of candidate ``j`` are counted from, by the second moments as they are now."""
+    numbers: MomentNumbers = work.numbers
+    second = work.buffers[numbers.second[j] - len(numbers.betas2)]
+    return [eight_bit.floors(v, numbers.exponents[j]) for v in cast(second, torch.float32)]
 
 
 def wide_values(work: Work) -> tuple[torch.dtype, list[Tensor]]:

@@ -14,6 +14,7 @@ class AdamStruct(ctypes.Structure):
     _fields_: ClassVar = [
         *[(name, ctypes.c_void_p) for name in ("second", "beta1", "beta2")],
         *[(name, ctypes.c_double) for name in ("eps", "keep", "second_reset", "batch_size")],
+        ("exponent", ctypes.c_void_p),
     ]
 
 
@@ -24,6 +25,7 @@ class AdamOnCPU(FusedCPU):
 
     def own(self, numbers: Any) -> tuple[ctypes.Structure, list[np.ndarray]]:
         betas = np.array([*numbers.betas, *numbers.betas2], dtype=np.float64)
+        exponents = np.array(numbers.exponents, dtype=np.int64)
         second = np.array(numbers.second, dtype=np.int64)
         found = AdamStruct(
             second=second.ctypes.data,
@@ -33,5 +35,6 @@ class AdamOnCPU(FusedCPU):
             keep=1 - float(numbers.lr) * numbers.decay,
             second_reset=numbers.second_reset,
             batch_size=numbers.batch_size or 0.0,
+            exponent=exponents.ctypes.data if numbers.exponents else None,
         )
-        return found, [betas, second]
+        return found, [betas, second, exponents]

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ..arithmetic import eight_bit
 from ..choice import Choice
 from ..work import Work
 
@@ -18,7 +19,12 @@ class Disagreement(Exception):
 
 def coarseness(dtypes: tuple[torch.dtype, ...]) -> float:
     """The relative change of a number that is stored in the coarsest of ``dtypes``."""
-    return max(torch.finfo(dtype).eps / 2 for dtype in dtypes)
+    return max(half_a_step(dtype) for dtype in dtypes)
+
+
+def half_a_step(dtype: torch.dtype) -> float:
+    """The largest relative change of a number that is rounded to ``dtype``; codes of 8 bits are uint8."""
+    return 2**-5 if dtype == torch.uint8 else torch.finfo(dtype).eps / 2
 
 
 def compare(what: str, actual: list[Tensor], expected: list[Tensor], extra: float = 0.0) -> None:
@@ -31,9 +37,9 @@ def compare(what: str, actual: list[Tensor], expected: list[Tensor], extra: floa
         extra: the error allowed beyond rounding, for numbers of order 1.
     """
     a, e = (torch.cat([t.to(CPU).flatten() for t in tensors]) for tensors in (actual, expected))
-    mine, right = a.double(), e.double()
-    unit = torch.finfo(a.dtype).eps / 2
-    if e.dtype == a.dtype == torch.bfloat16:
+    mine, right = numbers(a), numbers(e)
+    unit = half_a_step(a.dtype)
+    if e.dtype == a.dtype and a.dtype in (torch.bfloat16, torch.uint8):
         unit *= 2
         if (flips := int((mine != right).sum() - right.isnan().sum())) > 1 + 0.001 * a.numel():
             raise Disagreement(f"{flips} of {a.numel()} numbers are rounded otherwise ({what})")
@@ -43,6 +49,13 @@ def compare(what: str, actual: list[Tensor], expected: list[Tensor], extra: floa
     if wrong.any():
         k = int(wrong.int().argmax())
         raise Disagreement(f"{what} is {mine[k]:.7g}, not {right[k]:.7g}")
+
+
+def numbers(stored: Tensor) -> Tensor:
+    """Return what is stored, float64: of codes of 8 bits those that they stand for if the second moments are 1."""
+    if stored.dtype == torch.uint8:
+        stored = eight_bit.decode(stored, eight_bit.floors(torch.ones((), device=CPU), -5))
+    return stored.double()
 
 
 def compare_buffers(work: Work, twin: Work, extra: float = 0.0) -> None:

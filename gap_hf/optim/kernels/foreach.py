@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..arithmetic import eight_bit
 from ..arithmetic.operations import Lists, Operations, Singly
-from ..arithmetic.precision import scale
 from ..family import Scored
-from ..work import Work
+from ..work import Buffer, Work
 from .kernel import Kernel
 
 
@@ -53,9 +53,13 @@ class Foreach(Kernel):
         if not any(resets):
             return
         due = work.select([i for i in range(len(resets)) if resets[i]])
+        columns = dict(zip((buffer.name for buffer in due.declared), due.buffers, strict=True))
         for buffer, tensors in zip(due.declared, due.buffers, strict=True):
-            if buffer.soft_reset != 1:
-                scale(self.ops, tensors, buffer.soft_reset)
+            if buffer.relative is not None and tensors[0].dtype == torch.uint8:
+                for code, v in zip(tensors, columns[buffer.relative.to], strict=True):
+                    rescale(due.declared, buffer, code, v)
+            elif buffer.soft_reset != 1:
+                self.ops.mul_(tensors, buffer.soft_reset)
 
 
 class Loop(Foreach):
@@ -78,6 +82,24 @@ class Loop(Foreach):
     ) -> None:
         for i, (of_one, due) in enumerate(zip(weights, resets, strict=True)):
             super().mix(work.select([i]), selected(answers, [i]), [of_one], [due])
+
+
+def rescale(declared: Sequence[Buffer], buffer: Buffer, code: Tensor, v: Tensor, due: Tensor | None = None) -> None:
+    """Scale a moment in 8 bits by its soft-reset factor, in place; its second moment ``v`` is scaled after it.
+
+    Args:
+        declared: all buffers.
+        buffer: the moment's.
+        code: its codes.
+        v: its second moments, float32, as they are before the reset.
+        due: 0-dim, whether a reset is due; None if it is. Where it is not, the codes stay what they are.
+    """
+    assert buffer.relative is not None
+    then = next(other.soft_reset for other in declared if other.name == buffer.relative.to)
+    m = eight_bit.decode(code, eight_bit.floors(v, buffer.relative.exponent))
+    factor = buffer.soft_reset if due is None else torch.where(due, buffer.soft_reset, 1.0)
+    after = then if due is None else torch.where(due, then, 1.0)
+    code.copy_(eight_bit.encode(m * factor, eight_bit.floors(v * after, buffer.relative.exponent)))
 
 
 def selected(answers: list[Any], rows: list[int]) -> list[Any]:

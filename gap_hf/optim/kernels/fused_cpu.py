@@ -19,7 +19,7 @@ from ..work import Work
 from .build import Unavailable, load
 from .kernel import Addresses, ChoosingKernel
 
-DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.uint8: 3}
 CPU = torch.device("cpu")  # whatever the default device is: C writes there
 
 
@@ -62,7 +62,7 @@ class FusedCPU(ChoosingKernel):
         library = load()
         if isinstance(library, Unavailable):
             return str(library)
-        if wrong := set(dtypes) - set(DTYPES):
+        if wrong := set(dtypes) - set(DTYPES):  # codes of 8 bits are no family's that could not do them
             return f"it takes float32, bfloat16 and float16, not {wrong.pop()}"
         if dtypes[0] != dtypes[1]:
             return f"it takes gradients of the parameter's dtype, not {dtypes[1]} for {dtypes[0]}"

@@ -274,11 +274,12 @@ def apply(loop: Loop, twin: Work, kept: dict[str, Tensor], reset: Tensor) -> Non
 def start(family: Family, example: int, device: torch.device, dtypes: tuple[torch.dtype, ...]) -> Work:
     """Make fragments before their first step, with the numbers of one of the family's examples.
 
-    In all examples but the first, compact buffers are rounded stochastically if possible.
+    In all examples but the first, compact buffers are rounded stochastically if possible; codes of 8 bits always are.
     """
     options = family.examples[example]
     numbers = family.numbers(options)
-    if example and dtypes[2] == torch.bfloat16:  # an L2 term would have another last bit, and so another noise
+    # an L2 term would have another last bit, and so another noise
+    if dtypes[2] == torch.uint8 or (example and dtypes[2] == torch.bfloat16):
         numbers = numbers._replace(stochastic=True, l2=0.0)
 
     def column(dtype: torch.dtype) -> list[Tensor]:

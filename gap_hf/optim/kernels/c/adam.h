@@ -1,8 +1,8 @@
 /* K first moments, and a second moment for each distinct beta2: Adam, and root-free AdamW where there is a batch size.
    Formulas: families/moments.py. */
 
+#include "eight_bit.h"
 #include "job.h"
-#include "lanes.h"
 
 struct adam_numbers {
   const int64_t *second; /* K: which second moment a candidate uses */
@@ -10,7 +10,8 @@ struct adam_numbers {
   const double *beta2;   /* U */
   double eps, keep;      /* keep: 1 - lr * decay where it is decoupled */
   double second_reset;
-  double batch_size; /* of a root-free family, which has no roots and no bias corrections; 0 for Adam */
+  double batch_size;       /* of a root-free family, which has no roots and no bias corrections; 0 for Adam */
+  const int64_t *exponent; /* K: of moments in 8 bits; NULL if a candidate can't be stored so */
 };
 
 /* What a thread works out once per fragment: for the first pass 1 / sqrt(1 - beta2^t) of each second moment; for the
@@ -25,6 +26,11 @@ static int is_rootless(const struct job *job) { return ((const struct adam_numbe
 static double adam_scale(const struct job *job, int64_t i, int64_t u) {
   const struct adam_numbers *own = job->own;
   return 1 / sqrt(1 - pow(own->beta2[u], step_of(job, i)));
+}
+
+static uint32_t adam_lift(const struct job *job, int64_t j) {
+  const struct adam_numbers *own = job->own;
+  return own->exponent ? (uint32_t)(63 + own->exponent[j]) << 23 : 0;
 }
 
 static float adam_rate(const struct job *job, int64_t i, int64_t j, double weight) {
@@ -64,7 +70,9 @@ struct adam_row {
   int64_t *of;                 /* K: which second moment */
   float *beta1, *beta2, *rest; /* K; U; U: the factor on g^2 */
   uint32_t *salt;              /* K */
+  uint32_t *lift;              /* K: from the floors of second moments to the candidate's, in 8 bits */
   lanes *m, *v;                /* K; U: room for moments */
+  words *floor;                /* U: room for the floors of second moments before they move */
   char *value, *grad;
   int maximize, rootless, follows;
   float l2, eps, keep;
@@ -86,6 +94,7 @@ INLINE void adam_fill(const struct job *job, int64_t i, int64_t from, struct ada
     row->of[j] = row->is.U == 1 ? 0 : own->second[from + j];
     row->beta1[j] = own->beta1[from + j];
     row->salt[j] = salt_of(step_of(job, i), from + j);
+    row->lift[j] = adam_lift(job, from + j);
   }
   EACH_SECOND {
     row->second[u] = second_of(job, i, low + u);
@@ -99,11 +108,12 @@ INLINE void adam_fill(const struct job *job, int64_t i, int64_t from, struct ada
   char *row##_first[(kind).K], *row##_second[(kind).U];                                                                \
   int64_t row##_of[(kind).K];                                                                                          \
   float row##_beta1[(kind).K], row##_beta2[(kind).U], row##_rest[(kind).U];                                            \
-  uint32_t row##_salt[(kind).K];                                                                                       \
+  uint32_t row##_salt[(kind).K], row##_lift[(kind).K];                                                                 \
   lanes row##_m[(kind).K], row##_v[(kind).U];                                                                          \
+  words row##_floor[(kind).U];                                                                                         \
   struct adam_row row = {.is = kind, .first = row##_first, .second = row##_second, .of = row##_of,                     \
                          .beta1 = row##_beta1, .beta2 = row##_beta2, .rest = row##_rest, .salt = row##_salt,           \
-                         .m = row##_m, .v = row##_v};                                                                  \
+                         .lift = row##_lift, .m = row##_m, .v = row##_v, .floor = row##_floor};                        \
   adam_fill(job, i, from, &row)
 
 /* ---------------------------------------------------------------- n elements from k on */
@@ -133,19 +143,31 @@ INLINE lanes adam_second(const struct adam_row *row, int64_t u, int64_t k, int64
   return get(row->second[u], row->is.second_dtype, k, n);
 }
 
-INLINE lanes adam_first(const struct adam_row *row, int64_t j, int64_t k, int64_t n) {
+/* v: the second moments that belong to it. */
+INLINE lanes adam_first(const struct adam_row *row, int64_t j, int64_t k, int64_t n, lanes v) {
+  if (row->is.first_dtype == EIGHT_BIT) return decoded(get_codes(row->first[j], k, n), floors_of(v) + row->lift[j]);
   return get(row->first[j], row->is.first_dtype, k, n);
 }
 
 /* Updates the first moment of candidate j, and returns it as it is stored; m + w (g - m), in the form that torch.lerp
    takes. */
 INLINE lanes adam_update_first(const struct adam_row *row, int64_t j, int64_t k, int64_t n, lanes g, words hash) {
-  lanes m = adam_first(row, j, k, n), new;
+  int64_t u = row->is.U == 1 ? 0 : row->of[j];
+  int in_8_bits = row->is.first_dtype == EIGHT_BIT;
+  words code = in_8_bits ? get_codes(row->first[j], k, n) : (words){0};
+  lanes m, new;
   float beta1 = row->beta1[j];
+  m = in_8_bits ? decoded(code, row->floor[u] + row->lift[j]) : get(row->first[j], row->is.first_dtype, k, n);
   if (row->is.usual || beta1 > 0.5f)
     new = m + (1 - beta1) * (g - m);
   else
     new = g - beta1 * (g - m);
+  if (in_8_bits) {
+    words floor = floors_of(row->v[u]) + row->lift[j];
+    code = encoded(new, floor, noise_for(hash, code, j));
+    put_codes(row->first[j], k, n, code);
+    return decoded(code, floor);
+  }
   if (row->is.stochastic) return put_stochastic(row->first[j], k, n, new, hash, (words)m >> 16, j);
   return put(row->first[j], row->is.first_dtype, k, n, new);
 }
@@ -154,7 +176,9 @@ INLINE lanes adam_update_first(const struct adam_row *row, int64_t j, int64_t k,
 INLINE void adam_update(const struct adam_row *row, int64_t k, int64_t n, lanes g) {
   words hash = {0};
   EACH_SECOND {
-    lanes v = adam_second(row, u, k, n) * row->beta2[u] + row->rest[u] * g * g;
+    lanes v = adam_second(row, u, k, n);
+    if (row->is.first_dtype == EIGHT_BIT) row->floor[u] = floors_of(v);
+    v = v * row->beta2[u] + row->rest[u] * g * g;
     row->v[u] = put(row->second[u], row->is.second_dtype, k, n, v);
   }
   EACH_FIRST {
@@ -188,8 +212,9 @@ INLINE void adam_move(const struct adam_row *row, int64_t k, int64_t n, const fl
 }
 
 INLINE void adam_mix_some(const struct adam_row *row, int64_t k, int64_t n, const float *known) {
-  EACH_FIRST row->m[j] = row->first[j] ? adam_first(row, j, k, n) : adam_grad(row, k, n);
   EACH_SECOND row->v[u] = adam_second(row, u, k, n);
+  EACH_FIRST row->m[j] = row->first[j] ? adam_first(row, j, k, n, row->v[row->is.U == 1 ? 0 : row->of[j]])
+                                       : adam_grad(row, k, n);
   adam_move(row, k, n, known);
 }
 
@@ -200,9 +225,9 @@ INLINE void adam_step_some(const struct adam_row *row, int64_t k, int64_t n, con
 }
 
 INLINE void adam_apply_some(const struct adam_row *row, int64_t k, int64_t n, const float *known) {
-  lanes m = row->is.usual || row->first[0] ? adam_first(row, 0, k, n) : adam_grad(row, k, n);
-  lanes p = get(row->value, row->is.value_dtype, k, n);
-  p = p * row->keep - known[0] * (m / adam_denominator(row, adam_second(row, 0, k, n), known[1]));
+  lanes p = get(row->value, row->is.value_dtype, k, n), v = adam_second(row, 0, k, n);
+  lanes m = row->is.usual || row->first[0] ? adam_first(row, 0, k, n, v) : adam_grad(row, k, n);
+  p = p * row->keep - known[0] * (m / adam_denominator(row, v, known[1]));
   put(row->value, row->is.value_dtype, k, n, p);
 }
 
@@ -269,8 +294,10 @@ static int same_kind(struct adam_kind x, struct adam_kind y) {
 #define ADAM_DTYPES(X, K)                                                                                              \
   X(K, FLOAT32, FLOAT32, FLOAT32, 0)                                                                                   \
   X(K, FLOAT32, BFLOAT16, FLOAT32, 1)                                                                                  \
+  X(K, FLOAT32, EIGHT_BIT, FLOAT32, 1)                                                                                 \
   X(K, BFLOAT16, BFLOAT16, BFLOAT16, 0)                                                                                \
-  X(K, BFLOAT16, BFLOAT16, FLOAT32, 1)
+  X(K, BFLOAT16, BFLOAT16, FLOAT32, 1)                                                                                 \
+  X(K, BFLOAT16, EIGHT_BIT, FLOAT32, 1)
 
 /* Calls what is written out for K candidates and these dtypes, with the kind as a constant, and returns. */
 #define ADAM_TRY(K, value, first, second, stochastic)                                                                  \
@@ -296,7 +323,11 @@ static void adam_observe(const struct job *job, int64_t i, int64_t begin, int64_
 /* Scales the buffers, where a reset is due. */
 static void adam_reset(const struct job *job, int64_t i, int64_t begin, int64_t n) {
   const struct adam_numbers *own = job->own;
-  scale_firsts(job, i, begin, n);
+  if (job->first_dtype != EIGHT_BIT) scale_firsts(job, i, begin, n);
+  for (int64_t j = 0; j < job->K && job->first_dtype == EIGHT_BIT; j++)
+    if (is_kept(job, j))
+      scale_codes(first_of(job, i, j) + begin, second_of(job, i, own->second[j]) + begin * size_of(job->second_dtype),
+                  job->second_dtype, n, adam_lift(job, j), job->soft_reset, own->second_reset);
   for (int64_t u = 0; u < job->seconds && own->second_reset != 1; u++)
     scale(second_of(job, i, u) + begin * size_of(job->second_dtype), job->second_dtype, n, own->second_reset);
 }

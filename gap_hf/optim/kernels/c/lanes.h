@@ -10,9 +10,9 @@
 #include <stdint.h>
 #include <string.h>
 
-enum dtype { FLOAT32, BFLOAT16, FLOAT16 };
+enum dtype { FLOAT32, BFLOAT16, FLOAT16, EIGHT_BIT }; /* EIGHT_BIT: eight_bit.h */
 
-static int64_t size_of(int64_t dtype) { return dtype == FLOAT32 ? 4 : 2; }
+static int64_t size_of(int64_t dtype) { return dtype == FLOAT32 ? 4 : dtype == EIGHT_BIT ? 1 : 2; }
 
 #ifndef LANES
 #define LANES 4
@@ -58,6 +58,18 @@ INLINE lanes root(lanes x) {
 #else
   for (int l = 0; l < LANES; l++) x[l] = sqrtf(x[l]);
   return x;
+#endif
+}
+
+/* The smaller of two numbers. */
+INLINE words least(words x, uint32_t y) {
+#if LANES == 16 && defined(__AVX512F__)
+  return (words)_mm512_min_epu32((__m512i)x, (__m512i)((words){0} + y));
+#elif LANES == 8 && defined(__AVX2__)
+  return (words)_mm256_min_epu32((__m256i)x, (__m256i)((words){0} + y));
+#else
+  masks less = (masks)(x < y);
+  return (x & (words)less) | (y & ~(words)less);
 #endif
 }
 
