@@ -32,6 +32,7 @@ OPTIM = [
     ["groups"],
     ["kernels"],
     ["state", "default", "decision", "scope"],
+    ["codes"],
     ["loading", "step", "watched", "correlation", "conversion"],
     ["savable"],
     ["shell"],

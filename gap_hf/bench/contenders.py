@@ -134,9 +134,8 @@ def gaps() -> list[Contender]:
 
     found = [Contender(f"literal-{short}", literal(type)) for short, type in TYPES.items()]
     for way, flags in GAP_FLAGS.items():
-        package = "torchao" if way == "8bit" else "torch"
         for short, type in TYPES.items():
-            found.append(Contender(f"gap-{way}-{short}", ours({"type": type, **flags}), package))
+            found.append(Contender(f"gap-{way}-{short}", ours({"type": type, **flags})))
     return found + [Contender(f"gap-{short}", ours({**options, "fused": True})) for short, options in MIXES.items()]
 
 

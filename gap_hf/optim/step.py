@@ -308,7 +308,7 @@ class Step:
             due, declared = chosen.resets[part.g], self.groups[part.g].declared
             for buffer in declared:
                 column = [self.states[key][buffer.name] for key in part.keys]
-                if buffer.relative is not None and column[0].dtype == torch.uint8:
+                if buffer.relative is not None and column and column[0].dtype == torch.uint8:
                     seconds = part.local([self.states[key][buffer.relative.to] for key in part.keys])
                     for code, v in zip(part.local(column), seconds, strict=True):
                         rescale(declared, buffer, code, v, due.to(code.device, non_blocking=True))

@@ -24,7 +24,7 @@ HERE = ("torch-", "literal", "gap", "rf", "adai", "adams", "if", "itself", "over
 QUICK = Options(("tiny",), rounds=2, only=HERE, copy_bytes=1 << 16)
 NAMES = [
     *["torch-fused", "torch-foreach", "torch-loop", "literal-switch", "literal-each"],
-    *[f"gap-{kernel}-{type}" for kernel in ("loop", "foreach", "fused", "bf16") for type in ("switch", "each")],
+    *[f"gap-{kernel}-{type}" for kernel in ("loop", "foreach", "fused", "bf16", "8bit") for type in ("switch", "each")],
     *[f"gap-{mix}" for mix in ("mix", "mix-score", "mix-each", "qhm", "qhm-score", "qhm-each")],
     *["rf-adamw", "rf-rmsprop", "adai", "adams", "if-shampoo", "itself-adamw", "over-adamw"],
 ]
@@ -56,7 +56,6 @@ def test_everybody_is_there(results):
         assert [row.name for row in result.rows] == NAMES
         others = [f"{kind}-{name}" for kind in ("itself", "over") for name in ("lion", "adabelief", "ademamix")]
         assert result.absent == {
-            **{f"gap-8bit-{type}": "torchao is not installed" for type in ("switch", "each")},
             **dict.fromkeys([*others, "over-mixed", "over-picked"], "pytorch_optimizer is not installed"),
         }
         assert all(len(row.seconds) == len(row.ratios) == 2 for row in result.rows)
@@ -66,6 +65,7 @@ def test_everybody_is_there(results):
 def test_state(results):
     per_parameter = {name: row.state_bytes / TINY.elements for name, row in rows(results[0]).items()}
     expected = {"torch": 8, "literal": 16, "gap-loop": 12, "gap-foreach": 12, "gap-fused": 12, "gap-bf16": 8}
+    expected |= {"gap-8bit": 6}
     expected |= {"rf": 8, "adai": 12, "adams": 12, "itself-adamw": 8}
     expected["over-adamw"] = 8 + 4 * 3 / TINY.elements  # the candidate's own counts of steps
     factors = 40**2 + 50**2 + 2000 + 16**2 + 125**2  # each with a momentum; that of the long vector is diagonal
@@ -85,7 +85,7 @@ def test_literal_reads_once_per_parameter(results):
 
 def test_operations_of_fused_do_not_grow_with_tensors(results):
     few, many = map(rows, results)
-    for name in ("torch-fused", "gap-fused-switch", "gap-fused-each", "gap-bf16-switch", "gap-bf16-each"):
+    for name in ("torch-fused", "gap-fused-switch", "gap-fused-each", "gap-bf16-switch", "gap-8bit-each"):
         assert few[name].counts["operations"] == many[name].counts["operations"] < 60
         assert few[name].counts["reads"] == many[name].counts["reads"] <= 2
     for name in ("torch-loop", "literal-switch", "gap-loop-each"):

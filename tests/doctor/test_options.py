@@ -33,7 +33,8 @@ def test_what_is_wrong(name, text, words):
     assert words in finding.text
 
 
-def test_8bit_state_in_pieces():
-    pytest.importorskip("torchao")
-    assert judge("gap_adamw", "state_dtype=8bit")[-1].state is State.GOOD
-    assert judge("gap_adamw", "state_dtype=8bit", cut=True)[-1].state is State.BAD
+def test_8bit_state():
+    assert judge("gap_adamw", "state_dtype=8bit", cut=True)[-1].state is State.GOOD
+    (finding,) = judge("gap_sgdm", "state_dtype=8bit")
+    assert finding.state is State.BAD
+    assert "is for Adam and AdamW" in finding.text

@@ -176,16 +176,6 @@ def test_in_bfloat16(kernel, state_dtype):
         torch.testing.assert_close(optimizer.state[p]["factors"], wide.state[q]["factors"], rtol=1e-4, atol=1e-4)
 
 
-def test_in_eight_bits():
-    pytest.importorskip("torchao")
-    ps = parameters(shapes=[(64, 128), (7,)])
-    optimizer = gap_hf.IFShampoo(ps, 1e-3, [0.5, 0.9], batch_size=B, type="switch", state_dtype="8bit")
-    run(optimizer, ps, 0, 5)
-    assert type(optimizer.state[ps[0]]["momentum_buffer_0"]).__name__ == "OptimState8bit"
-    assert optimizer.state[ps[0]]["factors"].dtype == torch.float32
-    assert all(torch.isfinite(p).all() for p in ps)
-
-
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_without_a_gradient_a_parameter_is_left_alone(kernel):
     ps = parameters()

@@ -19,7 +19,7 @@ from gap_hf.optim.families.adams import AdamsFamily
 from gap_hf.optim.families.rf_adamw import RFAdamWFamily
 from gap_hf.optim.families.rf_rmsprop import RFRMSpropFamily
 from gap_hf.optim.families.sgdm import SGDMFamily
-from gap_hf.optim.kernels import build, fused_cpu, selfcheck
+from gap_hf.optim.kernels import build, fused_cpu, selfcheck, vectors
 from gap_hf.optim.kernels.adam_cuda import AdamOnCUDA
 from gap_hf.optim.kernels.fused_cpu import FusedCPU
 from gap_hf.optim.kernels.pick import pick, why_not_fused
@@ -34,6 +34,8 @@ CPU = torch.device("cpu")
 ADAM, SGDM = (F32,) * 4, (F32,) * 3
 FAMILIES = {4: AdamFamily(), 3: SGDMFamily()}
 """By the number of dtypes: of value, gradient, first and (for Adam) second moments."""
+BYTE = torch.uint8
+"""Codes of 8 bits."""
 OTHERS = [family.fused["cpu"](family) for family in (AdaiFamily(), AdamsFamily(), RFAdamWFamily(), RFRMSpropFamily())]
 ALL = [(value, value, first, second)[:n] for value, first, second in DTYPES.values() for n in (4, 3)]
 
@@ -53,6 +55,20 @@ def test_the_kernel_agrees(dtypes):
     if not known(dtypes):
         pytest.skip("the C compiler has no _Float16")
     selfcheck.check(kernel_for(dtypes), CPU, dtypes)
+
+
+@pytest.mark.parametrize("value", [F32, BF16])
+@pytest.mark.parametrize("kind", vectors.KINDS)
+def test_the_kernel_agrees_with_any_vectors(monkeypatch, kind, value):
+    if not vectors.KINDS[kind].needs <= vectors.abilities():
+        pytest.skip(f"the processor has no {vectors.KINDS[kind].name}")
+    monkeypatch.setenv("GAP_HF_VECTORS", kind)
+    forget()
+    try:
+        for dtypes in ((value,) * 4, (value, value, BF16, F32), (value, value, BYTE, F32)):
+            selfcheck.check(kernel_for(dtypes), CPU, dtypes)
+    finally:
+        forget()
 
 
 @pytest.mark.parametrize("kernel", OTHERS, ids=lambda kernel: kernel.family.name)
@@ -122,6 +138,7 @@ def wrong(monkeypatch, tmp_path):
             place.write_text(place.read_text().replace(right, mistaken))
         monkeypatch.setattr(build, "SOURCE", tmp_path / "wrong" / build.SOURCE.name)
         monkeypatch.setattr(build, "FLAGS", ("-O0", "-fopenmp", "-shared", "-fPIC", "-lm"))  # quicker to build
+        monkeypatch.setenv("GAP_HF_VECTORS", "plain")
         monkeypatch.setenv("GAP_HF_CACHE", str(tmp_path / "cache"))
         forget()
 
@@ -136,7 +153,8 @@ def forget():
 
 FIRST = r"an element of (exp_avg|momentum_buffer)_\d"
 MISTAKES = [
-    ("p[k] * keep - rate *", "p[k] * keep + rate *", "a new value"),
+    ("p * row->keep - known[0] *", "p * row->keep + known[0] *", "a new value"),
+    ("p -= total /", "p += total /", "a new value"),
     ("0x846ca68bU", "0x846ca68cU", "rounded otherwise"),
     ("job->tie * fabs(largest)", "0.1 * fabs(largest)", "last_choice is"),
     ("weights[j] / total", "weights[j]", "a weight"),
@@ -144,13 +162,22 @@ MISTAKES = [
     ("applied += weights[j] * J[j]", "applied += J[j]", "negative_steps is"),
     ("known[j] = adam_rate(job, i, j, weights[j])", "known[j] = adam_rate(job, i, j, 1)", "a new value"),
     ("known[j] = job->rate[j] * weights[j]", "known[j] = job->rate[j]", "a new value"),
-    ("if (!is_kept(job, j)) return g;", "if (!is_kept(job, j)) j = job->K - 1;", "an element of"),
-    ("rest * g[k] * g[k]", "rest * g[k]", "an element of exp_avg_sq_0"),
-    ("x[i] + weight * (y[i] - x[i])", "x[i] - weight * (y[i] - x[i])", FIRST),
-    ("* scale) + eps;", "* scale);", "a sum"),
-    ("keep - rate * (m[k]", "keep + rate * (m[k]", "a new value"),
+    ("g, hash) : g;", "g, hash) : 2 * g;", "a sum"),
+    ("row->rest[u] * g * g", "row->rest[u] * g", "an element of exp_avg_sq_0"),
+    ("new = m + (1 - beta1) *", "new = m - (1 - beta1) *", FIRST),
+    ("* scale) + row->eps;", "* scale);", "a sum"),
+    ("row->salt[j] = salt_of(step_of(job, i), from + j)", "row->salt[j] = 0", "rounded otherwise"),
+    ("hash >> 16 : hash", "hash : hash", "rounded otherwise"),
+    ("old * 0x9E3BU", "0", "rounded otherwise"),
+    ("(noise << 3)", "0", "rounded otherwise"),
+    ("(1U << 23)) >> 24 << 23", "0) >> 24 << 23", f"rounded otherwise|{FIRST}"),
+    ("(code << 24 & 0x80000000U)", "0", f"a new value|a sum|{FIRST}"),
+    ("- (floor >> 19), 127)", "- (floor >> 19), 255)", f"a sum|{FIRST}"),
+    ("adam_lift(job, j), job->soft_reset", "adam_lift(job, j), 1", FIRST),
     ("g[k] + momentum * m[k]", "g[k] + m[k]", "a new value"),
+    ("row->l2 == 0 ? g :", "1 ? g :", FIRST),
     ("if (job->l2 == 0) return g;", "return g;", FIRST),
+    ("g = -g;", "g = g;", FIRST),
     ("scratch[i] = -g[i]", "scratch[i] = g[i]", FIRST),
     ("rest = 1 - own->dampening", "rest = 1", FIRST),
     ("if (t == 1)", "if (t == 2)", FIRST),
@@ -161,22 +188,22 @@ MISTAKES = [
     ("job->J_ema * J_bar[j] + (1 - job->J_ema) * J[j]", "J[j]", "the average of a score"),
     ("job->gain[j] * sums[j]", "sums[j]", "a score"),
     ("sums[job->K + own->second[j]]", "sums[job->K]", "a score"),
-    ("job->soft_reset, scratch", "1, scratch", FIRST),
-    ("own->second_reset, scratch", "1, scratch", "an element of exp_avg_sq_0"),
-    ("second_of(job, i, own->second[j])", "second_of(job, i, 0)", "a new value"),
+    ("n, job->soft_reset)", "n, 1)", FIRST),
+    ("n, own->second_reset)", "n, 1)", "an element of exp_avg_sq_0"),
+    ("row->is.U == 1 ? own->second[from] : 0", "0", "a new value"),
     ("*steps[i] += 1", "*steps[i] += 2", "a count of steps"),
     ("? job->numel[*i] : *begin", "? job->numel[*i] - 1 : *begin", FIRST),
     ("omp_get_thread_num(), omp", "0, 1 + omp", FIRST),
-    ("is_rootless(job) ? own->batch_size : 1", "1", "an element of exp_avg_sq_0"),
-    ("(rootless ? v :", "(0 ? v :", "a sum"),
+    ("row->rootless ? own->batch_size : 1", "1", "an element of exp_avg_sq_0"),
+    ("(row->rootless ? v :", "(0 ? v :", "a sum"),
     ("is_rootless(job) ? rate :", "0 ? rate :", "a new value"),
     ("(1 - own->alpha) * own->batch_size", "(1 - own->alpha)", FIRST),
     ("eps) + decay * p[k]", "eps)", FIRST),
     ("uphill[k] = d[k] *", "uphill[k] =", "a sum"),
     ("p[k] - known[j] * m[k]", "p[k] - known[0] * m[k]", "a new value"),
     ("sqrt(sums[job->K] / numel)", "1", "a score"),
-    ("v[k] = v[k] * beta2 + rest", "v[k] = v[k] * beta2 - rest", "a sum"),
     ("rest = beta0 * ratio[k]", "rest = ratio[k]", FIRST),
+    ("v[k] = v[k] * beta2 + rest", "v[k] = v[k] * beta2 - rest", "a sum"),
     ("P[k] *= 1 - weight[k]", "P[k] *= weight[k]", "beta1_prod_0"),
     ("rest[k] / (2 - rest[k])", "rest[k] / 2", "a sum"),
     ("rest < least ? least : rest", "rest", FIRST),
@@ -187,7 +214,10 @@ MISTAKES = [
 
 
 def disagreements():
-    kernels = [(kernel_for(dtypes), dtypes) for dtypes in (ADAM, SGDM, (BF16,) * 4, (F32, F32, BF16, F32))]
+    kernels = [
+        (kernel_for(dtypes), dtypes)
+        for dtypes in (ADAM, SGDM, (BF16,) * 4, (F32, F32, BF16, F32), (F32, F32, BYTE, F32))
+    ]
     for kernel, dtypes in [*kernels, *((kernel, ADAM) for kernel in OTHERS)]:
         try:
             selfcheck.check(kernel, CPU, dtypes)
@@ -213,7 +243,7 @@ def train(foreach):
 
 
 def test_training_goes_on_with_the_loop(wrong, caplog, tmp_path):
-    wrong("p[k] * keep - rate *", "p[k] * keep - 1.001f * rate *")
+    wrong("p * row->keep - known[0] *", "p * row->keep - 1.001f * known[0] *")
     with caplog.at_level(logging.WARNING, "gap_hf"):
         params = train(foreach=None)
     said = [r.getMessage() for r in caplog.records if "no fused kernel" in r.getMessage()]
@@ -229,8 +259,11 @@ def test_training_goes_on_with_the_loop(wrong, caplog, tmp_path):
 def test_the_doctor_says_so(wrong):
     (finding, *_) = doctor.kernels()
     assert finding.state is State.GOOD
-    assert finding.text == f"{fused_cpu.load().whereabouts}; it agrees with the loop on small random tensors"
-    wrong("p[k] * keep - rate *", "p[k] * keep - 1.003f * rate *")
+    assert (
+        finding.text
+        == f"{vectors.chosen().name}; {fused_cpu.load().whereabouts}; it agrees with the loop on small random tensors"
+    )
+    wrong("p * row->keep - known[0] *", "p * row->keep - 1.003f * known[0] *")
     (finding, *_) = doctor.kernels()
     assert finding.state is State.MISSING
     assert "it disagrees with the loop on small random tensors: a new value is" in finding.text

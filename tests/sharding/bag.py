@@ -79,6 +79,12 @@ CASES: dict[str, Case] = {
         gap_hf.GapAdamW,
         {**WISE, "betas": [(0.8, 0.999), (0.99, 0.999)], "state_dtype": "bfloat16"},
     ),
+    "adamw-8bit-state": Case(
+        gap_hf.GapAdamW,
+        gap_hf.GapAdamW,
+        {**WISE, "betas": [(0.8, 0.999), (0.99, 0.999)], "state_dtype": "8bit"},
+        steps=26,
+    ),
     # the gradient itself is one of the candidates, and has no buffer
     "adamw-mix": Case(gap_hf.GapAdamW, ReferenceAdam, {"type": "mix", "betas": [(0.0, 0.99), (0.9, 0.99)]}, steps=26),
     "adamw-mix-score": Case(

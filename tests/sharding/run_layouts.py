@@ -32,6 +32,7 @@ MIXES = ("adamw-mix", "sgdm-mix-wise")
 """Variants are tried with these two cases and with one of the mixes in turn."""
 
 RARE = {
+    "adamw-8bit-state": ("single", "fsdp1", "fsdp2", "tensor-parallel", "zero1", "zero3"),
     "sgdm-random-wise": ("single", "fsdp1", "zero2"),
     "adamw-random": ("single", "ddp", "fsdp2", "zero1", "zero3"),
     "adamw-first": ("single", "fsdp2", "zero3"),
@@ -62,7 +63,7 @@ def compare(wrapped: Wrapped, case: Case, blocks: list[list[Tensor]]) -> dict[st
     blocks = [[t.to(wrapped.dtype) for t in block] for block in blocks]
     start = [t for block in blocks for t in block]
     names = [f"blocks.{b}.weights.{i}" for b, block in enumerate(blocks) for i in range(len(block))]
-    gathers = any(case is CASES[name] for name in ("adam-wise-two-beta2", "sgdm-wise", "adamw-bf16-state", SHAMPOO))
+    gathers = any(case is CASES[name] for name in ("adam-wise-two-beta2", "sgdm-wise", "adamw-bf16-state", "adamw-8bit-state", SHAMPOO))
     oracle = Oracle(case, start, and_alone=gathers)
     wrong, seen, resets, weights_off = [], set(), 0, 0.0
     last: list[Any] = [None] * len(start)

@@ -53,7 +53,7 @@ class Subject:
         self.params = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
         groups = [{"params": self.params[:1], "weight_decay": 0.1}, {"params": self.params[1:], "lr": 0.02}]
         # what is done tensor by tensor has no other kernels
-        self.optimizer = cls(groups, lr=0.01, **options, **({} if options.get("state_dtype") == "8bit" else kernel))
+        self.optimizer = cls(groups, lr=0.01, **options, **kernel)
         for _ in range(3):
             for p in self.params:
                 p.grad = torch.randn(p.shape, generator=generator)

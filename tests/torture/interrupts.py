@@ -105,7 +105,7 @@ class Plain:
         cls, options = BUILDS[which]
         generator = torch.Generator().manual_seed(0)
         params = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in [(3, 2), (2,), ()]]
-        flags = {} if options.get("state_dtype") == "8bit" else list(KERNELS.values())[kernel]
+        flags = list(KERNELS.values())[kernel]
         groups = [{"params": params[:1], "weight_decay": 0.1}, {"params": params[1:], "lr": 0.02}]
         return params, cls(groups, lr=0.01, **options, **flags)
 

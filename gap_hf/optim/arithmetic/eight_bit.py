@@ -47,7 +47,7 @@ def floors(v: Tensor, exponent: int) -> Tensor:
         v: float32, the second moments.
         exponent: see ``exponent``.
     """
-    return ((v.view(torch.int32) + (1 << 23)) >> 24 << 23) + ((63 + exponent) << 23)
+    return (((v.view(torch.int32) >> 23) + 1 >> 1) + 63 + exponent) << 23
 
 
 def encode(m: Tensor, floor: Tensor, noise: Tensor | int = HALF_A_STEP) -> Tensor:

@@ -194,7 +194,7 @@ INLINE void adam_observe_some(const struct adam_row *row, int64_t k, int64_t n, 
   adam_update(row, k, n, g);
   EACH_SECOND {
     lanes r = 1.0f / adam_denominator(row, row->v[u], scale[u]);
-    totals[u] += n < LANES ? where(first_lanes(n), r, all(0)) : r;
+    totals[u] += n < LANES ? where(first_lanes(n), r, broadcast(0)) : r;
     row->v[u] = r * g;
   }
   EACH_FIRST dots[j] += row->v[row->is.U == 1 ? 0 : row->of[j]] * row->m[j];
@@ -204,7 +204,7 @@ INLINE void adam_observe_some(const struct adam_row *row, int64_t k, int64_t n, 
 INLINE void adam_move(const struct adam_row *row, int64_t k, int64_t n, const float *known) {
   lanes p = get(row->value, row->is.value_dtype, k, n) * row->keep;
   EACH_SECOND {
-    lanes total = all(0);
+    lanes total = broadcast(0);
     EACH_FIRST if (row->is.U == 1 || row->of[j] == u) total += known[j] * row->m[j];
     p -= total / adam_denominator(row, row->v[u], known[row->is.K + u]);
   }
@@ -241,8 +241,8 @@ INLINE void adam_observe_as(const struct job *job, int64_t i, int64_t begin, int
   for (int64_t s = 0; s < kind.K + kind.U; s++) sums[s] = 0;
   for (int64_t at = begin; at < end; at += TILE) {
     int64_t stop = end - at < TILE ? end : at + TILE, k = at;
-    EACH_FIRST dots[j] = all(0);
-    EACH_SECOND totals[u] = all(0);
+    EACH_FIRST dots[j] = broadcast(0);
+    EACH_SECOND totals[u] = broadcast(0);
     for (; k + LANES <= stop; k += LANES) adam_observe_some(row, k, LANES, scale, dots, totals);
     if (k < stop) adam_observe_some(row, k, stop - k, scale, dots, totals);
     EACH_FIRST sums[j] += sum_of(dots[j]);
@@ -290,7 +290,8 @@ static int same_kind(struct adam_kind x, struct adam_kind y) {
 }
 
 /* The dtypes of values and moments, and whether first moments are rounded stochastically, that functions are written out
-   for. */
+   for; none if the compiler does not optimize (-O0), which makes nothing of constants. */
+#ifdef __OPTIMIZE__
 #define ADAM_DTYPES(X, K)                                                                                              \
   X(K, FLOAT32, FLOAT32, FLOAT32, 0)                                                                                   \
   X(K, FLOAT32, BFLOAT16, FLOAT32, 1)                                                                                  \
@@ -298,6 +299,9 @@ static int same_kind(struct adam_kind x, struct adam_kind y) {
   X(K, BFLOAT16, BFLOAT16, BFLOAT16, 0)                                                                                \
   X(K, BFLOAT16, BFLOAT16, FLOAT32, 1)                                                                                 \
   X(K, BFLOAT16, EIGHT_BIT, FLOAT32, 1)
+#else
+#define ADAM_DTYPES(X, K)
+#endif
 
 /* Calls what is written out for K candidates and these dtypes, with the kind as a constant, and returns. */
 #define ADAM_TRY(K, value, first, second, stochastic)                                                                  \

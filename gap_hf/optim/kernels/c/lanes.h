@@ -31,7 +31,7 @@ typedef uint32_t words __attribute__((vector_size(4 * LANES)));
 typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
 typedef uint8_t bytes __attribute__((vector_size(LANES)));
 
-INLINE lanes all(float x) { return x - (lanes){0}; }
+INLINE lanes broadcast(float x) { return x - (lanes){0}; }
 
 INLINE lanes where(masks which, lanes yes, lanes no) {
 #if LANES == 16 && defined(__AVX512F__)
@@ -106,7 +106,7 @@ INLINE halves upper_halves(words x) {
 
 INLINE lanes from_halves(halves x) { return (lanes)(widened(x) << 16); }
 
-INLINE words if_nan(lanes x, words bits) { return (words)where(x == x, (lanes)bits, all(NAN)); }
+INLINE words if_nan(lanes x, words bits) { return (words)where(x == x, (lanes)bits, broadcast(NAN)); }
 
 INLINE halves to_nearest(lanes x) { /* ties to even */
   words bits = (words)x;

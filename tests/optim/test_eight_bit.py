@@ -1,0 +1,180 @@
+"""First moments in 8 bits."""
+
+import math
+
+import pytest
+import torch
+
+import gap_hf
+from gap_hf.optim.arithmetic import eight_bit
+from gap_hf.optim.arithmetic.rounding import Draw
+from gap_hf.optim.codes import widened
+
+from .twins import KERNELS, random_gradients
+
+BETAS = [(0.8, 0.999), (0.99, 0.999)]
+PAIRS = [(0.5, 0.9), (0.8, 0.999), (0.9, 0.95), (0.9, 0.999), (0.99, 0.999), (0.999, 0.9999), (0.95, 0.99)]
+CODES = torch.arange(256, dtype=torch.int32).to(torch.uint8)
+
+
+def built(p, **options):
+    return gap_hf.GapAdamW([p], betas=BETAS, type="switch_parameter_wise", state_dtype="8bit", **options)
+
+
+# ---------------------------------------------------------------- the codes
+@pytest.mark.parametrize("v", [0.0, 1e-42, 1e-20, 0.3, 0.7, 1.0, 1e9, 3e38, math.inf])
+def test_a_code_is_the_code_of_what_it_stands_for(v):
+    floor = eight_bit.floors(torch.full((256,), v), -4)
+    numbers = eight_bit.decode(CODES, floor)
+    assert torch.equal(eight_bit.encode(numbers, floor), CODES)
+    assert numbers.isfinite().all()
+    assert (numbers[:127].diff() > 0).all()
+    assert torch.equal(numbers[:128], -numbers[128:])
+
+
+def test_rounding_to_the_nearest():
+    floor = eight_bit.floors(torch.ones(100_000), -4)
+    x = torch.rand(100_000, generator=torch.Generator().manual_seed(0)) * 30 - 15
+    found = eight_bit.decode(eight_bit.encode(x, floor), floor)
+    numbers = eight_bit.decode(CODES, floor[:256]).sort().values
+    above = numbers[torch.searchsorted(numbers, x).clamp(max=255)]
+    below = numbers[(torch.searchsorted(numbers, x) - 1).clamp(min=0)]
+    torch.testing.assert_close(
+        (x - found).abs(), torch.minimum((above - x).abs(), (x - below).abs()), rtol=0, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("value", [0.0004, 0.011, 0.3, 2.7, 14.0])
+def test_stochastic_rounding_has_no_bias(value):
+    """The mean of 10^6 is off by less than five of its standard deviations."""
+    n, generator = 1_000_000, torch.Generator().manual_seed(0)
+    grads, old = torch.randn(n, generator=generator), torch.randint(0, 256, (n,), generator=generator).to(torch.uint8)
+    floor = eight_bit.floors(torch.ones(n), -4)
+    for j in range(2):
+        code = eight_bit.encode(torch.full((n,), value), floor, eight_bit.noise(grads, old, Draw(9, j)))
+        found = eight_bit.decode(code, floor).double()
+        assert abs(found.mean() - value) < 5 * found.std() / math.sqrt(n) + 1e-6 * value
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("kind", ["the worst", "one", "random"])
+def test_no_moment_is_larger_than_the_largest_code(pair, kind):
+    """In the worst case each gradient is what makes the first moment as large as the second allows."""
+    beta1, beta2 = pair
+    n = 4 * round(1 / (1 - beta1))
+    gradients = {
+        "the worst": torch.tensor([(beta2 / beta1) ** k for k in range(n)], dtype=torch.float64),
+        "one": torch.eye(1, n, dtype=torch.float64)[0],
+        "random": torch.randn(n, generator=torch.Generator().manual_seed(0)).double(),
+    }[kind]
+    m = v = torch.zeros((), dtype=torch.float64)
+    for g in gradients:
+        m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g**2
+        floor = eight_bit.floors(v.float(), eight_bit.exponent(*pair)).view(torch.float32)
+        assert m.abs() < 243 * floor
+    if kind == "the worst":
+        assert m.abs() > 50 * floor, "the codes are not wasted, either"
+
+
+# ---------------------------------------------------------------- in the optimizer
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_moments_are_those_of_float32_but_for_rounding(kernel):
+    p, q = (torch.zeros(64, 256).requires_grad_() for _ in range(2))
+    optimizer = built(p, **KERNELS[kernel])
+    wide = gap_hf.GapAdamW([q], betas=BETAS, type="switch_parameter_wise", foreach=False)
+    for _ in random_gradients([p], 60):
+        p.grad += 0.3
+        q.grad = p.grad.clone()
+        optimizer.step()
+        wide.step()
+    found = widened(optimizer.family.buffers(optimizer.param_groups[0]), optimizer.state[p])
+    torch.testing.assert_close(found["exp_avg_sq_0"], wide.state[q]["exp_avg_sq_0"], rtol=1e-5, atol=1e-7)
+    for name, largest in (("exp_avg_0", 0.05), ("exp_avg_1", 0.15)):
+        right = wide.state[q][name]
+        assert (found[name] - right).norm() < largest * right.norm()
+        assert found[name].mean() == pytest.approx(right.mean().item(), rel=0.01), "no bias"
+
+
+@pytest.mark.skipif("fused" not in KERNELS, reason="no C compiler here")
+def test_kernels_have_the_same_codes():
+    ps = {name: torch.zeros(40, 100).requires_grad_() for name in KERNELS}
+    optimizers = {name: built(ps[name], **flags) for name, flags in KERNELS.items()}
+    for _ in random_gradients([ps["loop"]], 5):
+        for name, optimizer in optimizers.items():
+            ps[name].grad = ps["loop"].grad.clone()
+            optimizer.step()
+    right = optimizers["loop"].state[ps["loop"]]
+    for name, optimizer in optimizers.items():
+        assert optimizer.param_groups[0]["last_choice"] == optimizers["loop"].param_groups[0]["last_choice"]
+        for buffer in ("exp_avg_0", "exp_avg_1"):
+            assert (optimizer.state[ps[name]][buffer] != right[buffer]).float().mean() < 2e-3
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("mode", ["none", "same", "square"])
+def test_soft_resets(kernel, mode):
+    """All moments are scaled, those of a parameter without a gradient, too."""
+    ps = [torch.ones(64, 64, requires_grad=True) for _ in range(2)]
+    options = {"hysteresis_threshold": 1, "soft_reset": 0.5, "second_order_momentum_reset_mode": mode}
+    optimizer = gap_hf.GapAdamW(ps, type="switch", state_dtype="8bit", **options, **KERNELS[kernel])
+    declared = optimizer.family.buffers(optimizer.param_groups[0])
+    for p in ps:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    before = [widened(declared, optimizer.state[p])["exp_avg_0"] for p in ps]
+    ps[1].grad = None
+    optimizer.step()
+    assert torch.equal(widened(declared, optimizer.state[ps[1]])["exp_avg_0"], before[1]), "no reset was due"
+    ps[0].grad = torch.full_like(ps[0], -0.01)
+    optimizer.step()
+    assert optimizer.last_resets
+    after = widened(declared, optimizer.state[ps[1]])
+    torch.testing.assert_close(after["exp_avg_0"], 0.5 * before[1], rtol=0.04, atol=0)
+    kept = {"none": 1, "same": 0.5, "square": 0.25}[mode]
+    torch.testing.assert_close(after["exp_avg_sq_0"], torch.full((64, 64), 0.001 * kept))
+
+
+def test_a_state_of_an_older_version_is_read():
+    """Versions before 0.3.0 had torchao's format."""
+    subclass = pytest.importorskip("torchao.optim.subclass_8bit").OptimState8bit
+    p = torch.zeros(64, 128).requires_grad_()
+    optimizer = built(p)
+    for _ in random_gradients([p], 20):
+        optimizer.step()
+    saved = optimizer.state_dict()
+    wide = widened(optimizer.family.buffers(optimizer.param_groups[0]), saved["state"][0])
+    for name in ("exp_avg_0", "exp_avg_1"):
+        saved["state"][0][name] = subclass.zeros(p.shape, block_size=256).copy_(wide[name])
+    other = built(torch.zeros(64, 128).requires_grad_())
+    other.load_state_dict(saved)
+    (state,) = other.state.values()
+    found = widened(other.family.buffers(other.param_groups[0]), state)
+    for name in ("exp_avg_0", "exp_avg_1"):
+        assert state[name].dtype == torch.uint8
+        assert (found[name] - wide[name]).norm() < 0.05 * wide[name].norm()
+
+
+def test_what_is_larger_than_any_code_is_told(caplog):
+    p = torch.zeros(8, 8).requires_grad_()
+    optimizer = gap_hf.GapAdamW([p], betas=BETAS)
+    for _ in random_gradients([p], 3):
+        optimizer.step()
+    saved = optimizer.state_dict()
+    saved["state"][0]["exp_avg_1"][0, :3] = 1e3
+    other = gap_hf.GapAdamW([torch.zeros(8, 8).requires_grad_()], betas=BETAS, state_dtype="8bit")
+    other.load_state_dict(saved)
+    assert "3 elements of first moments, from a run with other betas, are larger than 8 bits hold" in caplog.text
+
+
+def test_candidates_without_a_bound_are_refused():
+    p = torch.zeros(3, requires_grad=True)
+    with pytest.raises(ValueError, match=r"needs beta1\^2 < beta2.*\(0\.99, 0\.95\), and 0\.99\^2 = 0\.9801; use"):
+        gap_hf.GapAdamW([p], betas=[(0.8, 0.999), (0.99, 0.95)], state_dtype="8bit")
+
+
+@pytest.mark.parametrize(
+    ("cls", "options"), [(gap_hf.SGDM, {"momentum": [0.5, 0.9]}), (gap_hf.RFAdamW, {"batch_size": 4, "betas": BETAS})]
+)
+def test_other_optimizers_are_refused(cls, options):
+    with pytest.raises(ValueError, match="'8bit' is for Adam and AdamW.*; use state_dtype='bfloat16'"):
+        cls([torch.zeros(3, requires_grad=True)], type="switch", state_dtype="8bit", **options)
