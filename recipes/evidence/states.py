@@ -1,0 +1,85 @@
+"""The same run with its state in float32, bfloat16 and 8 bits, on a real pretrained model: losses and choices.
+
+    PYTHONPATH=recipes OMP_NUM_THREADS=1 python -m evidence.states              # an hour
+    PYTHONPATH=recipes python -m evidence.states --report                       # the table, from what has been run
+    PYTHONPATH=recipes OMP_NUM_THREADS=1 python -m evidence.states --choices    # a quarter of an hour
+
+The study is ``quickstart.py``; files and grids are those of ``evidence.real``. The last command runs each state once
+more with each seed, at the learning rate that is best for float32, and counts the choices that equal float32's.
+"""
+
+import multiprocessing
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+from rich.progress import track
+
+from gap_hf.choices import read_choices
+
+from .families import interval, report
+from .plan import best
+from .real import LIMIT, REAL_STUDIES, RealStudy, Way, main, prepare, started
+from .table import RESULTS, read
+
+STATES = RESULTS.parent / "states"
+STUDY = "real_lm"
+SEEDS = range(5)
+REFERENCE = "float32"
+
+
+def contenders(study: RealStudy) -> dict[str, Way]:
+    """A run for each ``state_dtype``, with the candidates that are recommended for the task."""
+    betas = ":".join(f"{beta:g}" for beta in study.pick)
+    return {
+        state: Way("gap_adamw", f"betas={betas},state_dtype={state}", study.pick)
+        for state in (REFERENCE, "bfloat16", "8bit")
+    }
+
+
+def choices(state: str, seed: int, k: int) -> np.ndarray:
+    """Run the study, and return the choice for each parameter at each step, (steps, P)."""
+    study = REAL_STUDIES[STUDY]
+    way = contenders(study)[state]
+    with tempfile.TemporaryDirectory(prefix="gap_hf-evidence-") as scratch:
+        flags = [*study.flags.split(), "--optim", way.optim, *way.flags.split(), "--optim_args", way.optim_args]
+        flags += ["--learning_rate", str(2.0**k), "--seed", str(seed), "--save_strategy", "no", "--output_dir", scratch]
+        output = Path(scratch) / "output.txt"
+        process = multiprocessing.get_context("fork").Process(target=started, args=(study.script, flags, output))
+        process.start()
+        process.join(LIMIT)
+        if process.exitcode != 0:
+            process.kill()
+            raise SystemExit(f"{study.script}.py {' '.join(flags)} failed:\n{output.read_text()[-2000:]}")
+        return np.array(read_choices(scratch).choices)
+
+
+def agreements() -> Iterator[str]:
+    """The lines of a Markdown table: the share of choices that equal float32's, with the same seed."""
+    known = list(read(STUDY, STATES).values())
+    k = best([row for row in known if row.contender == REFERENCE], SEEDS)
+    assert k is not None, "run the study first"
+    prepare(REAL_STUDIES[STUDY])
+    others = [state for state in contenders(REAL_STUDIES[STUDY]) if state != REFERENCE]
+    shares: dict[str, list[float]] = {state: [] for state in others}
+    for seed in track(SEEDS, "seeds"):
+        expected = choices(REFERENCE, seed, k)
+        for state in others:
+            shares[state].append(float((choices(state, seed, k) == expected).mean()))
+    yield "| state | choices that equal float32's |"
+    yield "|---|---|"
+    for state, found in shares.items():
+        each = ", ".join(f"{100 * share:.1f}" for share in found)
+        yield f"| `{state}` | {100 * fmean(found):.1f} %{interval([100 * share for share in found])} ({each}) |"
+
+
+if __name__ == "__main__":
+    if "--report" in sys.argv:
+        print("\n".join(report(STATES, contenders, REFERENCE)))
+    elif "--choices" in sys.argv:
+        print("\n".join(agreements()))
+    else:
+        main(contenders, __doc__, STATES, [STUDY])
