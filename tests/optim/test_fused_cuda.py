@@ -69,6 +69,7 @@ def exact_conversion(convert: Callable) -> Callable:
 
 MODULES = (
     "triton_common",
+    "triton_eight_bit",
     "triton_adai",
     "triton_adams_power",
     "triton_adams",

@@ -1,6 +1,7 @@
 """What the fused CUDA kernel launches and uploads, and that Triton's compiler builds it; neither needs a GPU."""
 
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -187,8 +188,8 @@ def argument_type(argument: Any) -> str:
     return "fp32" if isinstance(argument, float) else "i32"
 
 
-def compiled(name: str, arguments: tuple[Any, ...], options: dict[str, Any], capability: int) -> Any:
-    """What a launch compiles on a GPU of ``capability``."""
+def compiled(name: str, arguments: tuple[Any, ...], options: dict[str, Any], capability: int | str) -> Any:
+    """What a launch compiles on NVIDIA's GPUs of a compute ``capability``, or on AMD's of that name."""
     triton = pytest.importorskip("triton", minversion="3.3")
     from triton.backends.compiler import GPUTarget
 
@@ -203,11 +204,25 @@ def compiled(name: str, arguments: tuple[Any, ...], options: dict[str, Any], cap
     aligned = {(i,): [["tt.divisibility", 16]] for i in tensors}
     source = triton.compiler.ASTSource(function, signature, constexprs=constants, attrs=aligned)
     warps = {"num_warps": options.get("num_warps", 4)}
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=warps)
+    target = GPUTarget("hip", capability, 64) if isinstance(capability, str) else GPUTarget("cuda", capability, 32)
+    return triton.compile(source, target=target, options=warps)
+
+
+def bytes_on_the_stack(kernel: Any, scratch: Path) -> int:
+    """What a thread keeps in memory because it has no registers left, by Triton's own tool for compiled code."""
+    from triton.backends import nvidia
+
+    path = scratch / "kernel.cubin"
+    path.write_bytes(kernel.asm["cubin"])
+    command = [Path(nvidia.__file__).parent / "bin" / "cuobjdump", "-res-usage", path]
+    usage = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    return sum(int(size) for size in re.findall(r"(?:STACK|LOCAL):(\d+)", usage))
 
 
 HARDWARE = [(rule, dtypes, 90) for rule in ("adam-3-distinct", "adam-5-distinct") for dtypes in ("fp32", "bf16")]
 HARDWARE += [("adam-3-distinct", dtypes, 90) for dtypes in ("fp16", "bf16-fp32", "fp32-bf16", "bf16-bf16")]
+HARDWARE += [("adam-2", dtypes, 100) for dtypes in ("fp32", "fp32-bf16", "fp32-8bit")]
+HARDWARE += [("adam-reset", "fp32-8bit", 90), ("adam-3-distinct", "bf16-8bit", 80)]
 HARDWARE += [("sgdm-nesterov", dtypes, 90) for dtypes in ("fp32", "bf16", "fp32-bf16")]
 HARDWARE += [("adam-l2", "fp32", 90), ("adam-reset", "bf16-bf16", 80), ("sgdm-1", "fp16", 80)]
 HARDWARE += [("rf_adamw", "fp32", 90), ("rf_rmsprop-gradient", "fp32-bf16", 90), ("rf_rmsprop", "bf16", 80)]
@@ -230,9 +245,24 @@ def test_compiles(silent: list, monkeypatch: Any, tmp_path: Path, rule: str, dty
     for name, (arguments, options) in passes.items():
         kernel = compiled(name, arguments, options, capability)
         assert len(kernel.asm["cubin"]) > 1000
+        allowed = 8 if dtypes in ("fp16", "bf16-fp32") and name.endswith(".step_constant") else 0
+        assert bytes_on_the_stack(kernel, tmp_path) <= allowed, f"{name} spills registers"
         if not name.endswith((".tick", ".add_up")):  # whole blocks travel 16 bytes at a time
             assert re.search(r"ld\.global\S*\.v4\.b32", kernel.asm["ptx"])
             assert re.search(r"st\.global\S*\.v4\.b32", kernel.asm["ptx"])
+
+
+@needs_triton
+@pytest.mark.parametrize(("rule", "dtypes"), [("adam-2", "fp32-8bit"), ("sgdm-nesterov", "bf16")])
+def test_compiles_for_amd(silent: list, monkeypatch: Any, tmp_path: Path, rule: str, dtypes: str) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    work = work_of(replaced(RULES[rule], stochastic=dtypes in STOCHASTIC), DTYPES[dtypes], [(5,)])
+    for type_ in ("switch", "mix", "mix-score"):
+        take(kernel_of(work), work, type_)
+    for name, (arguments, options) in {name: passed for name, *passed in silent}.items():
+        kernel = compiled(name, arguments, options, "gfx942")
+        assert len(kernel.asm["hsaco"]) > 1000
+        assert set(re.findall(r"_spill_count: *(\d+)", kernel.asm["amdgcn"])) == {"0"}, f"{name} spills registers"
 
 
 ROUNDS = {AdaiFamily: ["squares", "add_up"], AdamsFamily: ["left", "unit", "right", "lengths"]}

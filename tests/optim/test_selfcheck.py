@@ -37,7 +37,11 @@ FAMILIES = {4: AdamFamily(), 3: SGDMFamily()}
 BYTE = torch.uint8
 """Codes of 8 bits."""
 OTHERS = [family.fused["cpu"](family) for family in (AdaiFamily(), AdamsFamily(), RFAdamWFamily(), RFRMSpropFamily())]
-ALL = [(value, value, first, second)[:n] for value, first, second in DTYPES.values() for n in (4, 3)]
+ALL = [
+    (value, value, first, second)[:n]
+    for value, first, second in DTYPES.values()
+    for n in ((4,) if first == BYTE else (4, 3))  # 8 bits are Adam's alone
+]
 
 
 def known(dtypes):
@@ -76,6 +80,8 @@ def test_the_kernel_agrees_with_any_vectors(monkeypatch, kind, value):
 def test_the_kernels_of_other_families_agree(kernel, dtypes):
     if not known(dtypes):
         pytest.skip("the C compiler has no _Float16")
+    if dtypes[2] == BYTE:
+        pytest.skip("8 bits are Adam's alone")
     if kernel.family.name in ("adai", "adams"):  # whose buffers are float32
         dtypes = (*dtypes[:2], F32)
     selfcheck.check(kernel, CPU, dtypes)

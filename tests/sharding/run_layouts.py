@@ -63,7 +63,10 @@ def compare(wrapped: Wrapped, case: Case, blocks: list[list[Tensor]]) -> dict[st
     blocks = [[t.to(wrapped.dtype) for t in block] for block in blocks]
     start = [t for block in blocks for t in block]
     names = [f"blocks.{b}.weights.{i}" for b, block in enumerate(blocks) for i in range(len(block))]
-    gathers = any(case is CASES[name] for name in ("adam-wise-two-beta2", "sgdm-wise", "adamw-bf16-state", "adamw-8bit-state", SHAMPOO))
+    gathers = any(
+        case is CASES[name]
+        for name in ("adam-wise-two-beta2", "sgdm-wise", "adamw-bf16-state", "adamw-8bit-state", SHAMPOO)
+    )
     oracle = Oracle(case, start, and_alone=gathers)
     wrong, seen, resets, weights_off = [], set(), 0, 0.0
     last: list[Any] = [None] * len(start)

@@ -17,7 +17,12 @@ class AdamOnCUDA(FusedCUDA):
         B = numbers.batch_size
         logs = [logarithms(betas) if B is None else [-np.inf] * len(betas) for betas in (numbers.betas, numbers.betas2)]
         first = [*numbers.betas, *logs[0], *numbers.modulation, *numbers.second, *places(numbers)]
-        return np.array([*first, *numbers.betas2, *logs[1], B or 0.0], dtype=np.float64)
+        return np.array([*first, *numbers.betas2, *logs[1], B or 0.0, *self.exponents(numbers)], dtype=np.float64)
+
+    @staticmethod
+    def exponents(numbers: Any) -> tuple[int, ...]:
+        """The candidates' exponents in 8 bits; zeros if they can't be stored so."""
+        return numbers.exponents or (0,) * len(numbers.betas)
 
     def told(self, numbers: Any) -> dict[str, tuple[list[float], dict[str, Any]]]:
         eps, l2, decay = (float(x) for x in (numbers.eps, numbers.l2, numbers.decay))

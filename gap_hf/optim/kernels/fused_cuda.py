@@ -21,7 +21,7 @@ from ..family import Scored
 from ..work import Work
 from .kernel import Addresses, Kernel
 
-DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16", torch.uint8: "uint8"}
 
 BLOCK = 2048
 """The elements that one program works on. Sums are taken in float32 within a program, in float64 beyond."""

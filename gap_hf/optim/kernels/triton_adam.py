@@ -2,7 +2,8 @@
 
 F first moments, then U second moments, are their buffers. Their numbers: K beta1, their K logarithms, K factors on the
 learning rate, K second moments that the candidates use, K places; U beta2, their U logarithms; the batch size, 0 for
-Adam. Without bias corrections, as in a root-free family, the logarithms are minus infinity.
+Adam; K exponents, for moments in 8 bits. Without bias corrections, as in a root-free family, the logarithms are minus
+infinity.
 """
 
 import triton
@@ -14,6 +15,7 @@ from .triton_common import (
     elements,
     filtered,
     learning_rate,
+    noise_for,
     picked_moment,
     place,
     read,
@@ -23,6 +25,7 @@ from .triton_common import (
     tick,
     write,
 )
+from .triton_eight_bit import decode, encode, floors, lift
 
 __all__ = ["add_up", "apply", "observe", "tick"]
 
@@ -71,32 +74,47 @@ def first_moment(
     inside: tl.tensor,
     g: tl.tensor,
     t: tl.tensor,
+    held: tl.tensor,
+    now: tl.tensor,
     j: tl.constexpr,
     PLACE: tl.constexpr,
+    K: tl.constexpr,
     F: tl.constexpr,
+    U: tl.constexpr,
     DTYPE: tl.constexpr,
     UPDATE: tl.constexpr,
     STOCHASTIC: tl.constexpr,
     BLOCK: tl.constexpr,
     WHOLE: tl.constexpr,
 ) -> tl.tensor:
-    """Return the first moment of candidate ``j`` likewise; it is ``g`` itself where PLACE is F."""
+    """Return the first moment of candidate ``j`` likewise; it is ``g`` itself where PLACE is F.
+
+    In 8 bits, ``held`` and ``now`` are the floors of its second moment before and after the update.
+    """
     if PLACE == F:
         stored = g
     else:
         at = elements(table, n, 2 + PLACE, i, begin, DTYPE, BLOCK, WHOLE)
         stored = read(at, inside, WHOLE)
+        if tl.uint8 == DTYPE:
+            code, up = stored, lift(numbers + 5 * K + 2 * U + 1, j)
+            stored = decode(code, held + up)
         if UPDATE:
             m = stored.to(tl.float32)
             # in the form that torch.lerp takes: from the nearer end
             weight = (1.0 - tl.load(numbers + j)).to(tl.float32)
             near = weight < 0.5
             m = tl.where(near, m, g) + tl.where(near, weight, weight - 1.0) * (g - m)
-            if STOCHASTIC:
-                stored = rounded_stochastically(m, g, stored, t, j)
+            if tl.uint8 == DTYPE:
+                code = encode(m, now + up, noise_for(g, code.to(tl.uint32), t, j))
+                write(at, code, inside, WHOLE)
+                stored = decode(code, now + up)
             else:
-                stored = m.to(DTYPE)
-            write(at, stored, inside, WHOLE)
+                if STOCHASTIC:
+                    stored = rounded_stochastically(m, g, stored, t, j)
+                else:
+                    stored = m.to(DTYPE)
+                write(at, stored, inside, WHOLE)
     return stored
 
 
@@ -145,7 +163,14 @@ def observe_block(
     t = steps_of(table, n, i)
     g = filtered(table, n, i, begin, inside, l2, 2 + F + U, VALUE, L2, MAXIMIZE, BLOCK, WHOLE)
     for u in tl.static_range(U):
+        held = 0
+        now = 0
+        if tl.uint8 == FIRST_DTYPE:
+            v = second_moment(table, numbers, n, i, begin, inside, g, u, K, F, U, SECOND_DTYPE, False, BLOCK, WHOLE)
+            held = floors(v.to(tl.float32))
         v = second_moment(table, numbers, n, i, begin, inside, g, u, K, F, U, SECOND_DTYPE, True, BLOCK, WHOLE)
+        if tl.uint8 == FIRST_DTYPE:
+            now = floors(v.to(tl.float32))
         r = tl.div_rn(1.0, denominator(numbers, v.to(tl.float32), u, t, eps, K, U))
         if not WHOLE:
             r = tl.where(inside, r, 0.0)
@@ -154,8 +179,8 @@ def observe_block(
         for j in tl.static_range(K):
             if ((SECOND >> (16 * j)) & 0xFFFF) == u:
                 m = first_moment(
-                    table, numbers, n, i, begin, inside, g, t, j,
-                    (FIRST >> (16 * j)) & 0xFFFF, F, FIRST_DTYPE, True, STOCHASTIC, BLOCK, WHOLE,
+                    table, numbers, n, i, begin, inside, g, t, held, now, j,
+                    (FIRST >> (16 * j)) & 0xFFFF, K, F, U, FIRST_DTYPE, True, STOCHASTIC, BLOCK, WHOLE,
                 )  # fmt: skip
                 tl.store(partial + j * n_blocks + b, tl.sum(weighted * m.to(tl.float32)))
 
@@ -210,12 +235,14 @@ def observe(
 @triton.jit
 def reset(
     table: tl.tensor,
+    numbers: tl.tensor,
     n: tl.tensor,
     i: tl.tensor,
     begin: tl.tensor,
     inside: tl.tensor,
     soft_reset: tl.tensor,
     second_reset: tl.tensor,
+    K: tl.constexpr,
     F: tl.constexpr,
     U: tl.constexpr,
     FIRST_DTYPE: tl.constexpr,
@@ -225,8 +252,22 @@ def reset(
     WHOLE: tl.constexpr,
 ) -> None:
     """Scale a block of all buffers of fragment ``i``."""
-    for c in tl.static_range(F):
-        scale_buffer(table, n, 2 + c, i, begin, inside, soft_reset, FIRST_DTYPE, BLOCK, WHOLE)
+    if tl.uint8 == FIRST_DTYPE:
+        for j in tl.static_range(K):
+            place = tl.load(numbers + 4 * K + j).to(tl.int64)
+            if place < F:
+                u = tl.load(numbers + 3 * K + j).to(tl.int64)
+                v = read(elements(table, n, 2 + F + u, i, begin, SECOND_DTYPE, BLOCK, WHOLE), inside, WHOLE)
+                after = (v.to(tl.float32) * second_reset).to(SECOND_DTYPE).to(tl.float32)
+                at, up = (
+                    elements(table, n, 2 + place, i, begin, FIRST_DTYPE, BLOCK, WHOLE),
+                    lift(numbers + 5 * K + 2 * U + 1, j),
+                )
+                m = decode(read(at, inside, WHOLE), floors(v.to(tl.float32)) + up) * soft_reset
+                write(at, encode(m, floors(after) + up, tl.full((BLOCK,), 1 << 15, tl.uint32)), inside, WHOLE)
+    else:
+        for c in tl.static_range(F):
+            scale_buffer(table, n, 2 + c, i, begin, inside, soft_reset, FIRST_DTYPE, BLOCK, WHOLE)
     if RESET_SECOND:
         for c in tl.static_range(U):
             scale_buffer(table, n, 2 + F + c, i, begin, inside, second_reset, SECOND_DTYPE, BLOCK, WHOLE)
@@ -264,13 +305,23 @@ def apply_block(
     inside = tl.arange(0, BLOCK) < count
     at = elements(table, n, 0, i, begin, VALUE, BLOCK, WHOLE)
     p = read(at, inside, WHOLE).to(tl.float32)
-    m = picked_moment(
-        table, numbers + 4 * K, j, n, i, begin, inside, l2, 1.0,
-        K, F, 2 + F + U, VALUE, FIRST_DTYPE, L2, MAXIMIZE, BLOCK, WHOLE,
-    )  # fmt: skip
-    t = steps_of(table, n, i)
     u = tl.load(numbers + 3 * K + j).to(tl.int64)
-    v = read(elements(table, n, 2 + F + u, i, begin, SECOND_DTYPE, BLOCK, WHOLE), inside, WHOLE).to(tl.float32)
+    of_v = elements(table, n, 2 + F + u, i, begin, SECOND_DTYPE, BLOCK, WHOLE)
+    if tl.uint8 == FIRST_DTYPE:
+        v = read(of_v, inside, WHOLE).to(tl.float32)
+        place = tl.load(numbers + 4 * K + j).to(tl.int64)
+        if place == F:
+            m = filtered(table, n, i, begin, inside, l2, 2 + F + U, VALUE, L2, MAXIMIZE, BLOCK, WHOLE)
+        else:
+            code = read(elements(table, n, 2 + place, i, begin, FIRST_DTYPE, BLOCK, WHOLE), inside, WHOLE)
+            m = decode(code, floors(v) + lift(numbers + 5 * K + 2 * U + 1, j))
+    else:
+        m = picked_moment(
+            table, numbers + 4 * K, j, n, i, begin, inside, l2, 1.0,
+            K, F, 2 + F + U, VALUE, FIRST_DTYPE, L2, MAXIMIZE, BLOCK, WHOLE,
+        )  # fmt: skip
+        v = read(of_v, inside, WHOLE).to(tl.float32)
+    t = steps_of(table, n, i)
     rate = lr * tl.load(numbers + 2 * K + j)
     rate = (rate / bias_correction(tl.load(numbers + K + j), t)).to(tl.float32)
     keep = (1.0 - lr * decay).to(tl.float32)
@@ -278,8 +329,8 @@ def apply_block(
     write(at, p.to(VALUE), inside, WHOLE)
     if due:
         reset(
-            table, n, i, begin, inside, soft_reset, second_reset,
-            F, U, FIRST_DTYPE, SECOND_DTYPE, RESET_SECOND, BLOCK, WHOLE,
+            table, numbers, n, i, begin, inside, soft_reset, second_reset,
+            K, F, U, FIRST_DTYPE, SECOND_DTYPE, RESET_SECOND, BLOCK, WHOLE,
         )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import triton.language as tl
 
 from .triton_adam import denominator, first_moment, reset, second_moment
 from .triton_common import bias_correction, elements, filtered, learning_rate, place, read, steps_of, write
+from .triton_eight_bit import floors
 
 __all__ = ["mix", "step_constant"]
 
@@ -51,23 +52,32 @@ def mix_block(
     at = elements(table, n, 0, i, begin, VALUE, BLOCK, WHOLE)
     for u in tl.static_range(U):
         total = tl.zeros((BLOCK,), tl.float32)
+        held = 0
+        now = 0
+        if tl.uint8 == FIRST_DTYPE:
+            v = second_moment(table, numbers, n, i, begin, inside, g, u, K, F, U, SECOND_DTYPE, False, BLOCK, WHOLE)
+            held = floors(v.to(tl.float32))
+            if UPDATE:
+                v = second_moment(table, numbers, n, i, begin, inside, g, u, K, F, U, SECOND_DTYPE, True, BLOCK, WHOLE)
+            now = floors(v.to(tl.float32))
         for j in tl.static_range(K):
             if ((SECOND >> (16 * j)) & 0xFFFF) == u:
                 m = first_moment(
-                    table, numbers, n, i, begin, inside, g, t, j,
-                    (FIRST >> (16 * j)) & 0xFFFF, F, FIRST_DTYPE, UPDATE, STOCHASTIC, BLOCK, WHOLE,
+                    table, numbers, n, i, begin, inside, g, t, held, now, j,
+                    (FIRST >> (16 * j)) & 0xFFFF, K, F, U, FIRST_DTYPE, UPDATE, STOCHASTIC, BLOCK, WHOLE,
                 )  # fmt: skip
                 rate = lr * tl.load(numbers + 2 * K + j) * tl.load(weights + j * weight_stride)
                 total += (rate / bias_correction(tl.load(numbers + K + j), t)).to(tl.float32) * m.to(tl.float32)
-        v = second_moment(table, numbers, n, i, begin, inside, g, u, K, F, U, SECOND_DTYPE, UPDATE, BLOCK, WHOLE)
+        if tl.uint8 != FIRST_DTYPE:
+            v = second_moment(table, numbers, n, i, begin, inside, g, u, K, F, U, SECOND_DTYPE, UPDATE, BLOCK, WHOLE)
         if u == 0:  # not before, where they would be in the way of the others
             p = read(at, inside, WHOLE).to(tl.float32) * (1.0 - lr * decay).to(tl.float32)
         p = p - tl.div_rn(total, denominator(numbers, v.to(tl.float32), u, t, eps, K, U))
     write(at, p.to(VALUE), inside, WHOLE)
     if due:
         reset(
-            table, n, i, begin, inside, soft_reset, second_reset,
-            F, U, FIRST_DTYPE, SECOND_DTYPE, RESET_SECOND, BLOCK, WHOLE,
+            table, numbers, n, i, begin, inside, soft_reset, second_reset,
+            K, F, U, FIRST_DTYPE, SECOND_DTYPE, RESET_SECOND, BLOCK, WHOLE,
         )  # fmt: skip
 
 
