@@ -26,6 +26,11 @@ REPLACED = Refusal(
 )
 
 
+def has_float64(device: torch.device) -> bool:
+    """Whether tensors on ``device`` can be float64: only CPUs and CUDA devices are sure to have it, MPS has none."""
+    return device.type in ("cpu", "cuda", "meta")
+
+
 class Layout(ABC):
     """How the parameters of one optimizer lie over processes.
 
@@ -210,7 +215,9 @@ class ParameterLayout(Layout):
     def __init__(self, param_groups: list[dict[str, Any]]) -> None:
         self.parameters = self.filed = [list(group["params"]) for group in param_groups]
         self.shapes = [[self.whole_shape(p) for p in group] for group in self.parameters]
-        self.device = next((p.device for group in self.parameters for p in group), torch.device("cpu"))
+        cpu = torch.device("cpu")
+        device = next((p.device for group in self.parameters for p in group), cpu)
+        self.device = device if has_float64(device) else cpu
 
     def whole_shape(self, p: Tensor) -> torch.Size:
         """The shape of the whole parameter."""

@@ -20,7 +20,7 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def cast(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
     """Cast ``tensors`` to ``dtype``; tensors that have it are returned as they are."""
-    return [t.to(dtype) for t in tensors]
+    return [t if t.dtype == dtype else t.to(dtype) for t in tensors]
 
 
 def update(

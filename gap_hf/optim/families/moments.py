@@ -11,6 +11,7 @@ from ...candidate import Candidate
 from ..arithmetic import eight_bit
 from ..arithmetic.operations import Operations
 from ..arithmetic.precision import cast, compute_dtype, store, update
+from ..arithmetic.summing import summed
 from ..batch_size import batch_size
 from ..family import Option, Scored, modulation
 from ..options import is_number, number
@@ -180,30 +181,33 @@ class Moments(Scored):
     # ------------------------------------------------------------------ a step
     def observe(self, ops: Operations, work: Work, answers: list[Tensor]) -> Tensor:
         numbers: MomentNumbers = work.numbers
-        grads, steps = filtered(ops, work), [step.item() for step in work.steps]
+        grads, steps = filtered(ops, work), counts(work)
         held = in_eight_bits(work)  # before the second moments move, which their exponents are counted from
         moments = [second_moments(ops, work, grads, u) for u in range(len(numbers.betas2))]
         if not work.scored:
             for j in range(len(numbers.betas)):
                 first_moment(ops, work, grads, steps, j, held)
             return torch.zeros(len(grads), 0, dtype=torch.float64, device=grads[0].device)
-        weighted_grads, sums = [], []  # r g, and sum(r), of each second moment
-        for beta2, v in zip(numbers.betas2, moments, strict=True):
-            if numbers.batch_size is None:
-                r = list(ops.div(v, [1 - beta2**t for t in steps]))
-                ops.sqrt_(r)
-                ops.add_(r, numbers.eps)
-            else:
-                r = list(ops.add(v, numbers.eps))
+        weighted_grads, scales, sums = [], [], []  # r g, without the bias correction of r, and sum(r)
+        for u, v in enumerate(moments):
+            c = roots_of_corrections(numbers, u, steps)
+            r = denominators(ops, v, numbers, c)
             ops.reciprocal_(r)
-            sums.append([t.sum(dtype=torch.float64) for t in r])
+            total = summed(r)
+            scales.append(torch.tensor(c, dtype=torch.float64, device="cpu").to(total.device, non_blocking=True))
+            sums.append(total * scales[u])
             ops.mul_(r, cast(grads, r[0].dtype))
             weighted_grads.append(r)
         dots = []  # sum(g r m_j)
         for j in range(len(numbers.betas)):
-            products = ops.mul(weighted_grads[numbers.second[j]], first_moment(ops, work, grads, steps, j, held))
-            dots.append([t.sum(dtype=torch.float64) for t in products])
-        return torch.stack([torch.stack(column) for column in dots + sums], dim=1)
+            u = numbers.second[j]
+            products, moment = weighted_grads[u], first_moment(ops, work, grads, steps, j, held)
+            if u in numbers.second[j + 1 :]:
+                products = list(ops.mul(products, moment))
+            else:  # nobody needs r g any more
+                ops.mul_(products, moment)
+            dots.append(summed(products) * scales[u])
+        return torch.stack(dots + sums, dim=1)
 
     def sums(self, numbers: MomentNumbers) -> int:
         return len(numbers.betas) + len(numbers.betas2)
@@ -219,34 +223,37 @@ class Moments(Scored):
 
     def apply(self, ops: Operations, work: Work, answers: list[Tensor], candidate: int) -> None:
         numbers: MomentNumbers = work.numbers
-        lr, steps = float(numbers.lr), [step.item() for step in work.steps]
+        lr, steps, u = float(numbers.lr), counts(work), numbers.second[candidate]
         dtype, values = wide_values(work)
-        moment = cast(moment_of(ops, work, candidate), dtype)
+        moment, c = cast(moment_of(ops, work, candidate), dtype), roots_of_corrections(numbers, u, steps)
         if numbers.decay:
             ops.mul_(values, 1 - lr * numbers.decay)
-        step_sizes = [-lr * numbers.modulation[candidate] / c for c in corrections(numbers, candidate, steps)]
-        ops.addcdiv_(values, moment, denominators(ops, work, steps, numbers.second[candidate], dtype), step_sizes)
+        rate, found = -lr * numbers.modulation[candidate], corrections(numbers, candidate, steps)
+        sizes = alike([rate * root / first for root, first in zip(c, found, strict=True)])
+        ops.addcdiv_(values, moment, denominators(ops, stored_second(work, u, dtype), numbers, c), sizes)
         store(ops, work.values, values)
 
     def mix(self, ops: Operations, work: Work, answers: list[Tensor], weights: Sequence[Sequence[float]]) -> None:
         numbers: MomentNumbers = work.numbers
-        lr, steps = float(numbers.lr), [step.item() for step in work.steps]
+        lr, steps = float(numbers.lr), counts(work)
         dtype, values = wide_values(work)
         moments = [cast(moment_of(ops, work, j), dtype) for j in range(len(numbers.betas))]
         if numbers.decay:
             ops.mul_(values, 1 - lr * numbers.decay)
         for u in range(len(numbers.betas2)):
             total: list[Tensor] = []
+            c = roots_of_corrections(numbers, u, steps)
             for j in range(len(numbers.betas)):
                 if numbers.second[j] != u:
                     continue
                 rate, found = -lr * numbers.modulation[j], corrections(numbers, j, steps)
-                sizes = [rate * of_each[j] / c for of_each, c in zip(weights, found, strict=True)]
+                sizes = [rate * row[j] * root / first for row, root, first in zip(weights, c, found, strict=True)]
+                scaled = list(ops.mul(moments[j], alike(sizes)))
                 if total:
-                    ops.add_(total, list(ops.mul(moments[j], sizes)))
+                    ops.add_(total, scaled)
                 else:
-                    total = list(ops.mul(moments[j], sizes))
-            ops.div_(total, denominators(ops, work, steps, u, dtype))
+                    total = scaled
+            ops.div_(total, denominators(ops, stored_second(work, u, dtype), numbers, c))
             ops.add_(values, total)
         store(ops, work.values, values)
 
@@ -327,17 +334,40 @@ def wide_values(work: Work) -> tuple[torch.dtype, list[Tensor]]:
     return dtype, cast(work.values, dtype)
 
 
-def denominators(ops: Operations, work: Work, steps: list[float], u: int, dtype: torch.dtype) -> list[Tensor]:
-    """The denominators of the step, with second moment ``u``."""
-    numbers: MomentNumbers = work.numbers
-    betas2 = numbers.betas2
-    stored = cast(work.buffers[u - len(betas2)], dtype)
+def stored_second(work: Work, u: int, dtype: torch.dtype) -> list[Tensor]:
+    """The second moments ``u`` in ``dtype``."""
+    return cast(work.buffers[u - len(work.numbers.betas2)], dtype)
+
+
+def denominators(ops: Operations, v: list[Tensor], numbers: MomentNumbers, roots: list[float]) -> list[Tensor]:
+    """The denominators of the step times ``roots``: a factor on them all is cheaper where it meets a number per tensor.
+
+    Args:
+        ops: torch's operations.
+        v: the second moments.
+        numbers: the group's numbers.
+        roots: ``roots_of_corrections``.
+    """
     if numbers.batch_size is not None:
-        return list(ops.add(stored, numbers.eps))
-    found = list(ops.sqrt(stored))
-    ops.div_(found, [(1 - betas2[u] ** t) ** 0.5 for t in steps])
-    ops.add_(found, numbers.eps)
+        return list(ops.add(v, numbers.eps))
+    found = list(ops.sqrt(v))
+    ops.add_(found, alike([numbers.eps * root for root in roots]))
     return found
+
+
+def counts(work: Work) -> list[float]:
+    """The counts of steps, read all at once."""
+    return torch.stack(work.steps).tolist()
+
+
+def alike(numbers: list[float]) -> list[float] | float:
+    """Return one number if all are the same, which torch's operations on lists take faster."""
+    return numbers[0] if len(set(numbers)) == 1 else numbers
+
+
+def roots_of_corrections(numbers: MomentNumbers, u: int, steps: list[float]) -> list[float]:
+    """The roots of the bias corrections of second moment ``u``, by which its own root is divided."""
+    return [1.0 if numbers.batch_size is not None else (1 - numbers.betas2[u] ** t) ** 0.5 for t in steps]
 
 
 def corrections(numbers: MomentNumbers, j: int, steps: list[float]) -> list[float]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..arithmetic.operations import Operations
 from ..arithmetic.precision import cast, update
+from ..arithmetic.summing import summed
 from ..batch_size import BATCH_SIZE, KnowsBatchSize, batch_size
 from ..family import Option, modulation
 from ..kernels.rf_rmsprop_cpu import RFRMSpropOnCPU
@@ -137,7 +138,7 @@ class RFRMSpropFamily(MomentumFamily):
         ops.mul_(squares, numbers.alpha)
         ops.addcmul_(squares, wide, wide, value=(1 - numbers.alpha) * numbers.batch_size)
         direction, denominators = directions(ops, work, grads)
-        noise = [step.item() for step in work.steps]
+        noise = torch.stack(work.steps).tolist()
         uphill = list(ops.mul(direction, denominators)) if work.scored else []
         dots = []  # sum of (d / r) buf_j
         for j, momentum in enumerate(numbers.momenta):
@@ -150,12 +151,12 @@ class RFRMSpropFamily(MomentumFamily):
             if place is not None:
                 moment = update(ops, work.buffers[place], grads, filtering, draws(numbers, noise, j))
             if work.scored:
-                dots.append([t.sum(dtype=torch.float64) for t in ops.mul(uphill, cast(moment, uphill[0].dtype))])
+                dots.append(summed(ops.mul(uphill, cast(moment, uphill[0].dtype))))
         if not work.scored:
             return torch.zeros(len(grads), 0, dtype=torch.float64, device=grads[0].device)
         ops.reciprocal_(denominators)
-        dots.append([t.sum(dtype=torch.float64) for t in denominators])
-        return torch.stack([torch.stack(column) for column in dots], dim=1)
+        dots.append(summed(denominators))
+        return torch.stack(dots, dim=1)
 
     def direction(self, ops: Operations, work: Work) -> list[Tensor]:
         return directions(ops, work, filtered(ops, work))[0]

@@ -11,6 +11,7 @@ from torch.optim.sgd import sgd
 from ...candidate import Candidate
 from ..arithmetic.operations import Operations
 from ..arithmetic.precision import cast, compute_dtype, store, update
+from ..arithmetic.summing import summed
 from ..family import Option, Scored, TorchsDefault, modulation
 from ..kernels.sgdm_cpu import SGDMOnCPU
 from ..kernels.sgdm_cuda import SGDMOnCUDA
@@ -192,7 +193,7 @@ class SGDMFamily(Scored, TorchsDefault):
     def observe(self, ops: Operations, work: Work, answers: list[Tensor]) -> Tensor:
         numbers: SGDMNumbers = work.numbers
         grads = filtered(ops, work)
-        steps = [step.item() for step in work.steps]
+        steps = torch.stack(work.steps).tolist()
         first = [i for i, t in enumerate(steps) if t == 1]
         later = [i for i, t in enumerate(steps) if t != 1]
         wide = cast(grads, compute_dtype(grads[0].dtype))
@@ -213,7 +214,7 @@ class SGDMFamily(Scored, TorchsDefault):
                 moment = update(ops, work.buffers[place], grads, filtering, draws(numbers, steps, j))
             if work.scored:
                 products = ops.mul(wide, moment)
-                dots.append(torch.stack([t.sum(dtype=torch.float64) for t in products]))
+                dots.append(summed(products))
         if not work.scored:
             return torch.zeros(len(grads), 0, dtype=torch.float64, device=grads[0].device)
         return torch.stack(dots, dim=1)
@@ -297,7 +298,7 @@ def undelayed(ops: Operations, work: Work, grads: list[Tensor]) -> list[Tensor]:
     dampening = work.numbers.dampening
     if not dampening:
         return grads
-    return list(ops.mul(grads, [1.0 if step.item() == 1 else 1 - dampening for step in work.steps]))
+    return list(ops.mul(grads, [1.0 if t == 1 else 1 - dampening for t in torch.stack(work.steps).tolist()]))
 
 
 class SGDM(GapOptimizer):

@@ -14,6 +14,7 @@ from ..arithmetic import eight_bit
 from ..arithmetic.operations import Lists, Operations, Singly
 from ..family import Scored
 from ..work import Buffer, Work
+from .chunks import Chunk, chunks, together
 from .kernel import Kernel
 
 
@@ -22,26 +23,35 @@ class Foreach(Kernel):
 
     name: ClassVar[str] = "foreach"
     ops: ClassVar[Operations] = Lists()
+    cuts: ClassVar[bool] = True
+    """Whether works are cut into chunks."""
 
     def tick(self, work: Work) -> None:
         torch._foreach_add_(list({id(step): step for step in work.steps}.values()), 1)
 
     def observe(self, work: Work, answers: list[Tensor]) -> Tensor:
-        return self.family.observe(self.ops, work, answers)
+        if not self.cuts:
+            return self.family.observe(self.ops, work, answers)
+        found = [
+            (chunk.rows, self.family.observe(self.ops, chunk.work, answers)) for chunk in chunks(self.family, work)
+        ]
+        return together(found, len(work.values))
 
     def apply(self, work: Work, answers: list[Tensor], choices: Sequence[int], resets: Sequence[bool]) -> None:
         everything = range(len(work.values))
         for choice in sorted(set(choices)):
             mine = [i for i in everything if choices[i] == choice]
             some = work if len(mine) == len(everything) else work.select(mine)
-            self.family.apply(self.ops, some, selected(answers, mine), choice)
+            for chunk in chunks(self.family, some) if self.cuts else [Chunk(mine, some)]:
+                self.family.apply(self.ops, chunk.work, selected(answers, mine), choice)
         self.reset(work, resets)
 
     def mix(
         self, work: Work, answers: list[Tensor], weights: Sequence[Sequence[float]], resets: Sequence[bool]
     ) -> None:
         assert isinstance(self.family, Scored)
-        self.family.mix(self.ops, work, answers, weights)
+        for chunk in chunks(self.family, work) if self.cuts else [Chunk(list(range(len(weights))), work)]:
+            self.family.mix(self.ops, chunk.work, answers, [weights[i] for i in chunk.rows])
         self.reset(work, resets)
 
     def step_constant(self, work: Work, weights: tuple[float, ...]) -> None:
@@ -67,6 +77,7 @@ class Loop(Foreach):
 
     name: ClassVar[str] = "loop"
     ops: ClassVar[Operations] = Singly()
+    cuts: ClassVar[bool] = False
 
     def observe(self, work: Work, answers: list[Tensor]) -> Tensor:
         each = ([i] for i in range(len(work.values)))
