@@ -124,6 +124,9 @@ def bench(
     cold: Annotated[
         bool, typer.Option("--cold/--warm", help="Empty the caches before every step, as a backward pass does, or not.")
     ] = True,
+    before: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A checkout of another version, to be measured beside this one.")
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write everything that was measured there, too.")
     ] = None,
@@ -149,6 +152,7 @@ def bench(
         growth=growth,
         repeats=repeats,
         cold=cold,
+        before=None if before is None else str(before),
     )
     with failing_cleanly(OSError, BenchError):
         if json_file is not None:

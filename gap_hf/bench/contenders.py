@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +14,10 @@ from torch.optim import Optimizer
 from ..optim import GapAdamW
 from ..optim.families import OPTIMIZERS
 from ..optim.over.classes import find
+from .before import optimizer
 from .errors import BenchError, first_line
 from .literal import LiteralGap
+from .traffic import Traffic, one_pass, picked, scored
 
 BASELINE = "torch-fused"
 """The contender by whose step time every other is divided."""
@@ -74,6 +77,7 @@ class Contender:
         devices: the types of device that it runs on.
         compiled: whether ``torch.compile`` compiles its step, which then can't run while operations are counted.
         quadratic: whether its state grows with the square of an axis, so that nobody knows how much it is beforehand.
+        traffic: what its step must move at least; None where that was not worked out.
     """
 
     name: str
@@ -82,6 +86,7 @@ class Contender:
     devices: tuple[str, ...] = ("cpu", "cuda")
     compiled: bool = False
     quadratic: bool = False
+    traffic: Traffic | None = None
 
     def absence(self, device: torch.device) -> str | None:
         """Return the reason why the contender is not in the table, or None if it is."""
@@ -104,9 +109,15 @@ def candidates(K: int) -> list[tuple[float, float]]:
     return [(1 - 0.2 * 0.05 ** (j / (K - 1)), 0.999) for j in range(K)]
 
 
-def contenders() -> list[Contender]:
-    """All contenders, in the table's order: torch's, the literal GAP, gap_hf's, whole optimizers, other packages'."""
-    return [*from_torch(), *gaps(), *families(), *whole(), *peers()]
+def contenders(before: Path | None = None) -> list[Contender]:
+    """All contenders, in the table's order: torch's, the literal GAP, gap_hf's, whole optimizers, other packages'.
+
+    ``before`` is a checkout of another version of gap_hf, whose optimizers come after this one's.
+
+    Raises:
+        BenchError: there is no such checkout.
+    """
+    return [*from_torch(), *gaps(), *(older(before) if before else []), *families(), *whole(), *peers()]
 
 
 def from_torch() -> list[Contender]:
@@ -120,7 +131,7 @@ def from_torch() -> list[Contender]:
     def maker(flags: dict[str, Any]) -> Callable[[list[Tensor], int], Optimizer]:
         return lambda params, K: torch.optim.AdamW(params, **NUMBERS, **flags)
 
-    return [Contender(name, maker(flags)) for name, flags in ways.items()]
+    return [Contender(name, maker(flags), traffic=one_pass) for name, flags in ways.items()]
 
 
 def gaps() -> list[Contender]:
@@ -135,8 +146,28 @@ def gaps() -> list[Contender]:
     found = [Contender(f"literal-{short}", literal(type)) for short, type in TYPES.items()]
     for way, flags in GAP_FLAGS.items():
         for short, type in TYPES.items():
-            found.append(Contender(f"gap-{way}-{short}", ours({"type": type, **flags})))
-    return found + [Contender(f"gap-{short}", ours({**options, "fused": True})) for short, options in MIXES.items()]
+            traffic = picked if type == "switch" else one_pass
+            found.append(Contender(f"gap-{way}-{short}", ours({"type": type, **flags}), traffic=traffic))
+    for short, options in MIXES.items():
+        traffic = scored if short.endswith("-score") else one_pass
+        found.append(Contender(f"gap-{short}", ours({**options, "fused": True}), traffic=traffic))
+    return found
+
+
+def older(checkout: Path) -> list[Contender]:
+    """GapAdamW of another version, with this one's options."""
+    cls = optimizer(checkout)
+
+    def of(options: dict[str, Any]) -> Callable[[list[Tensor], int], Optimizer]:
+        return lambda params, K: cls(params, **NUMBERS, **{"betas": candidates(K), **options})
+
+    return [
+        Contender(
+            f"before-{way}-{short}", of({"type": type, **flags}), traffic=picked if type == "switch" else one_pass
+        )
+        for way, flags in GAP_FLAGS.items()
+        for short, type in TYPES.items()
+    ]
 
 
 def families() -> list[Contender]:
@@ -191,13 +222,13 @@ def peers() -> list[Contender]:
     ]
 
 
-def select(only: list[str]) -> list[Contender]:
+def select(only: list[str], before: Path | None = None) -> list[Contender]:
     """The baseline, and the contenders whose names begin with one of ``only``; all contenders if it is empty.
 
     Raises:
-        BenchError: no contender has such a name.
+        BenchError: no contender has such a name, or ``before`` is no checkout.
     """
-    everyone = contenders()
+    everyone = contenders(before)
     for wanted in only:
         if not any(contender.name.startswith(wanted) for contender in everyone):
             names = ", ".join(contender.name for contender in everyone)

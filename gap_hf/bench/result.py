@@ -16,6 +16,7 @@ class Row:
         ratios: each of these times, divided by that of the baseline's step in the same round (or process).
         state_bytes: the size of its state.
         counts: ``gap_hf.bench.counts.Counts`` as a dict; empty where nothing was counted.
+        moved: the bytes that its step must move at least; None where that is not known.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Row:
     ratios: list[float]
     state_bytes: int
     counts: dict[str, int | None] = field(default_factory=dict)
+    moved: float | None = None
 
     @property
     def ratio(self) -> float:
@@ -130,7 +132,7 @@ def merge(results: list[Result]) -> Result:
             everywhere = [theirs[0] for theirs in same]
             seconds = [1e-3 * other.milliseconds for other in everywhere]
             ratios = [other.ratio for other in everywhere] if rows else to_median(seconds)
-            rows.append(Row(row.name, seconds, ratios, row.state_bytes, row.counts))
+            rows.append(Row(row.name, seconds, ratios, row.state_bytes, row.counts, row.moved))
     fields = {name: getattr(first, name) for name in Result.__dataclass_fields__}
     fields |= {
         "rows": rows,

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,7 @@ class Options:
         seconds: about how long to measure each workload if ``rounds`` is None.
         copy_bytes: size of the copy that empties the caches; None for 64 MiB on a CPU and 256 MiB on a GPU.
         threads: torch's number of threads; None leaves it as it is.
+        before: a checkout of another version of gap_hf, which is measured, too; None for none.
     """
 
     workloads: tuple[str, ...] = ("vit", "llama")
@@ -60,6 +62,12 @@ class Options:
     seconds: float = 60.0
     copy_bytes: int | None = None
     threads: int | None = None
+    before: str | None = None
+
+    @property
+    def checkout(self) -> Path | None:
+        """``before`` as a path."""
+        return None if self.before is None else Path(self.before)
 
 
 @dataclass(frozen=True)
@@ -99,7 +107,7 @@ def check(options: Options) -> None:
     """Raise BenchError unless everything that the options ask for exists."""
     find_device(options.device)
     find_dtype(options.dtype)
-    select(list(options.only))
+    select(list(options.only), options.checkout)
     for name in ("candidates", "rounds", "repeats"):
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -130,7 +138,8 @@ def run_case(case: Case, options: Options, progress: Progress) -> Result:
     """Measure all contenders on one workload."""
     device, dtype, workload = find_device(options.device), find_dtype(options.dtype), case.workload
     chosen, absent = [], {}
-    for contender in select(list(options.only or (GROWTH_ONLY if options.growth else ()))):
+    wanted = list(options.only or (GROWTH_ONLY if options.growth else ()))
+    for contender in select(wanted, options.checkout):
         if why := contender.absence(device):
             absent[contender.name] = why
         else:
@@ -160,7 +169,7 @@ def run_case(case: Case, options: Options, progress: Progress) -> Result:
         machine=describe(device),
         rows=rows,
         absent=absent,
-        bytes_moved=tensor_bytes // 2 * 3 + 2 * rows[0].state_bytes,
+        bytes_moved=int(rows[0].moved or 0),
         copy_seconds=copier.seconds,
         copy_bytes=copier.nbytes,
         question=case.question,
@@ -199,7 +208,11 @@ def run_batch(
     progress.begin(f"{case.workload.name}: counting", len(entrants))
     rows = []
     for entrant in entrants:
-        row = Row(entrant.contender.name, entrant.seconds, [], state_bytes(entrant.optimizer))
+        state, traffic, elements = state_bytes(entrant.optimizer), entrant.contender.traffic, case.workload.elements
+        row = Row(entrant.contender.name, entrant.seconds, [], state)
+        if traffic is not None:  # of whole bytes per element: counts of steps are kept per parameter
+            itemsize = params[0].element_size()
+            row.moved = elements * traffic(state // elements, case.candidates, itemsize)
         if not case.question:
             row.counts = count(entrant.optimizer.step, copier.device, entrant.contender.compiled)._asdict()
         rows.append(row)

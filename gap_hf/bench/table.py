@@ -53,6 +53,7 @@ def comparison(result: Result) -> RenderableType:
         "ms",
         "ratio",
         "quartiles",
+        "floor",
         "state",
         "launches" if on_gpu else "operations",
         "syncs" if on_gpu else "reads",
@@ -60,7 +61,7 @@ def comparison(result: Result) -> RenderableType:
     for head in (*heads, "scratch"):
         table.add_column(head, justify="right")
     for row in result.rows:
-        table.add_row(*cells(row, result.elements, on_gpu), style="bold" if row.name == BASELINE else "")
+        table.add_row(*cells(row, result, on_gpu), style="bold" if row.name == BASELINE else "")
     return Group(Text(title, style="bold"), table, Text(foot(result)))
 
 
@@ -69,7 +70,7 @@ def new_table() -> Table:
     return Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
 
 
-def cells(row: Row, elements: int, on_gpu: bool) -> list[str]:
+def cells(row: Row, result: Result, on_gpu: bool) -> list[str]:
     """The cells of one contender's line."""
     counts = row.counts
     names = ("launches", "waits") if on_gpu else ("operations", "reads")
@@ -78,7 +79,8 @@ def cells(row: Row, elements: int, on_gpu: bool) -> list[str]:
         f"{row.milliseconds:,.2f}",
         f"{row.ratio:.2f}",
         spread(row),
-        f"{row.state_bytes / elements:.2f}",
+        "-" if row.moved is None else f"{row.moved / result.bytes_moved:.2f}",
+        f"{row.state_bytes / result.elements:.2f}",
         *[whole(counts.get(name)) for name in names],
         megabytes(counts.get("scratch")),
     ]
@@ -142,10 +144,12 @@ def legend(device: str) -> str:
     meanings = {
         "ratio": f"of a step's time to {BASELINE}'s in the same round, median; {BASELINE}'s own is to its median",
         "quartiles": "of these ratios",
+        "floor": "the ratio of the bytes that both must move",
         "state": "bytes of optimizer state per parameter",
         **(on_gpu if device == "cuda" else on_cpu),
         "scratch": "MB of tensors that a step makes and frees, at the peak",
         "-switch, -each": f"type='{TYPES['switch']}' and type='{TYPES['each']}'",
+        "before-": "of the version in the directory --before",
         "gap-mix, -score, -each": "type='mix', constant weights, by score, and by score for each parameter",
         "gap-qhm": "the mix of the gradient and beta1 = 0.9 of optim='gap_adamw_mix'; -score, -each: by score",
     }

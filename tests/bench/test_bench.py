@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 
 import pytest
 import torch
@@ -75,6 +76,23 @@ def test_state(results):
         beginning = next(beginning for beginning in expected if name.startswith(beginning))
         # each tensor's count of steps, 8 bytes at most
         assert expected[beginning] <= got <= expected[beginning] + 8 * 3 / TINY.elements, name
+
+
+def test_bytes_that_must_be_moved(results):
+    """Per element: AdamW's 28; of GAP's switch a second pass reads a first moment, the second one and the value."""
+    expected = {"torch-fused": 28, "gap-fused-switch": 44, "gap-fused-each": 36, "gap-bf16-switch": 34}
+    expected |= {"gap-bf16-each": 28, "gap-8bit-switch": 29, "gap-8bit-each": 24, "gap-mix": 36, "gap-mix-score": 48}
+    found = rows(results[0])
+    assert {name: found[name].moved / TINY.elements for name in expected} == expected
+    assert found["literal-switch"].moved is None
+
+
+def test_another_version_beside_this_one():
+    command = [sys.executable, "-m", "gap_hf", "bench", "--workload", "vit", "--rounds", "1", "--warm"]
+    command += ["--before", str(Path(gap_hf.__file__).parents[1]), "--only", "before-8bit", "--only", "gap-8bit"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    names = [line.split()[0] for line in done.stdout.splitlines() if "-8bit-" in line]
+    assert names == ["gap-8bit-switch", "gap-8bit-each", "before-8bit-switch", "before-8bit-each"]
 
 
 def test_literal_reads_once_per_parameter(results):
@@ -255,6 +273,10 @@ def test_growth_is_shown(monkeypatch):
         (["--candidates", "0"], "--candidates 0 is out of range"),
         (["--repeats", "-1"], "--repeats -1 is out of range"),
         (["--workload", "tiny", "--json", "no/such/place.json"], "no/such/place.json"),
+        (
+            ["--workload", "tiny", "--before", "docs"],
+            "--before docs: there is no gap_hf/optim in it; expected a checkout",
+        ),
         (["--workload", "tiny", "--only", "torchao"], "nobody to compare: torchao-8bit: torchao is not installed"),
     ],
 )
