@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
+import gap_hf
 from gap_hf.bench import BenchError, Options, Result, run
 from gap_hf.bench import contenders as contenders_module
 from gap_hf.bench.plan import Need, Plan, pack, plan
@@ -275,7 +277,7 @@ def test_growth_is_shown(monkeypatch):
         (["--workload", "tiny", "--json", "no/such/place.json"], "no/such/place.json"),
         (
             ["--workload", "tiny", "--before", "docs"],
-            "--before docs: there is no gap_hf/optim in it; expected a checkout",
+            "--before docs: there is no gap_hf/optim in it",
         ),
         (["--workload", "tiny", "--only", "torchao"], "nobody to compare: torchao-8bit: torchao is not installed"),
     ],
@@ -295,7 +297,7 @@ def test_a_failing_contender_is_named(monkeypatch):
 
     broken_one = contenders_module.Contender("broken", broken)
     everyone = [*contenders_module.from_torch(), broken_one]
-    monkeypatch.setattr(contenders_module, "contenders", lambda: everyone)
+    monkeypatch.setattr(contenders_module, "contenders", lambda before: everyone)
     result = CliRunner().invoke(app, ["bench", "--workload", "tiny", "--rounds", "1"])
     assert result.exit_code == 0
     assert "broken: it needs a license\n" in result.stdout
