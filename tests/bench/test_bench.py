@@ -90,7 +90,17 @@ def test_bytes_that_must_be_moved(results):
 
 
 def test_another_version_beside_this_one():
-    command = [sys.executable, "-m", "gap_hf", "bench", "--workload", "vit", "--rounds", "1", "--warm"]
+    command = [
+        sys.executable,
+        "-c",
+        "from gap_hf.cli import app; app()",
+        "bench",
+        "--workload",
+        "vit",
+        "--rounds",
+        "1",
+        "--warm",
+    ]
     command += ["--before", str(Path(gap_hf.__file__).parents[1]), "--only", "before-8bit", "--only", "gap-8bit"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     names = [line.split()[0] for line in done.stdout.splitlines() if "-8bit-" in line]
