@@ -2,13 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
+from functools import partial
+from itertools import chain
+from operator import attrgetter, is_not
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from .refusal import Refusal
+
+is_there = partial(is_not, None)
 
 
 @dataclass(slots=True, eq=False)
@@ -57,7 +61,7 @@ class Part:
 
     def with_grad(self) -> "Part":
         """Return the fragments that have a gradient."""
-        if all(grad is not None for grad in self.grads):
+        if all(map(is_there, self.grads)):
             return self
         return self.select([i for i, grad in enumerate(self.grads) if grad is not None])
 
@@ -108,9 +112,8 @@ SUBCLASS = Refusal(
 
 def check_plain(values: list[Tensor], grads: list[Tensor | None], name: str) -> None:
     """Raise RuntimeError, with the place put into ``name``, unless values and gradients are ordinary and dense."""
-    there = [grad for grad in grads if grad is not None]
-    types = {*map(type, values), *map(type, there)}
-    if types <= PLAIN and {torch.strided}.issuperset(map(layout_of, there)):
+    there = grads if all(map(is_there, grads)) else [grad for grad in grads if grad is not None]
+    if PLAIN.issuperset(map(type, chain(values, there))) and {torch.strided}.issuperset(map(layout_of, there)):
         return
     for i, (value, grad) in enumerate(zip(values, grads, strict=True)):
         where = name.format(i)
