@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .part import Part, Start, check_plain
+from .part import Cut, Part, Start, check_plain
 from .refusal import Refusal
 
 grad_of = attrgetter("grad")
@@ -219,8 +219,8 @@ class ParameterLayout(Layout):
         """The shape of the whole parameter."""
         return p.shape
 
-    cut: Callable[[Tensor], Tensor] | None = None
-    """A function that gives this rank's plain part of a parameter or buffer; None if that is the tensor itself."""
+    cut: Cut | None = None
+    """Gives this rank's plain parts of parameters or buffers; None if these are the tensors themselves."""
 
     def grads(self, keys: list[Tensor]) -> list[Tensor | None]:
         """Return this rank's plain parts of the gradients."""
@@ -282,12 +282,9 @@ class ParameterLayout(Layout):
         parts = []
         for g, group in enumerate(param_groups):
             keys = group["params"]
-            values, cuts = keys, None
-            if self.cut is not None:
-                values, cuts = list(map(self.cut, keys)), [self.cut] * len(keys)
-            grads = self.grads(keys)
+            values, grads = keys if self.cut is None else self.cut(keys), self.grads(keys)
             check_plain(values, grads, f"parameter {{}} of group {g}")
-            parts.append(Part(g, group, self.rows[g], keys, values, grads, cuts, self.counted_copies[g]))
+            parts.append(Part(g, group, self.rows[g], keys, values, grads, self.cut, self.counted_copies[g]))
         return parts
 
 
