@@ -1,16 +1,12 @@
 """How much Python a step runs: counted, since times depend on the machine."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 import gap_hf
 
+from ..calls import python_calls
 from .test_deal import needs_fused
-
-PACKAGE = str(Path(gap_hf.__file__).parent)
 
 
 def after_a_step(N, **options):
@@ -23,26 +19,10 @@ def after_a_step(N, **options):
     return optimizer
 
 
-def python_calls(optimizer):
-    """Count the Python functions of gap_hf that a step calls; of a generator, each item counts."""
-    calls = 0
-
-    def count(frame, event, _):
-        nonlocal calls
-        calls += event == "call" and frame.f_code.co_filename.startswith(PACKAGE)
-
-    sys.setprofile(count)
-    try:
-        optimizer.step()
-    finally:
-        sys.setprofile(None)
-    return calls
-
-
 @needs_fused
 @pytest.mark.parametrize("type_", ["switch", "switch_parameter_wise", "mix"])
 def test_no_python_is_run_for_each_tensor(type_):
-    few, many = (python_calls(after_a_step(N, type=type_)) for N in (4, 400))
+    few, many = (python_calls(after_a_step(N, type=type_).step) for N in (4, 400))
     assert many == few
     assert few < 300
 

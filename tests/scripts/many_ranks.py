@@ -17,6 +17,7 @@ import sys
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from time import thread_time
 from typing import Any, NamedTuple
 
@@ -37,6 +38,7 @@ SUB_GROUP = 10**9
 """Elements of a sub-group of ZeRO 3, by DeepSpeed's default; ``step`` is called once for each."""
 
 Shapes = Sequence[tuple[int, int]]
+Build = Callable[[list[Any]], Any]
 
 
 def llama(hidden: int, kv: int, between: int, layers: int) -> Shapes:
@@ -65,7 +67,6 @@ class Network:
         self.messages: list[int] = []
         self.others: Tensor | None = None
         self.real = dist.all_reduce
-        dist.all_reduce = self.all_reduce
 
     def all_reduce(self, tensor: Tensor, op: Any = dist.ReduceOp.SUM, group: Any = None) -> None:
         """Reduce by the fake group, and count."""
@@ -96,7 +97,7 @@ class Case(NamedTuple):
     step: Callable[[], None]
 
 
-def fsdp2(shapes: Shapes, rank: int, world: int, options: dict[str, Any]) -> Case:
+def fsdp2(shapes: Shapes, rank: int, world: int, build: Build) -> Case:
     """Parameters and gradients as FSDP2 makes them: rows divided over one mesh dimension."""
     mesh = init_device_mesh("cpu", (world,))
     params = []
@@ -105,7 +106,7 @@ def fsdp2(shapes: Shapes, rank: int, world: int, options: dict[str, Any]) -> Cas
         local = torch.randn(max(0, min(each, rows - rank * each)), 1)
         whole = DTensor.from_local(local, mesh, [Shard(0)], run_check=False, shape=(rows, 1), stride=(1, 1))
         params.append(torch.nn.Parameter(whole))
-    optimizer = gap_hf.GapAdamW(params, **options)
+    optimizer = build(params)
 
     def new_gradients() -> None:
         for p in params:
@@ -167,14 +168,14 @@ class Stands(Backend):
 STANDS = Stands()
 
 
-def zero3(shapes: Shapes, rank: int, world: int, options: dict[str, Any]) -> Case:
+def zero3(shapes: Shapes, rank: int, world: int, build: Build) -> Case:
     """Flat tensors as DeepSpeed's ZeRO 3 makes them, of which each call of ``step`` is handed one."""
     params: list[Any] = []
     for rows, _ in shapes:
         p: Any = torch.nn.Parameter(torch.empty(0))
         p.ds_shape, p.ds_numel, p.ds_process_group = torch.Size([rows, 1]), rows, None
         params.append(p)
-    optimizer = gap_hf.GapAdamW(params, **options)
+    optimizer = build(params)
     wrapper = Wrapper(optimizer, params, [rows * columns for rows, columns in shapes], world)
     STANDS.wrappers[id(optimizer)] = wrapper
     flats = wrapper.fp32_partitioned_groups_flat
@@ -195,6 +196,12 @@ def zero3(shapes: Shapes, rank: int, world: int, options: dict[str, Any]) -> Cas
 LAYOUTS = {"fsdp2": fsdp2, "zero3": zero3}
 
 
+HEADINGS = (
+    *("layout", "parameters", "ranks", "rank", "reductions", "bytes", "layout, ms", "first step, ms"),
+    *("later step, ms", "AdamW, ms", "tables, KB"),
+)
+
+
 class Found(NamedTuple):
     """What was found out about a case.
 
@@ -205,6 +212,7 @@ class Found(NamedTuple):
         layout_ms: CPU time to find out and check the layout, in the first step.
         first_ms: CPU time of the first step without that.
         later_ms: CPU time of a later step, the median.
+        torch_ms: the same of torch's fused AdamW.
         memory: the bytes that Python holds for the layout.
     """
 
@@ -214,7 +222,17 @@ class Found(NamedTuple):
     layout_ms: float
     first_ms: float
     later_ms: float
+    torch_ms: float
     memory: int
+
+
+def later(case: Case, steps: int) -> float:
+    """Return the median of the CPU times of ``steps`` steps."""
+    times = []
+    for _ in range(steps):
+        case.new_gradients()
+        times.append(seconds(case.step))
+    return statistics.median(times)
 
 
 def seconds(function: Callable[[], Any]) -> float:
@@ -224,37 +242,45 @@ def seconds(function: Callable[[], Any]) -> float:
     return thread_time() - start
 
 
-def connect(rank: int, world: int) -> Network:
-    """Make this process rank ``rank`` of ``world``, in a fake process group."""
-    torch.set_num_threads(1)
+register(STANDS)
+
+
+@contextmanager
+def connected(rank: int, world: int) -> Iterator[Network]:
+    """While it lasts, this process is rank ``rank`` of ``world``, in a fake process group."""
     dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world)
-    register(STANDS)
-    return Network()
+    network = Network()
+    dist.all_reduce = network.all_reduce
+    try:
+        yield network
+    finally:
+        dist.all_reduce = network.real
+        dist.destroy_process_group()
 
 
-def measure(name: str, shapes: Shapes, rank: int, world: int, options: dict[str, Any], steps: int) -> Found:
-    """Measure a case; this process must not have connected to anything before."""
-    network = connect(rank, world)
-    case = LAYOUTS[name](shapes, rank, world, options)
+def measure(network: Network, name: str, shapes: Shapes, rank: int, world: int, type_: str, steps: int) -> Found:
+    """Measure a case."""
+    make, build = LAYOUTS[name], partial(gap_hf.GapAdamW, type=type_)
+    case = make(shapes, rank, world, build)
     with network.complete(shapes):
         layout_s = seconds(case.optimizer.layout)
     check_bytes = sum(network.messages)
     case.new_gradients()
-    first_s, times = seconds(case.step), []
-    for _ in range(steps):
-        case.new_gradients()
-        network.messages.clear()
-        times.append(seconds(case.step))
-    messages = list(network.messages)
-    other = LAYOUTS[name](shapes, rank, world, options)
+    first_s = seconds(case.step)
+    network.messages.clear()
+    later_s = later(case, steps)
+    messages = network.messages[: len(network.messages) // steps]
+    of_torch = make(shapes, rank, world, partial(torch.optim.AdamW, fused=True))
+    torch_s = later(of_torch, steps + 1)
+    other = make(shapes, rank, world, build)
     tracemalloc.start()
     with network.complete(shapes):
         layout: Sharded = other.optimizer.layout()
-    layout.numel, layout.__dict__.get("counted_copies")
+    getattr(layout, "counted_copies", None)  # which the first step makes
     memory, _ = tracemalloc.get_traced_memory()
     return Found(
         len(messages), sum(messages), check_bytes,
-        layout_s * 1e3, first_s * 1e3, statistics.median(times) * 1e3, memory,
+        layout_s * 1e3, first_s * 1e3, later_s * 1e3, torch_s * 1e3, memory,
     )  # fmt: skip
 
 
@@ -271,11 +297,12 @@ def main() -> None:
     given = parser.parse_args()
     if given.json:
         ((layout,), (model,), (world,)) = given.layout, given.model, given.ranks
-        found = measure(layout, MODELS[model], given.rank, world, {"type": given.type}, given.steps)
+        torch.set_num_threads(1)
+        with connected(given.rank, world) as network:
+            found = measure(network, layout, MODELS[model], given.rank, world, given.type, given.steps)
         print(json.dumps(found._asdict()))
         return
-    print("| layout | tensors | ranks | rank | reductions | bytes | layout, ms | first step, ms | later, ms | KB |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print("| " + " | ".join(HEADINGS) + " |\n" + "|---" * len(HEADINGS) + "|")
     for layout in given.layout:
         for model in given.model:
             for world in given.ranks:
@@ -290,6 +317,7 @@ def main() -> None:
                     print(
                         f"| {layout} | {len(MODELS[model]):,} ({model}) | {world:,} | {rank:,} | {found.collectives} "
                         f"| {found.bytes:,} | {found.layout_ms:.0f} | {found.first_ms:.0f} | {found.later_ms:.1f} "
+                        f"| {found.torch_ms:.1f} "
                         f"| {found.memory / 1e3:,.0f} |",
                         flush=True,
                     )
