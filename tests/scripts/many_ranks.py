@@ -212,7 +212,7 @@ class Found(NamedTuple):
         layout_ms: CPU time to find out and check the layout, in the first step.
         first_ms: CPU time of the first step without that.
         later_ms: CPU time of a later step, the median.
-        torch_ms: the same of torch's fused AdamW.
+        torch_ms: the same of torch's fused AdamW; 0 if it was not asked for.
         memory: the bytes that Python holds for the layout.
     """
 
@@ -258,7 +258,9 @@ def connected(rank: int, world: int) -> Iterator[Network]:
         dist.destroy_process_group()
 
 
-def measure(network: Network, name: str, shapes: Shapes, rank: int, world: int, type_: str, steps: int) -> Found:
+def measure(
+    network: Network, name: str, shapes: Shapes, rank: int, world: int, type_: str, steps: int, adamw: bool
+) -> Found:
     """Measure a case."""
     make, build = LAYOUTS[name], partial(gap_hf.GapAdamW, type=type_)
     case = make(shapes, rank, world, build)
@@ -270,8 +272,7 @@ def measure(network: Network, name: str, shapes: Shapes, rank: int, world: int, 
     network.messages.clear()
     later_s = later(case, steps)
     messages = network.messages[: len(network.messages) // steps]
-    of_torch = make(shapes, rank, world, partial(torch.optim.AdamW, fused=True))
-    torch_s = later(of_torch, steps + 1)
+    torch_s = later(make(shapes, rank, world, partial(torch.optim.AdamW, fused=True)), steps + 1) if adamw else 0.0
     other = make(shapes, rank, world, build)
     tracemalloc.start()
     with network.complete(shapes):
@@ -293,13 +294,14 @@ def main() -> None:
     parser.add_argument("--rank", type=int, help="this rank only; by default the first one and one in the middle")
     parser.add_argument("--type", default="switch")
     parser.add_argument("--steps", type=int, default=9)
+    parser.add_argument("--adamw", action="store_true", help="also measure torch's; minutes with 10,000 DTensors")
     parser.add_argument("--json", action="store_true", help="measure one case in this process, and print it")
     given = parser.parse_args()
     if given.json:
         ((layout,), (model,), (world,)) = given.layout, given.model, given.ranks
         torch.set_num_threads(1)
         with connected(given.rank, world) as network:
-            found = measure(network, layout, MODELS[model], given.rank, world, given.type, given.steps)
+            found = measure(network, layout, MODELS[model], given.rank, world, given.type, given.steps, given.adamw)
         print(json.dumps(found._asdict()))
         return
     print("| " + " | ".join(HEADINGS) + " |\n" + "|---" * len(HEADINGS) + "|")
@@ -309,6 +311,7 @@ def main() -> None:
                 for rank in (0, world // 2) if given.rank is None else (given.rank,):
                     case = ["--layout", layout, "--model", model, "--ranks", world, "--rank", rank, "--json"]
                     case += ["--type", given.type, "--steps", given.steps]
+                    case += ["--adamw"] * given.adamw
                     command = [sys.executable, "-m", "tests.scripts.many_ranks", *map(str, case)]
                     run = subprocess.run(command, capture_output=True, timeout=600)
                     if run.returncode:
