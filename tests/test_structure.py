@@ -31,7 +31,7 @@ OPTIM = [
     ["options", "takeover", "over"],
     ["groups"],
     ["kernels"],
-    ["state", "default", "decision", "scope"],
+    ["state", "default", "decision", "scope", "reading"],
     ["codes"],
     ["loading", "step", "watched", "correlation", "conversion"],
     ["savable"],

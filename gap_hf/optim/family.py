@@ -119,10 +119,11 @@ class Family(ABC):
 
     @abstractmethod
     def numbers(self, options: Mapping[str, Any]) -> Any:
-        """What a step needs of the options, read once per step.
+        """What a step needs of the options: a named tuple, in which ``lr`` alone depends on the learning rate.
 
-        Fused kernels read ``lr``, ``gains`` and ``modulation`` (K factors of scores and of steps), ``l2``,
-        ``soft_reset``, ``maximize`` and ``stochastic`` (whether to round compact buffers stochastically).
+        They are read again when an option that they came from has changed. Fused kernels read ``lr``, ``gains`` and
+        ``modulation`` (K factors of scores and of steps), ``l2``, ``soft_reset``, ``maximize`` and ``stochastic``
+        (whether to round compact buffers stochastically).
         """
 
     def from_training_arguments(  # noqa: B027

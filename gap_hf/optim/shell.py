@@ -20,6 +20,7 @@ from .correlation import GradientCorrelation
 from .family import Grain, TorchsDefault
 from .groups import Group
 from .kernels.deal import Dealer
+from .reading import Reader
 from .rules import TYPES
 from .savable import Savable
 from .scope import started
@@ -50,6 +51,7 @@ class GapOptimizer(Savable):
         """Forget what was found out about the parameters, and drop a step that has begun."""
         self._layout = None  # how the parameters lie over processes; found at the first step
         self._dealers: dict[tuple[int, int], Dealer] = {}
+        self._readers: dict[int, Reader] = {}
         self._step: Step | None = None
 
     # ------------------------------------------------------------------ groups
@@ -132,17 +134,19 @@ class GapOptimizer(Savable):
     def _take_step(self, layout: Layout) -> None:
         """Take in what this call of ``step`` was handed, and finish the step if it is complete."""
         family = self.family
+        wholes = False
         for group in self.param_groups:
-            options.check_candidates_kept(group, len(family.parse(group)), family.candidate_option)
+            K, grain = self._reader(group).wanted(group)
+            options.check_candidates_kept(group, K, family.candidate_option)
+            wholes |= grain is Grain.GRADIENT
         torchs_own = TYPES[self.type].rule is None and isinstance(family, TorchsDefault)
-        wholes = any(family.grain_of(group) is Grain.GRADIENT for group in self.param_groups)
         parts = layout.receive(self.param_groups, by_parameter=not torchs_own, wholes=wholes)
         for part in parts:
             layout.check_count(part.g, part.group["count"])
         self.gradient_correlation.look(parts)
         if state.only_makes_state(layout, parts, self.state, family):
             return
-        self._step = self._step or Step(family, self.type, layout, self.state, self._dealers)
+        self._step = self._step or Step(family, self.type, layout, self.state, self._reader, self._dealers)
         self._step.observe(parts)
         if not layout.complete():
             return
@@ -150,6 +154,12 @@ class GapOptimizer(Savable):
         layout.publish()
         self.gradient_correlation.end_step()
         self.steps_taken += 1
+
+    def _reader(self, group: dict[str, Any]) -> Reader:
+        """Return the reader of the options of ``group``."""
+        if id(group) not in self._readers:  # which may be that of a group that is gone: readers compare what they read
+            self._readers[id(group)] = Reader(self.family)
+        return self._readers[id(group)]
 
     # ------------------------------------------------------------------ how the parameters lie
     def layout(self) -> Layout | None:

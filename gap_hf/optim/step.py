@@ -4,7 +4,7 @@ If the backend calls the optimizer's ``step`` once per group, one step takes sev
 for the device, as long as the kernels take the choices there.
 """
 
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -22,9 +22,10 @@ from .family import Family, Scored, TorchsDefault
 from .kernels.deal import Dealer
 from .kernels.foreach import Foreach, rescale
 from .kernels.kernel import ChoosingKernel, Kernel
+from .reading import Reader
 from .rules import TYPES
 from .rules.rule import Rule
-from .scope import Chosen, remember_constant, rule_of, scope_of
+from .scope import Chosen, remember_constant, scope_of
 from .uploads import constant
 from .work import Buffer, Work
 
@@ -65,6 +66,7 @@ class Step:
         type_: the option ``type``.
         layout: how the parameters lie over processes.
         states: the state of each parameter, as in ``optimizer.state``.
+        reader: gives the reader of a group's options; kept from step to step.
         dealers: what was found out about the tensors; kept from step to step.
     """
 
@@ -74,10 +76,11 @@ class Step:
         type_: str,
         layout: Layout,
         states: MutableMapping[Tensor, Any],
+        reader: Callable[[dict[str, Any]], Reader],
         dealers: dict[tuple[int, int], Dealer],
     ) -> None:
         self.family, self.scope, self.decides = family, scope_of(type_), TYPES[type_].rule is not None
-        self.layout, self.states, self.dealers = layout, states, dealers
+        self.layout, self.states, self.reader, self.dealers = layout, states, reader, dealers
         self.groups: dict[int, Grouped] = {}
         self.observed: list[Observed] = []
         self.idle: list[Part] = []  # fragments without a gradient, but with buffers
@@ -93,13 +96,13 @@ class Step:
         together: list[Work] = []  # in order, those without any gradient included
         for part in parts:
             if part.g not in self.groups:
-                group = part.group
-                family, rule = self.family, rule_of(self.family, group)
-                self.groups[part.g] = Grouped(group, family.numbers(group), family.buffers(group), rule)
+                group, reader = part.group, self.reader(part.group)
+                self.groups[part.g] = Grouped(group, reader.numbers(group), *reader.settled(group))
             moving = part.with_grad()
             if moving is not part:
                 without = [i for i, key in enumerate(part.keys) if part.grads[i] is None and self.states.get(key)]
-                self.idle.append(part.select(without))
+                if without:
+                    self.idle.append(part.select(without))
             if not moving.rows:
                 if self.family.together and part.keys:
                     together.append(self.work(moving))
@@ -109,8 +112,7 @@ class Step:
                 group = part.group
                 self.family.default_step(for_torchs_kernel(work) if group["fused"] else work, group)
             else:
-                dealer = self.dealers.setdefault((part.g, id(part.keys[0])), Dealer(self.family))
-                dealt = self.dealt(moving, work, dealer)
+                dealt = self.dealt(moving, work, self.dealer(part))
                 arrived += dealt
                 together += [one for *_, one in dealt]
         for _, kernel, work in arrived:
@@ -153,6 +155,13 @@ class Step:
         if part.wholes is not None:
             work.wholes, work.within = cast(list[Tensor], part.wholes), part.within
         return work
+
+    def dealer(self, part: Part) -> Dealer:
+        """Return the dealer of ``part``, which knows the tensors from the steps before."""
+        key = part.g, id(part.keys[0])
+        if key not in self.dealers:
+            self.dealers[key] = Dealer(self.family)
+        return self.dealers[key]
 
     def dealt(self, part: Part, work: Work, dealer: Dealer) -> list[tuple[Part, Kernel, Work]]:
         """Divide ``work`` into as few lists as kernels can take at once."""
@@ -366,7 +375,7 @@ def apply(o: Observed, chosen: Chosen) -> None:
 
 def refuse_capture(device: torch.device, param_groups: list[dict[str, Any]]) -> None:
     """Raise RuntimeError if a CUDA graph captures the step without the options that this needs."""
-    if all(group.get("capturable") for group in param_groups):
+    if device.type != "cuda" or all(group.get("capturable") for group in param_groups):
         return
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+    if torch.cuda.is_current_stream_capturing():
         raise RuntimeError("a CUDA graph captures this step; build the optimizer with capturable=True for that")

@@ -1,6 +1,9 @@
 """The backend of DTensors: FSDP2 (``fully_shard``), HSDP, tensor parallel, and any mesh of these."""
 
 import math
+from collections.abc import Sequence
+from itertools import chain
+from operator import attrgetter, eq
 from typing import Any
 
 import torch
@@ -11,7 +14,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from torch.optim import Optimizer
 
 from .backend import Backend
-from .layout import ParameterLayout, Shaped, State
+from .layout import ParameterLayout, Shaped, State, grad_of
 from .part import Part
 from .refusal import Refusal
 from .sharded import Sharded
@@ -24,9 +27,29 @@ PARTIAL = Refusal(
 )
 
 
+local_of, placements_of = attrgetter("_local_tensor"), attrgetter("_spec.placements")
+
+
 def local_part(tensor: Tensor) -> Tensor:
     """Return this rank's plain part of a saved buffer, which is the buffer itself unless it is a DTensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+class LocalParts:
+    """Cuts this rank's plain parts out of DTensors, and takes plain tensors as they are.
+
+    A method for each tensor would take longer than a small tensor's update. Without gradients ``to_local`` returns the
+    same, or a view of it.
+    """
+
+    def __call__(self, tensors: list[Tensor]) -> list[Tensor]:
+        if {DTensor}.issuperset(map(type, tensors)):
+            return list(map(local_of, tensors))
+        return list(map(local_part, tensors))
+
+    def select(self, chosen: Sequence[int]) -> "LocalParts":
+        """Return itself: every tensor is cut in the same way."""
+        return self
 
 
 def cut_alike(one: Tensor, other: Tensor) -> bool:
@@ -68,6 +91,15 @@ def place_of(p: Tensor) -> slice | Tensor:
     return slice(first, first + len(indices)) if in_a_row else indices
 
 
+def local_grad(p: Tensor) -> Tensor | None:
+    """Return this rank's plain part of the gradient of ``p``."""
+    grad = p.grad
+    if isinstance(p, DTensor) and isinstance(grad, DTensor) and grad.placements != p.placements:
+        # tensor parallel may leave a gradient Partial; torch.optim redistributes it inside its first operation
+        grad = grad.redistribute(placements=p.placements)
+    return None if grad is None else local_part(grad)
+
+
 class Meshes(Sharded, ParameterLayout):
     """The layout of parameters sharded over device meshes; a plain parameter counts as replicated on every rank.
 
@@ -100,20 +132,14 @@ class Meshes(Sharded, ParameterLayout):
             part.within = [self.place(p) for p in part.keys]
         return parts
 
-    @staticmethod
-    def cut(tensor: Tensor) -> Tensor:
-        return local_part(tensor)
+    cut = LocalParts()
 
     def grads(self, keys: list[Tensor]) -> list[Tensor | None]:
-        return [self.local_grad(p) for p in keys]
-
-    def local_grad(self, p: Tensor) -> Tensor | None:
-        """Return this rank's plain part of the gradient of ``p``."""
-        grad = p.grad
-        if isinstance(p, DTensor) and isinstance(grad, DTensor) and grad.placements != p.placements:
-            # tensor parallel may leave a gradient Partial; torch.optim redistributes it inside its first operation
-            grad = grad.redistribute(placements=p.placements)
-        return None if grad is None else self.cut(grad)
+        grads = list(map(grad_of, keys))
+        sharded = {DTensor}.issuperset(map(type, chain(keys, grads)))
+        if sharded and all(map(eq, map(placements_of, keys), map(placements_of, grads))):
+            return [*self.cut(grads)]
+        return list(map(local_grad, keys))
 
     def copies(self, p: Tensor) -> int:
         world = dist.get_world_size()
@@ -138,11 +164,11 @@ class Meshes(Sharded, ParameterLayout):
 
     def fill(self, g: int, i: int, state: State, name: str, whole: Tensor, shaped: Shaped | None = None) -> None:
         p = self.filed[g][i]
-        local = self.cut(state[p][name])
+        local = local_part(state[p][name])
         local.copy_(whole if shaped is not None else whole.flatten()[self.place(p)].view(local.shape))
 
     def covered(self) -> list[list[float]]:
-        return [[self.cut(p).numel() / self.copies(p) for p in group] for group in self.parameters]
+        return [[local_part(p).numel() / self.copies(p) for p in group] for group in self.parameters]
 
     def describe(self) -> str:
         kinds = {

@@ -67,6 +67,7 @@ class FlatShards(Stretches):
                         UNMANAGED.message(f"{where}, of shape {shape}, is not managed by FSDP1 while others are")
                     )
         self.home = {id(p): found[id(p)] for group in param_groups for p in group["params"]}
+        self.with_first: dict[Any, bool] = {}  # by process group: a list of its ranks for each parameter is too long
         super().__init__(param_groups)
         owned = [self.owns(p) for group in self.parameters for p in group]
         self.owned = torch.tensor(owned, dtype=torch.bool, device=self.device)
@@ -88,19 +89,23 @@ class FlatShards(Stretches):
     def owns(self, p: Tensor) -> bool:
         """Whether this rank holds the first element of ``p``, in the first replica."""
         handle, i = self.home[id(p)]
-        if 0 not in self.holders(handle):
+        if not self.holds_first(handle):
             return False
         info = handle.flat_param._shard_param_infos[i]
         return unsharded(handle) or (info.in_shard and info.intra_param_start_idx == 0)
 
-    @staticmethod
-    def holders(handle: Any) -> list[int]:
-        """List the ranks that hold one copy of the flat parameter between them, this rank among them."""
-        return [dist.get_rank()] if unsharded(handle) else dist.get_process_group_ranks(handle.process_group)
+    def holds_first(self, handle: Any) -> bool:
+        """Whether rank 0 is among the ranks that hold, with this one, a copy of the flat parameter between them."""
+        if unsharded(handle):
+            return dist.get_rank() == 0
+        group = handle.process_group
+        if group not in self.with_first:
+            self.with_first[group] = 0 in dist.get_process_group_ranks(group)
+        return self.with_first[group]
 
     def is_first(self, g: int, i: int) -> bool:
         handle, _ = self.home[id(self.filed[g][i])]
-        return 0 in self.holders(handle)
+        return self.holds_first(handle)
 
     def describe(self) -> str:
         strategies = {handle._sharding_strategy.name for handle, _ in self.home.values()}

@@ -4,13 +4,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
+from operator import attrgetter, is_
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .part import Part, Start, check_plain
+from .part import Cut, Part, Start, check_plain
 from .refusal import Refusal
+
+grad_of = attrgetter("grad")
 
 State = Mapping[Tensor, dict[str, Tensor]]
 """The type of ``optimizer.state``."""
@@ -223,12 +226,12 @@ class ParameterLayout(Layout):
         """The shape of the whole parameter."""
         return p.shape
 
-    cut: Callable[[Tensor], Tensor] | None = None
-    """A function that gives this rank's plain part of a parameter or buffer; None if that is the tensor itself."""
+    cut: Cut | None = None
+    """Gives this rank's plain parts of parameters or buffers; None if these are the tensors themselves."""
 
     def grads(self, keys: list[Tensor]) -> list[Tensor | None]:
         """Return this rank's plain parts of the gradients."""
-        return [p.grad for p in keys]
+        return list(map(grad_of, keys))
 
     def copies(self, p: Tensor) -> int:
         """The number of ranks that hold this very part."""
@@ -266,10 +269,8 @@ class ParameterLayout(Layout):
         return [self.shapes[g][self.places[id(key)]]]
 
     def fits(self, param_groups: list[dict[str, Any]]) -> bool:
-        return [len(group["params"]) for group in param_groups] == [len(group) for group in self.parameters] and all(
-            p is mine
-            for group, known in zip(param_groups, self.parameters, strict=True)
-            for p, mine in zip(group["params"], known, strict=True)
+        return len(param_groups) == len(self.parameters) and all(
+            are_same(group["params"], known) for group, known in zip(param_groups, self.parameters, strict=True)
         )
 
     @cached_property
@@ -277,16 +278,23 @@ class ParameterLayout(Layout):
         """The ``copies`` of all parameters, group by group."""
         return [tuple(self.copies(p) for p in group) for group in self.parameters]
 
+    @cached_property
+    def rows(self) -> list[tuple[int, ...]]:
+        """The parameters' places in their groups, group by group."""
+        return [tuple(range(len(group))) for group in self.filed]
+
     def receive(
         self, param_groups: list[dict[str, Any]], by_parameter: bool = True, wholes: bool = False
     ) -> list[Part]:
         parts = []
         for g, group in enumerate(param_groups):
             keys = group["params"]
-            values, cuts = keys, None
-            if self.cut is not None:
-                values, cuts = [self.cut(p) for p in keys], [self.cut] * len(keys)
-            grads = self.grads(keys)
+            values, grads = keys if self.cut is None else self.cut(keys), self.grads(keys)
             check_plain(values, grads, f"parameter {{}} of group {g}")
-            parts.append(Part(g, group, tuple(range(len(keys))), keys, values, grads, cuts, self.counted_copies[g]))
+            parts.append(Part(g, group, self.rows[g], keys, values, grads, self.cut, self.counted_copies[g]))
         return parts
+
+
+def are_same(some: list[Tensor], others: list[Tensor]) -> bool:
+    """Whether two lists hold the same tensors, not equal ones, in the same order."""
+    return len(some) == len(others) and all(map(is_, some, others))

@@ -2,13 +2,27 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
-from typing import Any, NamedTuple, cast
+from functools import partial
+from itertools import chain
+from operator import attrgetter, is_not
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from .refusal import Refusal
+
+is_there = partial(is_not, None)
+
+
+class Cut(Protocol):
+    """How the N fragments of a part are cut out, as views: all at once, as there may be thousands."""
+
+    def __call__(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Cut them out of ``tensors``, which are laid out like the part's keys."""
+
+    def select(self, chosen: Sequence[int]) -> "Cut":
+        """Return the cut of the fragments ``chosen``, by their places and in that order."""
 
 
 @dataclass(slots=True, eq=False)
@@ -24,8 +38,7 @@ class Part:
         keys: the tensors under which ``optimizer.state`` files the buffers.
         values: the elements themselves.
         grads: their gradients, in the values' shapes; None where the parameter took no part in the loss.
-        cuts: for each fragment, a function that cuts it, as a view, out of a tensor that is laid out like its key; None
-            if the fragment is the whole tensor.
+        cut: cuts the fragments out of tensors that are laid out like the keys; None if they are the whole tensors.
         copies: how many ranks hold this very fragment.
         wholes: the gradients of the whole parameters, in their shapes, where they were asked for and the fragments are
             pieces; None without a gradient.
@@ -38,7 +51,7 @@ class Part:
     keys: list[Tensor]
     values: list[Tensor]
     grads: list[Tensor | None]
-    cuts: Sequence[Callable[[Tensor], Tensor]] | None
+    cut: Cut | None
     copies: tuple[int, ...]
     wholes: list[Tensor | None] | None = None
     within: list[slice | Tensor] | None = None
@@ -49,15 +62,15 @@ class Part:
             return self
         keys, values = ([column[i] for i in chosen] for column in (self.keys, self.values))
         grads = [self.grads[i] for i in chosen]
-        cuts = None if self.cuts is None else [self.cuts[i] for i in chosen]
+        cut = None if self.cut is None else self.cut.select(chosen)
         rows, copies = (tuple(column[i] for i in chosen) for column in (self.rows, self.copies))
         wholes = None if self.wholes is None else [self.wholes[i] for i in chosen]
         within = None if self.within is None else [self.within[i] for i in chosen]
-        return Part(self.g, self.group, rows, keys, values, grads, cuts, copies, wholes, within)
+        return Part(self.g, self.group, rows, keys, values, grads, cut, copies, wholes, within)
 
     def with_grad(self) -> "Part":
         """Return the fragments that have a gradient."""
-        if all(grad is not None for grad in self.grads):
+        if all(map(is_there, self.grads)):
             return self
         return self.select([i for i, grad in enumerate(self.grads) if grad is not None])
 
@@ -67,7 +80,7 @@ class Part:
 
     def local(self, tensors: list[Tensor]) -> list[Tensor]:
         """Cut the fragments out of ``tensors``, which are laid out like the keys."""
-        return tensors if self.cuts is None else [cut(t) for cut, t in zip(self.cuts, tensors, strict=True)]
+        return tensors if self.cut is None else self.cut(tensors)
 
 
 Start = int | tuple[int, ...]
@@ -108,9 +121,8 @@ SUBCLASS = Refusal(
 
 def check_plain(values: list[Tensor], grads: list[Tensor | None], name: str) -> None:
     """Raise RuntimeError, with the place put into ``name``, unless values and gradients are ordinary and dense."""
-    there = [grad for grad in grads if grad is not None]
-    types = {*map(type, values), *map(type, there)}
-    if types <= PLAIN and {torch.strided}.issuperset(map(layout_of, there)):
+    there = grads if all(map(is_there, grads)) else [grad for grad in grads if grad is not None]
+    if PLAIN.issuperset(map(type, chain(values, there))) and {torch.strided}.issuperset(map(layout_of, there)):
         return
     for i, (value, grad) in enumerate(zip(values, grads, strict=True)):
         where = name.format(i)

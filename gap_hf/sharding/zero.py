@@ -10,12 +10,10 @@ objects (checked with 0.18.4 to 0.19.8), and checked before they are used: they 
 import importlib.metadata
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
-from itertools import accumulate
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -27,6 +25,7 @@ from .layout import ParameterLayout, Shaped
 from .part import Part, Piece, Start, check_plain
 from .refusal import Refusal
 from .sharded import InPieces
+from .slices import Flat, Slice, Slices, cut_out, one_after_another
 
 DROPPED = Refusal(
     "frozen or empty parameters in the optimizer",
@@ -65,36 +64,6 @@ class HalfPrecision(ParameterLayout):
         for copies, masters in zip(self.parameters, self.filed, strict=True):
             for copy, master in zip(copies, masters, strict=True):
                 copy.data.copy_(master.data)
-
-
-class Slice(NamedTuple):
-    """A stretch of ``numel`` elements of parameter ``row``, from ``start`` in a flat tensor, ``offset`` in itself."""
-
-    row: int
-    start: int
-    numel: int
-    offset: int
-
-    def narrow(self) -> Callable[[Tensor], Tensor]:
-        """Cut the slice out of a tensor that is laid out like the flat one."""
-        return partial(torch.narrow, dim=0, start=self.start, length=self.numel)
-
-
-@dataclass(eq=False)
-class Flat:
-    """A flat tensor that takes the place of parameters of group ``g``.
-
-    Attributes:
-        g: the group's number.
-        key: the tensor.
-        rows: the parameters of which it holds slices on any rank, by their places in the group.
-        slices: those on this rank.
-    """
-
-    g: int
-    key: Tensor
-    rows: Sequence[int]
-    slices: list[Slice]
 
 
 class Zero(InPieces):
@@ -147,12 +116,10 @@ class Zero(InPieces):
                     )
                 self.received.append(flat)
                 check_plain([key], [key.grad], f"the flat tensor of group {flat.g}")
-                slices = flat.slices if by_parameter else [Slice(0, 0, key.numel(), 0)]
-                cuts, N = [piece.narrow() for piece in slices], len(slices)
-                values = [cut(key) for cut in cuts]
-                grads = [None if key.grad is None else cut(key.grad) for cut in cuts]
-                rows = tuple(piece.row for piece in slices)
-                parts.append(Part(flat.g, group, rows, [key] * N, values, grads, cuts, (1,) * N))
+                cut = flat.cut if by_parameter else Slices([Slice(0, 0, key.numel(), 0)])
+                keys, grad = [key] * len(cut.rows), key.grad
+                grads: list[Any] = [None] * len(keys) if grad is None else cut([grad] * len(keys))
+                parts.append(Part(flat.g, group, cut.rows, keys, cut(keys), grads, cut, (1,) * len(keys)))
                 if wholes:
                     self.gather(parts[-1], flat.rows, key.dtype)
         return parts
@@ -186,13 +153,17 @@ class Zero(InPieces):
         # also of those that hold nothing of it: DeepSpeed gives every group or sub-group one on every rank
         return [flat.key for flat in self.flats if flat.g == g]
 
+    @cached_property
+    def all_pieces(self) -> dict[tuple[int, int], list[Piece]]:
+        """The ``pieces`` of all parameters of which this rank holds something."""
+        found: dict[tuple[int, int], list[Piece]] = {}
+        for flat in self.flats:
+            for cut in flat.slices:
+                found.setdefault((flat.g, cut.row), []).append(Piece(flat.key, cut.narrow(), cut.offset))
+        return found
+
     def pieces(self, g: int, i: int) -> list[Piece]:
-        return [
-            Piece(flat.key, cut.narrow(), cut.offset)
-            for flat in self.flats
-            for cut in flat.slices
-            if (flat.g, cut.row) == (g, i)
-        ]
+        return self.all_pieces.get((g, i), [])
 
     def shapes_in(self, g: int, key: Tensor) -> list[torch.Size]:
         return [self.shapes[g][cut.row] for cut in self.known[id(key)].slices]
@@ -351,24 +322,6 @@ class Zero3(Zero):
         self.wrapper.checkpoint_event_prologue()
         self.copy_back(self.flats)
         self.wrapper.checkpoint_event_epilogue()
-
-
-def one_after_another(sizes: Sequence[int]) -> list[int]:
-    """Return where tensors of these sizes begin if there are no gaps between them."""
-    return [0, *accumulate(sizes)][:-1]
-
-
-def cut_out(order: Sequence[int], starts: list[int], sizes: list[int], begin: int, length: int) -> list[Slice]:
-    """Cut out the slices of the parameters ``order`` that lie in ``[begin, begin + length)`` of one flat tensor.
-
-    ``starts`` and ``sizes`` are the parameters' places in it.
-    """
-    slices = []
-    for index, start, size in zip(order, starts, sizes, strict=True):
-        first, last = max(begin, start), min(begin + length, start + size)
-        if first < last:
-            slices.append(Slice(index, first - begin, last - first, first - start))
-    return slices
 
 
 def refuse_dropped(g: int, given: int, kept: int) -> None:

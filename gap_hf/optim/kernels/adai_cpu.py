@@ -3,12 +3,11 @@
 import ctypes
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..work import Work
-from .fused_cpu import address
+from .fused_cpu import address, doubles
 from .rounds import RoundsOnCPU
 
 
@@ -32,10 +31,10 @@ class AdaiOnCPU(RoundsOnCPU):
 
     prefix: ClassVar[str] = "adai"
 
-    def own(self, numbers: Any) -> tuple[ctypes.Structure, list[np.ndarray]]:
-        beta0 = np.array(numbers.beta0, dtype=np.float64)
+    def own(self, numbers: Any) -> tuple[ctypes.Structure, list[Any]]:
+        beta0 = doubles(numbers.beta0)
         self.numbers = AdaiStruct(
-            beta0=beta0.ctypes.data,
+            beta0=ctypes.addressof(beta0),
             beta2=numbers.beta2,
             eps=numbers.eps,
             dampening=numbers.dampening,

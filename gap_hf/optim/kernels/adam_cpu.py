@@ -3,9 +3,7 @@
 import ctypes
 from typing import Any, ClassVar
 
-import numpy as np
-
-from .fused_cpu import FusedCPU
+from .fused_cpu import FusedCPU, doubles, integers
 
 
 class AdamStruct(ctypes.Structure):
@@ -23,18 +21,17 @@ class AdamOnCPU(FusedCPU):
 
     prefix: ClassVar[str] = "adam"
 
-    def own(self, numbers: Any) -> tuple[ctypes.Structure, list[np.ndarray]]:
-        betas = np.array([*numbers.betas, *numbers.betas2], dtype=np.float64)
-        exponents = np.array(numbers.exponents, dtype=np.int64)
-        second = np.array(numbers.second, dtype=np.int64)
+    def own(self, numbers: Any) -> tuple[ctypes.Structure, list[Any]]:
+        betas, exponents = doubles([*numbers.betas, *numbers.betas2]), integers(numbers.exponents)
+        second = integers(numbers.second)
         found = AdamStruct(
-            second=second.ctypes.data,
-            beta1=betas.ctypes.data,
-            beta2=betas.ctypes.data + 8 * len(numbers.betas),
+            second=ctypes.addressof(second),
+            beta1=ctypes.addressof(betas),
+            beta2=ctypes.addressof(betas) + 8 * len(numbers.betas),
             eps=numbers.eps,
             keep=1 - float(numbers.lr) * numbers.decay,
             second_reset=numbers.second_reset,
             batch_size=numbers.batch_size or 0.0,
-            exponent=exponents.ctypes.data if numbers.exponents else None,
+            exponent=ctypes.addressof(exponents) if numbers.exponents else None,
         )
         return found, [betas, second, exponents]

@@ -3,10 +3,10 @@
 import ctypes
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 
 from ..work import Work
+from .fused_cpu import doubles
 from .kernel import Addresses
 from .matrices import NAMES, Matrices
 from .rounds import RoundsOnCPU
@@ -38,16 +38,16 @@ class AdamsOnCPU(RoundsOnCPU):
     def begin(self, work: Work, addresses: Addresses | None) -> None:
         super().begin(work, addresses)
         if self.matrices is None or not self.matrices.are_those_of(work):
-            self.matrices, sizes = Matrices(work), self.known().numel
+            self.matrices, sizes, self.described = Matrices(work), self.known().numel, None
             largest = int(sizes.max()) * 2 * torch.get_num_threads()
             self.whole = self.matrices.whole and largest <= int(sizes.sum())
 
     def own(self, numbers: Any) -> tuple[ctypes.Structure, list[Any]]:
-        betas, matrices = np.array(numbers.betas, dtype=np.float64), self.matrices
+        betas, matrices = doubles(numbers.betas), self.matrices
         assert matrices is not None
         vectors = {"v": matrices.v, "Wv": matrices.Wv, "norm": matrices.norm}
         struct = AdamsStruct(
-            betas=betas.ctypes.data,
+            betas=ctypes.addressof(betas),
             beta2=numbers.beta2,
             decay=float(numbers.lr) * numbers.decay,
             vector_decay=float(numbers.lr) * numbers.scalar_vector_decay,

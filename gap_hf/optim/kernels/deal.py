@@ -1,7 +1,6 @@
 """The dealer, which decides which tensors go to which kernel."""
 
 from collections.abc import Sequence
-from itertools import chain
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from ..family import Family
 from ..work import Work
-from .kernel import Addresses, Kernel, addresses_of, locate
+from .kernel import Addresses, Kernel, locate, table_of
 from .pick import pick
 
 dtype_of, device_of = attrgetter("dtype"), attrgetter("device")
@@ -35,8 +34,8 @@ class Dealer:
     def __init__(self, family: Family) -> None:
         self.family = family
         self.flags: tuple[bool | None, bool | None] = (None, None)
-        self.table: np.ndarray | None = None  # of the values, steps and buffers
-        self.found: Addresses | None = None  # without the gradients
+        self.places: bytes | None = None  # the addresses of values, steps and buffers
+        self.found: Addresses | None = None  # with the gradients of the first step
         self.only: type[Kernel] | None = None  # that takes all
         self.grad: tuple[torch.device, torch.dtype] | None = None
         self.kernels: dict[tuple[int, type[Kernel]], Kernel] = {}  # of the first work, the second, ...
@@ -53,18 +52,16 @@ class Dealer:
             RuntimeError: ``fused=True`` and there is no fused kernel, a parameter and its state are on different
                 devices or of different sizes, or a count of steps is not a count.
         """
-        table = addresses_of(chain(work.values, work.steps, *work.buffers))
-        grad, numel = alike(work.grads), np.array(list(map(Tensor.numel, work.grads)), np.int64)
-        everything = range(len(work.values))
+        table, N = table_of(work), len(work.values)
+        places, grad = table[:-N].tobytes(), alike(work.grads)
+        numel = np.fromiter(map(Tensor.numel, work.grads), np.int64, N)
         if (
             self.found is None
-            or self.only is None
-            or self.table is None
             or (foreach, fused) != self.flags
             or grad is None
             or grad != self.grad
-            or not np.array_equal(table, self.table)
-            or not np.array_equal(numel, self.found.numel)
+            or places != self.places
+            or numel.tobytes() != self.found.numel.tobytes()
         ):
             self.found = None
             kinds = deal(self.family, work, foreach, fused)
@@ -75,16 +72,12 @@ class Dealer:
                     kernel.begin(some, locate(some) if kind.by_address else None)
                     dealt.append(Dealt(kernel, rows, some))
                 return dealt
-            self.flags, self.table, self.grad = (foreach, fused), table, grad
-            self.only, self.found = kinds[0][0], Addresses(table, np.unique(addresses_of(work.steps)), numel)
+            self.flags, self.places, self.grad = (foreach, fused), places, grad
+            self.only, self.found = kinds[0][0], locate(work)
         assert self.only is not None
-        assert self.found is not None
         kernel = self.kernel(0, self.only)
-        if kernel.by_address:
-            kernel.begin(work, self.found._replace(table=np.concatenate([table, addresses_of(work.grads)])))
-        else:
-            kernel.begin(work, None)
-        return [Dealt(kernel, everything, work)]
+        kernel.begin(work, self.found._replace(table=table) if kernel.by_address else None)
+        return [Dealt(kernel, range(N), work)]
 
     def kernel(self, k: int, kind: type[Kernel]) -> Kernel:
         """Return the kernel of the ``k``-th work, which is the same from step to step."""

@@ -4,7 +4,7 @@ import ctypes
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from .build import Unavailable, load
 from .kernel import Addresses, ChoosingKernel
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.uint8: 3}
+ELEMENTS_OF_A_THREAD = 1 << 15
 CPU = torch.device("cpu")  # whatever the default device is: C writes there
 
 
@@ -39,6 +40,26 @@ class Job(ctypes.Structure):
     ]
 
 
+class Description(NamedTuple):
+    """What every job has in common as long as numbers and tensors are the same, which are compared by identity.
+
+    Attributes:
+        numbers: the numbers.
+        lr: their learning rate.
+        numel: the values' element counts, made anew when a tensor is another.
+        elements: their sum.
+        job: the job, without the addresses of the tensors.
+        alive: what it points to.
+    """
+
+    numbers: Any
+    lr: float
+    numel: np.ndarray
+    elements: int
+    job: Job
+    alive: list[Any]
+
+
 class FusedCPU(ChoosingKernel):
     """The kernel that handles all tensors in one call; a subclass for each family names the functions and their input.
 
@@ -55,7 +76,7 @@ class FusedCPU(ChoosingKernel):
         super().__init__(family)
         self.addresses: Addresses | None = None
         self.job: Job | None = None
-        self.alive: list[Any] = []  # what the job points to
+        self.described: Description | None = None
 
     @staticmethod
     def why_not(dtypes: tuple[torch.dtype, ...]) -> str | None:
@@ -71,7 +92,7 @@ class FusedCPU(ChoosingKernel):
         return None
 
     @abstractmethod
-    def own(self, numbers: Any) -> tuple[ctypes.Structure, list[np.ndarray]]:
+    def own(self, numbers: Any) -> tuple[ctypes.Structure, list[Any]]:
         """Put what the family's functions read of ``numbers`` into a struct; also return the arrays it points to."""
 
     # ------------------------------------------------------------------ the calls
@@ -148,53 +169,70 @@ class FusedCPU(ChoosingKernel):
     def prepared(self, work: Work) -> Job:
         """Return ``work`` as the C code reads it, made once per step."""
         if self.job is None:
-            self.job, self.alive = self.describe(work)
+            table, _, numel = self.known()
+            lr, known = float(work.numbers.lr), self.described  # a tensor's number may have changed
+            if known is None or known.numbers is not work.numbers or known.numel is not numel or known.lr != lr:
+                known = self.described = self.describe(work, lr, numel)
+            self.job = Job.from_buffer_copy(known.job)
+            self.job.table, self.job.threads = table.ctypes.data, threads(known.elements)
         return self.job
 
     @contextmanager
     def constant(self, work: Work, weights: tuple[float, ...] | None) -> Iterator[None]:
         """Tell the functions that are called meanwhile a mix's constant weights, if there is a mix."""
         job = self.prepared(work)
-        table = np.array(weights or (), dtype=np.float64)
-        job.mixes, job.constant = weights is not None, table.ctypes.data
+        table = doubles(weights or ())
+        job.mixes, job.constant = weights is not None, ctypes.addressof(table)
         yield
         job.constant = None
 
-    def describe(self, work: Work) -> tuple[Job, list[Any]]:
-        """Make the job, and return it with the objects that must live as long."""
-        numbers, (table, _, numel) = work.numbers, self.known()
-        lr, K = float(numbers.lr), len(numbers.gains)
-        doubles = np.array([*(lr * factor for factor in numbers.modulation), *numbers.gains], dtype=np.float64)
-        first = np.array([-1 if place is None else place for place in numbers.first], dtype=np.int64)
-        firsts = int((first >= 0).sum())
+    def describe(self, work: Work, lr: float, numel: np.ndarray) -> Description:
+        """Describe ``work``, whose values have ``numel`` elements, at the learning rate ``lr``."""
+        numbers, K = work.numbers, len(work.numbers.gains)
+        factors = doubles([*(lr * factor for factor in numbers.modulation), *numbers.gains])
+        first = integers([-1 if place is None else place for place in numbers.first])
+        firsts = len(numbers.first) - numbers.first.count(None)
         own, arrays = self.own(numbers)
         job = Job(
             n=len(work.values),
             K=K,
             firsts=firsts,
             seconds=len(work.buffers) - firsts,
-            threads=torch.get_num_threads(),
             value_dtype=DTYPES[work.values[0].dtype],
             first_dtype=DTYPES[work.buffers[0][0].dtype],
             second_dtype=DTYPES[work.buffers[-1][0].dtype],
             stochastic=numbers.stochastic,
-            table=table.ctypes.data,
-            first=first.ctypes.data,
+            first=ctypes.addressof(first),
             numel=numel.ctypes.data,
-            rate=doubles.ctypes.data,
-            gain=doubles.ctypes.data + 8 * K,
+            rate=ctypes.addressof(factors),
+            gain=ctypes.addressof(factors) + 8 * K,
             l2=numbers.l2,
             soft_reset=numbers.soft_reset,
             maximize=numbers.maximize,
             tie=TIE,
             own=ctypes.addressof(own),
         )
-        return job, [table, first, numel, doubles, own, *arrays]
+        return Description(numbers, lr, numel, int(numel.sum()), job, [first, factors, own, *arrays])
+
+
+def threads(elements: int) -> int:
+    """Return how many threads are worth waking for so many elements; torch gives each of its own no fewer."""
+    return max(1, min(torch.get_num_threads(), elements // ELEMENTS_OF_A_THREAD))
 
 
 def memory(kept: dict[str, Tensor]) -> list[ctypes.c_void_p | None]:
     """The addresses of choices, weights (none, if a candidate is picked) and counts of negative steps."""
     return [address(kept[key]) if key in kept else None for key in ("last_choice", "last_weights", "negative_steps")]
+
+
+def doubles(values: Sequence[float]) -> Any:
+    """Return ``values`` as C has them; NumPy takes longer to tell where a small array is."""
+    return (ctypes.c_double * len(values))(*values)
+
+
+def integers(values: Sequence[int]) -> Any:
+    """Return ``values``, whole numbers of 64 bits, as C has them."""
+    return (ctypes.c_int64 * len(values))(*values)
 
 
 def pointer(array: np.ndarray) -> ctypes.c_void_p:

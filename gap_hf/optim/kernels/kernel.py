@@ -1,7 +1,6 @@
 """``Kernel``: one way of doing a family's arithmetic."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from itertools import chain
 from typing import Any, ClassVar, NamedTuple
 
@@ -132,13 +131,12 @@ class ChoosingKernel(Kernel):
 
 def locate(work: Work) -> Addresses:
     """Return the addresses of the tensors of ``work``."""
+    table, N = table_of(work), len(work.values)
     return Addresses(
-        addresses_of(chain(work.values, work.steps, *work.buffers, work.grads)),
-        np.unique(addresses_of(work.steps)),
-        np.array([value.numel() for value in work.values], np.int64),
+        table, np.unique(table[N : N + len(work.steps)]), np.array([value.numel() for value in work.values], np.int64)
     )
 
 
-def addresses_of(tensors: Iterable[Tensor]) -> np.ndarray:
-    """Return the addresses at which ``tensors`` begin in memory, uint64."""
-    return np.array(list(map(Tensor.data_ptr, tensors)), np.uint64)
+def table_of(work: Work) -> np.ndarray:
+    """Return the first of the ``Addresses`` of ``work``."""
+    return np.array(list(map(Tensor.data_ptr, chain(work.values, work.steps, *work.buffers, work.grads))), np.uint64)

@@ -3,9 +3,7 @@
 import ctypes
 from typing import Any, ClassVar
 
-import numpy as np
-
-from .fused_cpu import FusedCPU
+from .fused_cpu import FusedCPU, doubles
 
 
 class RFRMSpropStruct(ctypes.Structure):
@@ -22,10 +20,10 @@ class RFRMSpropOnCPU(FusedCPU):
 
     prefix: ClassVar[str] = "rf_rmsprop"
 
-    def own(self, numbers: Any) -> tuple[ctypes.Structure, list[np.ndarray]]:
-        momenta = np.array(numbers.momenta, dtype=np.float64)
+    def own(self, numbers: Any) -> tuple[ctypes.Structure, list[Any]]:
+        momenta = doubles(numbers.momenta)
         found = RFRMSpropStruct(
-            momentum=momenta.ctypes.data,
+            momentum=ctypes.addressof(momenta),
             alpha=numbers.alpha,
             batch_size=numbers.batch_size,
             eps=numbers.eps,

@@ -3,9 +3,7 @@
 import ctypes
 from typing import Any, ClassVar
 
-import numpy as np
-
-from .fused_cpu import FusedCPU
+from .fused_cpu import FusedCPU, doubles
 
 
 class SGDMStruct(ctypes.Structure):
@@ -23,7 +21,7 @@ class SGDMOnCPU(FusedCPU):
 
     prefix: ClassVar[str] = "sgdm"
 
-    def own(self, numbers: Any) -> tuple[ctypes.Structure, list[np.ndarray]]:
-        momenta = np.array(numbers.momenta, dtype=np.float64)
-        found = SGDMStruct(momentum=momenta.ctypes.data, dampening=numbers.dampening, nesterov=numbers.nesterov)
+    def own(self, numbers: Any) -> tuple[ctypes.Structure, list[Any]]:
+        momenta = doubles(numbers.momenta)
+        found = SGDMStruct(momentum=ctypes.addressof(momenta), dampening=numbers.dampening, nesterov=numbers.nesterov)
         return found, [momenta]

@@ -10,7 +10,7 @@ from torch import Tensor
 class Rule(ABC):
     """A rule turns the candidates' scores into a candidate, or into a weight for each.
 
-    An instance is made for a group at each step, from the group's options.
+    An instance is made from a group's options, and again whenever these have changed; it keeps nothing itself.
 
     Attributes:
         types: the values of the option ``type`` that stand for the rule, and for each of them whether every parameter
