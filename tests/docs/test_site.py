@@ -59,7 +59,7 @@ def test_nothing_is_loaded_from_elsewhere(pages):
 
 def test_formulas_are_mathml(pages):
     families = {f"families/{name}" for name in ("adai", "if_shampoo", "root_free")}
-    with_formulas = {"algorithm", "api", "evidence", *families, "howto/plots"}
+    with_formulas = {"algorithm", "api", "evidence", *families, "howto/plots", "speed"}
     assert {name for name, page in pages.items() if "math" in page.tags} == with_formulas
     assert {name for name, page in pages.items() if "\\(" in page.text or "\\[" in page.text} == set()
 

@@ -191,7 +191,11 @@ class Moments(Scored):
         weighted_grads, scales, sums = [], [], []  # r g, without the bias correction of r, and sum(r)
         for u, v in enumerate(moments):
             c = roots_of_corrections(numbers, u, steps)
-            r = denominators(ops, v, numbers, c)
+            if numbers.batch_size is None:  # c / (sqrt(v) + c eps): where c meets the sum it costs nothing
+                r = list(ops.sqrt(v))
+                ops.add_(r, alike([numbers.eps * root for root in c]))
+            else:
+                r = list(ops.add(v, numbers.eps))
             ops.reciprocal_(r)
             total = summed(r)
             scales.append(torch.tensor(c, dtype=torch.float64, device="cpu").to(total.device, non_blocking=True))
@@ -225,12 +229,11 @@ class Moments(Scored):
         numbers: MomentNumbers = work.numbers
         lr, steps, u = float(numbers.lr), counts(work), numbers.second[candidate]
         dtype, values = wide_values(work)
-        moment, c = cast(moment_of(ops, work, candidate), dtype), roots_of_corrections(numbers, u, steps)
+        moment = cast(moment_of(ops, work, candidate), dtype)
         if numbers.decay:
             ops.mul_(values, 1 - lr * numbers.decay)
-        rate, found = -lr * numbers.modulation[candidate], corrections(numbers, candidate, steps)
-        sizes = alike([rate * root / first for root, first in zip(c, found, strict=True)])
-        ops.addcdiv_(values, moment, denominators(ops, stored_second(work, u, dtype), numbers, c), sizes)
+        step_sizes = [-lr * numbers.modulation[candidate] / c for c in corrections(numbers, candidate, steps)]
+        ops.addcdiv_(values, moment, denominators(ops, work, steps, u, dtype), alike(step_sizes))
         store(ops, work.values, values)
 
     def mix(self, ops: Operations, work: Work, answers: list[Tensor], weights: Sequence[Sequence[float]]) -> None:
@@ -242,18 +245,17 @@ class Moments(Scored):
             ops.mul_(values, 1 - lr * numbers.decay)
         for u in range(len(numbers.betas2)):
             total: list[Tensor] = []
-            c = roots_of_corrections(numbers, u, steps)
             for j in range(len(numbers.betas)):
                 if numbers.second[j] != u:
                     continue
                 rate, found = -lr * numbers.modulation[j], corrections(numbers, j, steps)
-                sizes = [rate * row[j] * root / first for row, root, first in zip(weights, c, found, strict=True)]
+                sizes = [rate * of_each[j] / c for of_each, c in zip(weights, found, strict=True)]
                 scaled = list(ops.mul(moments[j], alike(sizes)))
                 if total:
                     ops.add_(total, scaled)
                 else:
                     total = scaled
-            ops.div_(total, denominators(ops, stored_second(work, u, dtype), numbers, c))
+            ops.div_(total, denominators(ops, work, steps, u, dtype))
             ops.add_(values, total)
         store(ops, work.values, values)
 
@@ -334,24 +336,15 @@ def wide_values(work: Work) -> tuple[torch.dtype, list[Tensor]]:
     return dtype, cast(work.values, dtype)
 
 
-def stored_second(work: Work, u: int, dtype: torch.dtype) -> list[Tensor]:
-    """The second moments ``u`` in ``dtype``."""
-    return cast(work.buffers[u - len(work.numbers.betas2)], dtype)
-
-
-def denominators(ops: Operations, v: list[Tensor], numbers: MomentNumbers, roots: list[float]) -> list[Tensor]:
-    """The denominators of the step times ``roots``: a factor on them all is cheaper where it meets a number per tensor.
-
-    Args:
-        ops: torch's operations.
-        v: the second moments.
-        numbers: the group's numbers.
-        roots: ``roots_of_corrections``.
-    """
+def denominators(ops: Operations, work: Work, steps: list[float], u: int, dtype: torch.dtype) -> list[Tensor]:
+    """The denominators of the step, with second moment ``u``."""
+    numbers: MomentNumbers = work.numbers
+    stored = cast(work.buffers[u - len(numbers.betas2)], dtype)
     if numbers.batch_size is not None:
-        return list(ops.add(v, numbers.eps))
-    found = list(ops.sqrt(v))
-    ops.add_(found, alike([numbers.eps * root for root in roots]))
+        return list(ops.add(stored, numbers.eps))
+    found = list(ops.sqrt(stored))
+    ops.div_(found, alike(roots_of_corrections(numbers, u, steps)))
+    ops.add_(found, numbers.eps)
     return found
 
 
