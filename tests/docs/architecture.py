@@ -34,7 +34,7 @@ WORDS = {
     "shell": "shell\ntorch.optim's contract",
     "families": "families\nadam, sgdm, …",
 }
-LEFT_OUT = {"uploads", "reference", "find", "takeover", "default", "rule"}
+LEFT_OUT = {"uploads", "reference", "find", "takeover", "default", "rule", "reading"}
 """Small ones and helpers, for the picture's sake."""
 
 
