@@ -75,6 +75,25 @@ def test_the_kernel_agrees_with_any_vectors(monkeypatch, kind, value):
         forget()
 
 
+@pytest.mark.parametrize("dtypes", [(F32,) * 4, (F32, F32, BF16, F32), (F32, F32, BYTE, F32), (BF16,) * 4], ids=str)
+def test_any_vectors_give_the_same_bits(monkeypatch, dtypes):
+    """Only the order in which sums are taken is another."""
+    ends = []
+    for kind in [kind for kind in vectors.KINDS if vectors.KINDS[kind].needs <= vectors.abilities()]:
+        monkeypatch.setenv("GAP_HF_VECTORS", kind)
+        forget()
+        kernel, work = kernel_for(dtypes), selfcheck.start(FAMILIES[4], 1, CPU, dtypes)
+        for t in range(3):
+            selfcheck.renewed(kernel, work, t)
+            kernel.tick(work)
+            kernel.observe(work, [])
+            kernel.apply(work, [], [0, 1, 0, 1], [False, True, False, False])
+        ends.append([*work.values, *(tensor for column in work.buffers for tensor in column)])
+    forget()
+    for other in ends[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(ends[0], other, strict=True))
+
+
 @pytest.mark.parametrize("kernel", OTHERS, ids=lambda kernel: kernel.family.name)
 @pytest.mark.parametrize("dtypes", [dtypes for dtypes in dict.fromkeys(ALL) if len(dtypes) == 4], ids=str)
 def test_the_kernels_of_other_families_agree(kernel, dtypes):

@@ -25,7 +25,19 @@ logger = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).parent / "c" / "fused_cpu.c"
 """What is compiled; it includes the headers beside it."""
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC", "-lm")
+FLAGS = (
+    "-O3",
+    "-march=native",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fopenmp",
+    "-shared",
+    "-fPIC",
+    "-lm",
+)
+"""How it is compiled. Products and sums are not contracted: which of them a compiler fuses depends on the code around
+them, and a step would have other bits where a loop is written out for it, or on another processor."""
 
 FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "gap_has_float16": (c_int, ()),
