@@ -197,7 +197,6 @@ MISTAKES = [
     ("(noise << 3)", "0", "rounded otherwise"),
     ("(1U << 23)) >> 24 << 23", "0) >> 24 << 23", f"rounded otherwise|{FIRST}"),
     ("(code << 24 & 0x80000000U)", "0", f"a new value|a sum|{FIRST}"),
-    ("- (floor >> 19), 127)", "- (floor >> 19), 255)", f"a sum|{FIRST}"),
     ("adam_lift(job, j), job->soft_reset", "adam_lift(job, j), 1", FIRST),
     ("g[k] + momentum * m[k]", "g[k] + m[k]", "a new value"),
     ("row->l2 == 0 ? g :", "1 ? g :", FIRST),

@@ -20,6 +20,9 @@ from .rounding import Draw, noise_for
 MANTISSA = 19
 """The bits of a float32's mantissa that a code lacks."""
 
+NAN = 0x7FC00000
+"""The bits of a float32 that is not a number."""
+
 HALF_A_STEP = 1 << 15
 """The noise that rounds to the nearest."""
 
@@ -41,13 +44,14 @@ def exponent(beta1: float, beta2: float) -> int | None:
 
 
 def floors(v: Tensor, exponent: int) -> Tensor:
-    """Return the bits of the floors f, int32.
+    """Return the bits of the floors f, int32; those of a NaN where v is not finite, so that the moment is NaN, too.
 
     Args:
         v: float32, the second moments.
         exponent: see ``exponent``.
     """
-    return (((v.view(torch.int32) >> 23) + 1 >> 1) + 63 + exponent) << 23
+    found = (((v.view(torch.int32) >> 23 & 255) + 1 >> 1) + 63 + exponent) << 23
+    return found.masked_fill_(~v.isfinite(), NAN)
 
 
 def encode(m: Tensor, floor: Tensor, noise: Tensor | int = HALF_A_STEP) -> Tensor:

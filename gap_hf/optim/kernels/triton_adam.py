@@ -25,7 +25,7 @@ from .triton_common import (
     tick,
     write,
 )
-from .triton_eight_bit import decode, encode, floors, lift
+from .triton_eight_bit import decode, encode, floors, lifted
 
 __all__ = ["add_up", "apply", "observe", "tick"]
 
@@ -97,8 +97,8 @@ def first_moment(
         at = elements(table, n, 2 + PLACE, i, begin, DTYPE, BLOCK, WHOLE)
         stored = read(at, inside, WHOLE)
         if tl.uint8 == DTYPE:
-            code, up = stored, lift(numbers + 5 * K + 2 * U + 1, j)
-            stored = decode(code, held + up)
+            code, exponents = stored, numbers + 5 * K + 2 * U + 1
+            stored = decode(code, lifted(held, exponents, j))
         if UPDATE:
             m = stored.to(tl.float32)
             # in the form that torch.lerp takes: from the nearer end
@@ -106,9 +106,10 @@ def first_moment(
             near = weight < 0.5
             m = tl.where(near, m, g) + tl.where(near, weight, weight - 1.0) * (g - m)
             if tl.uint8 == DTYPE:
-                code = encode(m, now + up, noise_for(g, code.to(tl.uint32), t, j))
+                floor = lifted(now, exponents, j)
+                code = encode(m, floor, noise_for(g, code.to(tl.uint32), t, j))
                 write(at, code, inside, WHOLE)
-                stored = decode(code, now + up)
+                stored = decode(code, floor)
             else:
                 if STOCHASTIC:
                     stored = rounded_stochastically(m, g, stored, t, j)
@@ -259,12 +260,11 @@ def reset(
                 u = tl.load(numbers + 3 * K + j).to(tl.int64)
                 v = read(elements(table, n, 2 + F + u, i, begin, SECOND_DTYPE, BLOCK, WHOLE), inside, WHOLE)
                 after = (v.to(tl.float32) * second_reset).to(SECOND_DTYPE).to(tl.float32)
-                at, up = (
-                    elements(table, n, 2 + place, i, begin, FIRST_DTYPE, BLOCK, WHOLE),
-                    lift(numbers + 5 * K + 2 * U + 1, j),
-                )
-                m = decode(read(at, inside, WHOLE), floors(v.to(tl.float32)) + up) * soft_reset
-                write(at, encode(m, floors(after) + up, tl.full((BLOCK,), 1 << 15, tl.uint32)), inside, WHOLE)
+                at = elements(table, n, 2 + place, i, begin, FIRST_DTYPE, BLOCK, WHOLE)
+                exponents = numbers + 5 * K + 2 * U + 1
+                m = decode(read(at, inside, WHOLE), lifted(floors(v.to(tl.float32)), exponents, j)) * soft_reset
+                half_a_step = tl.full((BLOCK,), 1 << 15, tl.uint32)
+                write(at, encode(m, lifted(floors(after), exponents, j), half_a_step), inside, WHOLE)
     else:
         for c in tl.static_range(F):
             scale_buffer(table, n, 2 + c, i, begin, inside, soft_reset, FIRST_DTYPE, BLOCK, WHOLE)
@@ -314,7 +314,7 @@ def apply_block(
             m = filtered(table, n, i, begin, inside, l2, 2 + F + U, VALUE, L2, MAXIMIZE, BLOCK, WHOLE)
         else:
             code = read(elements(table, n, 2 + place, i, begin, FIRST_DTYPE, BLOCK, WHOLE), inside, WHOLE)
-            m = decode(code, floors(v) + lift(numbers + 5 * K + 2 * U + 1, j))
+            m = decode(code, lifted(floors(v), numbers + 5 * K + 2 * U + 1, j))
     else:
         m = picked_moment(
             table, numbers + 4 * K, j, n, i, begin, inside, l2, 1.0,

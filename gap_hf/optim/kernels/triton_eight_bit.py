@@ -7,13 +7,14 @@ import triton.language as tl
 @triton.jit
 def floors(v: tl.tensor) -> tl.tensor:
     """Return the exponents of the floors for second moments ``v``, float32, without the candidate's own exponent."""
-    return (((v.to(tl.uint32, bitcast=True) >> 23) + 1) >> 1) << 23
+    return ((((v.to(tl.uint32, bitcast=True) >> 23) & 255) + 1) >> 1) << 23
 
 
 @triton.jit
-def lift(exponents: tl.tensor, j: tl.tensor) -> tl.tensor:
-    """Return what is added to floors for candidate ``j``; ``exponents`` points to K float64."""
-    return ((tl.load(exponents + j).to(tl.int32) + 63) << 23).to(tl.uint32, bitcast=True)
+def lifted(floor: tl.tensor, exponents: tl.tensor, j: tl.tensor) -> tl.tensor:
+    """Return the floors of candidate ``j``, NaN where v is not finite; ``exponents`` points to K float64."""
+    lift = ((tl.load(exponents + j).to(tl.int32) + 63) << 23).to(tl.uint32, bitcast=True)
+    return tl.where(floor == 128 << 23, 0x7FC00000, floor + lift)
 
 
 @triton.jit

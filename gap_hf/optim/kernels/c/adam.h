@@ -145,7 +145,7 @@ INLINE lanes adam_second(const struct adam_row *row, int64_t u, int64_t k, int64
 
 /* v: the second moments that belong to it. */
 INLINE lanes adam_first(const struct adam_row *row, int64_t j, int64_t k, int64_t n, lanes v) {
-  if (row->is.first_dtype == EIGHT_BIT) return decoded(get_codes(row->first[j], k, n), floors_of(v) + row->lift[j]);
+  if (row->is.first_dtype == EIGHT_BIT) return decoded(get_codes(row->first[j], k, n), lifted(floors_of(v), row->lift[j]));
   return get(row->first[j], row->is.first_dtype, k, n);
 }
 
@@ -157,13 +157,13 @@ INLINE lanes adam_update_first(const struct adam_row *row, int64_t j, int64_t k,
   words code = in_8_bits ? get_codes(row->first[j], k, n) : (words){0};
   lanes m, new;
   float beta1 = row->beta1[j];
-  m = in_8_bits ? decoded(code, row->floor[u] + row->lift[j]) : get(row->first[j], row->is.first_dtype, k, n);
+  m = in_8_bits ? decoded(code, lifted(row->floor[u], row->lift[j])) : get(row->first[j], row->is.first_dtype, k, n);
   if (row->is.usual || beta1 > 0.5f)
     new = m + (1 - beta1) * (g - m);
   else
     new = g - beta1 * (g - m);
   if (in_8_bits) {
-    words floor = floors_of(row->v[u]) + row->lift[j];
+    words floor = lifted(floors_of(row->v[u]), row->lift[j]);
     code = encoded(new, floor, noise_for(hash, code, j));
     put_codes(row->first[j], k, n, code);
     return decoded(code, floor);

@@ -29,8 +29,13 @@ INLINE void put_codes(void *to, int64_t k, int64_t n, words code) {
   memcpy((uint8_t *)to + k, &x, n);
 }
 
-/* The bits of the floors for second moments v; those of a candidate are 63 + its exponent higher in the exponent. */
-INLINE words floors_of(lanes v) { return ((words)v + (1U << 23)) >> 24 << 23; }
+/* The bits of the floors for second moments v, without a candidate's lift: 63 + its exponent. */
+INLINE words floors_of(lanes v) { return (((words)v & 0x7FFFFFFFU) + (1U << 23)) >> 24 << 23; }
+
+/* A candidate's floors; NaN where v is not finite, which has the largest exponent. */
+INLINE words lifted(words floor, uint32_t lift) {
+  return (words)where((masks)(floor == 128U << 23), broadcast(NAN), (lanes)(floor + lift));
+}
 
 INLINE lanes decoded(words code, words floor) {
   lanes size = (lanes)(((code & 127) << 19) + floor) - (lanes)floor;
@@ -47,8 +52,8 @@ INLINE words encoded(lanes m, words floor, words noise) {
 INLINE void scale_codes_some(char *code, char *second, int64_t dtype, int64_t k, int64_t n, uint32_t lift, float factor,
                              float then) {
   lanes v = get(second, dtype, k, n);
-  lanes m = decoded(get_codes(code, k, n), floors_of(v) + lift) * factor;
-  put_codes(code, k, n, encoded(m, floors_of(v * then) + lift, (words){0} + (1U << 15)));
+  lanes m = decoded(get_codes(code, k, n), lifted(floors_of(v), lift)) * factor;
+  put_codes(code, k, n, encoded(m, lifted(floors_of(v * then), lift), (words){0} + (1U << 15)));
 }
 
 /* Multiplies moments by factor; then is what their second moments will be multiplied by after that. */
