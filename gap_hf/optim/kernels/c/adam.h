@@ -62,8 +62,8 @@ struct adam_kind {
   int64_t usual, K, U, value_dtype, first_dtype, second_dtype, stochastic;
 };
 
-/* Some candidates' arrays of a fragment, and all that is the same for its elements: a copy for each call, which no store
-   can change for all that the compiler knows. */
+/* Some candidates' arrays of a fragment, and all that is the same for its elements: a copy for each call, which no
+   store can change for all that the compiler knows. */
 struct adam_row {
   struct adam_kind is;
   char **first, **second;      /* K, NULL where the moment is the gradient itself; U */
@@ -145,7 +145,8 @@ INLINE lanes adam_second(const struct adam_row *row, int64_t u, int64_t k, int64
 
 /* v: the second moments that belong to it. */
 INLINE lanes adam_first(const struct adam_row *row, int64_t j, int64_t k, int64_t n, lanes v) {
-  if (row->is.first_dtype == EIGHT_BIT) return decoded(get_codes(row->first[j], k, n), lifted(floors_of(v), row->lift[j]));
+  if (row->is.first_dtype == EIGHT_BIT)
+    return decoded(get_codes(row->first[j], k, n), lifted(floors_of(v), row->lift[j]));
   return get(row->first[j], row->is.first_dtype, k, n);
 }
 
@@ -279,7 +280,7 @@ INLINE void adam_step_as(const struct job *job, int64_t i, int64_t begin, int64_
 static struct adam_kind adam_kind_of(const struct job *job) {
   const struct adam_numbers *own = job->own;
   int usual = job->seconds == 1 && !job->maximize && job->l2 == 0 && !is_rootless(job);
-  for (int64_t j = 0; j < job->K; j++) usual = usual && is_kept(job, j) && own->beta1[j] > 0.5;
+  for (int64_t j = 0; j < job->K; j++) usual = usual && is_kept(job, j) && (float)own->beta1[j] > 0.5f;
   return (struct adam_kind){usual,           job->K,           job->seconds,    job->value_dtype,
                             job->first_dtype, job->second_dtype, job->stochastic};
 }
@@ -289,8 +290,8 @@ static int same_kind(struct adam_kind x, struct adam_kind y) {
          x.first_dtype == y.first_dtype && x.second_dtype == y.second_dtype && x.stochastic == y.stochastic;
 }
 
-/* The dtypes of values and moments, and whether first moments are rounded stochastically, that functions are written out
-   for; none if the compiler does not optimize (-O0), which makes nothing of constants. */
+/* The dtypes of values and moments, and whether first moments are rounded stochastically, that functions are written
+   out for; none if the compiler does not optimize (-O0), which makes nothing of constants. */
 #ifdef __OPTIMIZE__
 #define ADAM_DTYPES(X, K)                                                                                              \
   X(K, FLOAT32, FLOAT32, FLOAT32, 0)                                                                                   \
@@ -337,7 +338,8 @@ static void adam_reset(const struct job *job, int64_t i, int64_t begin, int64_t 
 }
 
 /* Steps by candidate j. */
-static void adam_apply_one(const struct job *job, int64_t i, int64_t begin, int64_t end, int64_t j, const float *known) {
+static void adam_apply_one(const struct job *job, int64_t i, int64_t begin, int64_t end, int64_t j,
+                           const float *known) {
   struct adam_kind kind = adam_kind_of(job);
   kind.K = kind.U = 1;
 #define ADAM_CALL(kind) adam_apply_as(job, i, begin, end, j, known, kind)

@@ -1,7 +1,7 @@
 /* Vectors of LANES floats: 16 for AVX-512, 8 for AVX2, and 4 otherwise, which any compiler can do (build.py decides).
 
-   They are the vector extensions of gcc and clang; intrinsics stand only where these have no operator. All functions take
-   n <= LANES numbers from element k of an array on, and n is LANES but for the end of a tile: as they are inlined, the
+   They are the vector extensions of gcc and clang; intrinsics stand only where these have no operator. All functions
+   take n <= LANES numbers from element k of an array on, and n is LANES but for the end of a tile: as they are inlined, the
    copies of LANES numbers become single instructions. */
 
 #ifndef GAP_LANES_H
@@ -123,7 +123,9 @@ INLINE words hash_of(words x) {
 }
 
 /* Two candidates share a hash of what enters the filter, of which each has a half. */
-INLINE uint32_t salt_of(double t, int64_t j) { return (uint32_t)(uint64_t)t * 0x9E3779B9U + (uint32_t)(j / 2) * 0x85EBCA6BU; }
+INLINE uint32_t salt_of(double t, int64_t j) {
+  return (uint32_t)(uint64_t)t * 0x9E3779B9U + (uint32_t)(j / 2) * 0x85EBCA6BU;
+}
 
 INLINE words hash_for(lanes grad, uint32_t salt) { return hash_of((words)grad + salt); }
 
