@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..optim.arithmetic.torchao import dequantized
+from ..optim.codes import named
 
 State = Iterator[tuple[str, dict[str, Tensor]]]
 Weights = Iterator[tuple[str, Tensor]]
@@ -61,7 +62,7 @@ def plain(buffers: Mapping[str, Any], what: str) -> dict[str, Tensor]:
         ValueError: one is something else.
     """
     found = {}
-    for key, value in buffers.items():
+    for key, value in named(buffers).items():
         if not isinstance(value, Tensor):
             raise ValueError(
                 f"{key} of {what} is stored as {type(value).__name__}, from which its shape can't be told; resume with "

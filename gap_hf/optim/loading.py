@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from ..sharding import cut_alike, local_part
 from .arithmetic.torchao import dequantized
-from .codes import recode
+from .codes import named, recode
 from .family import Family
 from .groups import DTYPES, check_decided
 from .options import Declared, is_number, validate, validate_together
@@ -265,6 +265,7 @@ def check_state(
     """
     if not isinstance(saved, Mapping):
         raise ValueError(f"the state of {where} is a {type(saved).__name__}, not a dictionary")
+    saved = named(saved)
     declared = family.buffers(group)
     expected = {"step", *(buffer.name for buffer in declared)} if declared else set()
     # before version 0.3.0 a candidate without memory had a buffer, too

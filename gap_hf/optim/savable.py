@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..sharding import before_state_dict
+from ..sharding import before_state_dict, find_layout
 from ..sharding.layout import Layout
 from . import loading, state
+from .codes import in_one_dtype
 from .conversion import from_torch
 from .decision import Outcome
 from .family import Grain
@@ -29,11 +30,28 @@ class Savable(Watched, Optimizer):
         """Return the state, as ``torch.optim.Optimizer`` does; under FSDP1 there is one before the first step, too."""
         layout = self._shaping_layout()
         before_state_dict(self)
-        saved = super().state_dict()
+        saved = self._in_one_dtype(super().state_dict())
         if layout is None or layout.saves_own_shapes:
             return saved
         own = {buffer.name for group in self.param_groups for buffer in self.family.buffers(group) if buffer.shape}
         return pack(saved, own)
+
+    def _in_one_dtype(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """Return a state dictionary with one dtype for all buffers of a parameter, if the layout's checkpoints need it.
+
+        FSDP1's do (``_convert_all_state_info`` in ``torch/distributed/fsdp/_optim_utils.py``).
+        """
+        mixed = any(group.get("state_dtype") in ("bfloat16", "8bit") for group in self.param_groups)
+        if not mixed or not saved["state"]:
+            return saved
+        layout = self._layout or find_layout(self)
+        if layout is None or not layout.saves_one_dtype:
+            return saved
+        state = dict(saved["state"])
+        for group in saved["param_groups"]:
+            declared = self.family.buffers(group)
+            state |= {key: in_one_dtype(declared, state[key]) for key in group["params"] if key in state}
+        return {**saved, "state": state}
 
     def make_state(self, g: int, key: Tensor) -> dict[str, Any]:
         """Return ``self.state[key]``, of group ``g``; it is made with unused buffers if there is none."""

@@ -48,6 +48,7 @@ class FlatShards(Stretches):
     """
 
     saves_own_shapes = False
+    saves_one_dtype = True
 
     def __init__(self, param_groups: list[dict[str, Any]]) -> None:
         from torch.distributed.fsdp._flat_param import FlatParamHandle

@@ -119,6 +119,9 @@ class Layout(ABC):
     saves_own_shapes = True
     """Whether its checkpoints can carry a buffer whose shape is not the parameter's."""
 
+    saves_one_dtype = False
+    """Whether its checkpoints take one dtype only for all buffers of a parameter's shape."""
+
     def verify(self) -> None:  # noqa: B027
         """Check, once and together with the other ranks, that every element is covered exactly once.
 

@@ -34,6 +34,8 @@ OTHERS = ("adams-wise", "adai", "rf_rmsprop-switch")
 """The first one in all of these, each of the others in every other."""
 OF_MANY = ("fsdp1", "fsdp2", "zero3-offload")
 """Layouts that are tried with whole optimizers as candidates."""
+IN_8_BITS = ("fsdp1", "fsdp2", "tensor-parallel", "zero2", "zero3-sub-groups")
+"""Layouts that are tried with state in 8 bits: bytes in the place of floating point numbers."""
 OF_OWN_SHAPES = ("fsdp1", "fsdp2-on-4", "zero3-offload")
 """Layouts that are tried with a family whose buffers have shapes of their own; by ``make test-all`` in more."""
 if os.environ.get("GAP_HF_TEST_ALL"):
@@ -44,11 +46,15 @@ MIXED = ("tensor-parallel", "zero1", "zero2-offload", "zero3-sub-groups")
 sums are rounded otherwise, and the weights with them."""
 
 
-def cases_of(name: str) -> tuple[str, ...]:
-    """The cases that a layout is tried with."""
+def cases_of(name: str, into: str) -> tuple[str, ...]:
+    """The cases that a layout is tried with, and loaded from in the layout ``into``."""
+    if name == "fsdp1" != into:  # whose 8-bit state is saved under other names
+        return tuple(case for case in cases_of(name, name) if case != "adamw-8bit-state")
+    small = ("adamw-8bit-state",) if name in IN_8_BITS else ()
     if name in MIXED:
-        return ("adamw-switch", "sgdm-mix-wise")
+        return ("adamw-switch", "sgdm-mix-wise", *small)
     cases = (*SOME_CASES, "if_shampoo-switch") if name in OF_OWN_SHAPES else SOME_CASES
+    cases = (*cases, *small)
     cases = (*cases, "over-wise") if name in OF_MANY else cases
     return (*cases, OTHERS[0], OTHERS[1 + ONE_OF_EACH.index(name) % 2]) if name in ONE_OF_EACH else cases
 
@@ -168,7 +174,7 @@ def main(action: str, out: Path) -> None:
     plan = {name: name for name in SAVES[world]} if action == "save" else LOADS[world] | REFUSED.get(world, {})
     results = {}
     for layout, into in plan.items():
-        for case in cases_of(layout) if layout not in REFUSED.get(world, {}) else SOME_CASES[:1]:
+        for case in cases_of(layout, into) if layout not in REFUSED.get(world, {}) else SOME_CASES[:1]:
             try:
                 done = saved(layout, case, out) if action == "save" else loaded(layout, into, case, out)
             except (Exception, CheckpointException):  # which is a BaseException
