@@ -195,7 +195,8 @@ INLINE void adam_observe_some(const struct adam_row *row, int64_t k, int64_t n, 
   adam_update(row, k, n, g);
   EACH_SECOND {
     lanes r = 1.0f / adam_denominator(row, row->v[u], scale[u]);
-    totals[u] += n < LANES ? where(first_lanes(n), r, broadcast(0)) : r;
+    if (n < LANES) r = where(first_lanes(n), r, broadcast(0)); /* the others would be 1 / eps, or infinite */
+    totals[u] += r;
     row->v[u] = r * g;
   }
   EACH_FIRST dots[j] += row->v[row->is.U == 1 ? 0 : row->of[j]] * row->m[j];
