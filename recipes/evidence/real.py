@@ -17,6 +17,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from math import inf
 from pathlib import Path
@@ -140,17 +141,25 @@ def jobs(studies: Sequence[str], seeds: Sequence[int], results: Path, among: Way
 
 
 def run(job: Job, among: Ways = ways) -> Row:
-    """Start the recipe, and read what it left.
+    """Start the recipe, and read what it left."""
+    study = REAL_STUDIES[job.study]
+    way = among(study)[job.contender]
+    with output_of(study, way, job.seed, job.k) as folder:
+        log = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return row_of(job, way, log)
+
+
+@contextmanager
+def output_of(study: RealStudy, way: Way, seed: int, k: int) -> Iterator[Path]:
+    """Run the recipe at the learning rate 2^k; its output directory is there as long as the context.
 
     Raises:
         SystemExit: it failed; its last lines say why.
     """
-    study = REAL_STUDIES[job.study]
-    way = among(study)[job.contender]
     with tempfile.TemporaryDirectory(prefix="gap_hf-evidence-") as scratch:
-        flags = [*study.flags.split(), "--optim", way.optim, *way.flags.split(), "--learning_rate", str(2.0**job.k)]
+        flags = [*study.flags.split(), "--optim", way.optim, *way.flags.split(), "--learning_rate", str(2.0**k)]
         flags += ["--optim_args", way.optim_args] if way.optim_args else []
-        flags += ["--seed", str(job.seed), "--output_dir", scratch, "--save_strategy", "no", "--disable_tqdm", "true"]
+        flags += ["--seed", str(seed), "--output_dir", scratch, "--save_strategy", "no", "--disable_tqdm", "true"]
         output = Path(scratch) / "output.txt"
         process = multiprocessing.get_context("fork").Process(target=started, args=(study.script, flags, output))
         process.start()
@@ -158,8 +167,7 @@ def run(job: Job, among: Ways = ways) -> Row:
         if process.exitcode != 0:
             process.kill()
             raise SystemExit(f"{study.script}.py {' '.join(flags)} failed:\n{output.read_text()[-2000:]}")
-        log = json.loads((Path(scratch) / "trainer_state.json").read_text())["log_history"]
-    return row_of(job, way, log)
+        yield Path(scratch)
 
 
 def started(script: str, flags: Sequence[str], output: Path) -> None:

@@ -8,11 +8,8 @@ The study is ``quickstart.py``; files and grids are those of ``evidence.real``. 
 more with each seed, at the learning rate that is best for float32, and counts the choices that equal float32's.
 """
 
-import multiprocessing
 import sys
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from statistics import fmean
 
 import numpy as np
@@ -22,7 +19,7 @@ from gap_hf.choices import read_choices
 
 from .families import interval, report
 from .plan import best
-from .real import LIMIT, REAL_STUDIES, RealStudy, Way, main, prepare, started
+from .real import REAL_STUDIES, RealStudy, Way, main, output_of, prepare
 from .table import RESULTS, read
 
 STATES = RESULTS.parent / "states"
@@ -43,18 +40,8 @@ def contenders(study: RealStudy) -> dict[str, Way]:
 def choices(state: str, seed: int, k: int) -> np.ndarray:
     """Run the study, and return the choice for each parameter at each step, (steps, P)."""
     study = REAL_STUDIES[STUDY]
-    way = contenders(study)[state]
-    with tempfile.TemporaryDirectory(prefix="gap_hf-evidence-") as scratch:
-        flags = [*study.flags.split(), "--optim", way.optim, *way.flags.split(), "--optim_args", way.optim_args]
-        flags += ["--learning_rate", str(2.0**k), "--seed", str(seed), "--save_strategy", "no", "--output_dir", scratch]
-        output = Path(scratch) / "output.txt"
-        process = multiprocessing.get_context("fork").Process(target=started, args=(study.script, flags, output))
-        process.start()
-        process.join(LIMIT)
-        if process.exitcode != 0:
-            process.kill()
-            raise SystemExit(f"{study.script}.py {' '.join(flags)} failed:\n{output.read_text()[-2000:]}")
-        return np.array(read_choices(scratch).choices)
+    with output_of(study, contenders(study)[state], seed, k) as folder:
+        return np.array(read_choices(folder).choices)
 
 
 def agreements() -> Iterator[str]:

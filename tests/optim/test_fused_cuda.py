@@ -30,30 +30,23 @@ from .cuda import (
     F32,
     FAMILIES,
     INTERPRETED,
-    OPTIONS,
     RULES,
     SGDM,
     SHAPES,
     STOCHASTIC,
-    TYPES,
     B,
     Numbers,
-    choices_of,
     columns,
-    gradients,
     kernel_of,
-    launches_of,
     needs_triton,
     new_gradients,
-    options_of,
-    parameters,
     replaced,
-    same_weights,
     step_both,
     step_constant_both,
     take,
     work_of,
 )
+from .cuda_optimizers import OPTIONS, TYPES, choices_of, gradients, launches_of, options_of, parameters, same_weights
 
 
 def exact_conversion(convert: Callable) -> Callable:

@@ -11,15 +11,17 @@ import gap_hf
 
 from .cuda import (
     BF16,
-    CONSTANT,
     F32,
+    needs_gpu,
+)
+from .cuda_optimizers import (
+    CONSTANT,
     ON_A_GPU,
     OPTIONS,
     TYPES,
     choices_of,
     gradients,
     launches_of,
-    needs_gpu,
     options_of,
     parameters,
     same_weights,

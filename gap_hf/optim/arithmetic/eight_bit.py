@@ -20,9 +20,6 @@ from .rounding import Draw, noise_for
 MANTISSA = 19
 """The bits of a float32's mantissa that a code lacks."""
 
-NAN = 0x7FC00000
-"""The bits of a float32 that is not a number."""
-
 HALF_A_STEP = 1 << 15
 """The noise that rounds to the nearest."""
 
@@ -44,14 +41,13 @@ def exponent(beta1: float, beta2: float) -> int | None:
 
 
 def floors(v: Tensor, exponent: int) -> Tensor:
-    """Return the bits of the floors f, int32; those of a NaN where v is not finite, so that the moment is NaN, too.
+    """Return the bits of the floors f, int32.
 
     Args:
         v: float32, the second moments.
         exponent: see ``exponent``.
     """
-    found = (((v.view(torch.int32) >> 23 & 255) + 1 >> 1) + 63 + exponent) << 23
-    return found.masked_fill_(~v.isfinite(), NAN)
+    return (((v.view(torch.int32) >> 23 & 255) + 1 >> 1) + 63 + exponent) << 23
 
 
 def encode(m: Tensor, floor: Tensor, noise: Tensor | int = HALF_A_STEP) -> Tensor:
@@ -72,7 +68,8 @@ def decode(code: Tensor, floor: Tensor) -> Tensor:
 
     Args:
         code: uint8.
-        floor: int32, of the second moments as they were then.
+        floor: int32, of the second moments as they were then. Where these are not finite, what is returned means
+            nothing: no code stands for infinity or NaN.
     """
     bits = code.to(torch.int32)
     size = ((bits & 127) << MANTISSA) + floor

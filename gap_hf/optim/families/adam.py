@@ -42,8 +42,8 @@ class AdamFamily(Moments, TorchsDefault):
             "decoupled_weight_decay": True, "soft_reset": 0.7, "second_order_momentum_reset_mode": "none",
             "maximize": False, "state_dtype": None, "type": "switch",
         },
-        {  # the first has no buffer, and the last two tie
-            "betas": [(0.0, 0.99), (0.9, 0.95), (0.9, 0.95)], "lr": 0.1, "eps": 0.1, "weight_decay": 0.2,
+        {  # the first has no buffer, and the last two tie; what lies beyond the end of a fragment would be 1 / 0
+            "betas": [(0.0, 0.99), (0.9, 0.95), (0.9, 0.95)], "lr": 0.1, "eps": 0.0, "weight_decay": 0.2,
             "decoupled_weight_decay": False, "lr_modulation": True, "soft_reset": 0.7,
             "second_order_momentum_reset_mode": "square", "maximize": True, "state_dtype": None, "type": "switch",
         },

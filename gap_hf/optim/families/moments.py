@@ -307,7 +307,8 @@ def moment_of(ops: Operations, work: Work, j: int) -> list[Tensor]:
         return filtered(ops, work)
     if work.buffers[place][0].dtype != torch.uint8:
         return work.buffers[place]
-    return decoded(work, j)
+    # no code is NaN, so this must come from the second moment, which shows every gradient that was not finite
+    return [m + v * 0.0 for m, v in zip(decoded(work, j), seconds(work, j), strict=True)]
 
 
 def decoded(work: Work, j: int) -> list[Tensor]:
@@ -325,9 +326,13 @@ def in_eight_bits(work: Work) -> list[list[Tensor]] | None:
 
 def floors(work: Work, j: int) -> list[Tensor]:
     """What the codes of candidate ``j`` are counted from, by the second moments as they are now."""
+    return [eight_bit.floors(v, work.numbers.exponents[j]) for v in seconds(work, j)]
+
+
+def seconds(work: Work, j: int) -> list[Tensor]:
+    """The second moments that candidate ``j`` uses, float32."""
     numbers: MomentNumbers = work.numbers
-    second = work.buffers[numbers.second[j] - len(numbers.betas2)]
-    return [eight_bit.floors(v, numbers.exponents[j]) for v in cast(second, torch.float32)]
+    return cast(work.buffers[numbers.second[j] - len(numbers.betas2)], torch.float32)
 
 
 def wide_values(work: Work) -> tuple[torch.dtype, list[Tensor]]:

@@ -25,7 +25,7 @@ from .triton_common import (
     tick,
     write,
 )
-from .triton_eight_bit import decode, encode, floors, lifted
+from .triton_eight_bit import decode, encode, floors, lift
 
 __all__ = ["add_up", "apply", "observe", "tick"]
 
@@ -75,7 +75,7 @@ def first_moment(
     g: tl.tensor,
     t: tl.tensor,
     held: tl.tensor,
-    now: tl.tensor,
+    v: tl.tensor,
     j: tl.constexpr,
     PLACE: tl.constexpr,
     K: tl.constexpr,
@@ -89,7 +89,7 @@ def first_moment(
 ) -> tl.tensor:
     """Return the first moment of candidate ``j`` likewise; it is ``g`` itself where PLACE is F.
 
-    In 8 bits, ``held`` and ``now`` are the floors of its second moment before and after the update.
+    In 8 bits, ``held`` are the floors of its second moments before the update, and ``v`` these after it, float32.
     """
     if PLACE == F:
         stored = g
@@ -97,8 +97,11 @@ def first_moment(
         at = elements(table, n, 2 + PLACE, i, begin, DTYPE, BLOCK, WHOLE)
         stored = read(at, inside, WHOLE)
         if tl.uint8 == DTYPE:
-            code, exponents = stored, numbers + 5 * K + 2 * U + 1
-            stored = decode(code, lifted(held, exponents, j))
+            code = stored
+            up = lift(numbers + 5 * K + 2 * U + 1, j)
+            stored = decode(code, held + up)
+            if not UPDATE:
+                stored += v * 0.0  # NaN where v is not finite, which no code is
         if UPDATE:
             m = stored.to(tl.float32)
             # in the form that torch.lerp takes: from the nearer end
@@ -106,10 +109,10 @@ def first_moment(
             near = weight < 0.5
             m = tl.where(near, m, g) + tl.where(near, weight, weight - 1.0) * (g - m)
             if tl.uint8 == DTYPE:
-                floor = lifted(now, exponents, j)
+                floor = floors(v) + up
                 code = encode(m, floor, noise_for(g, code.to(tl.uint32), t, j))
                 write(at, code, inside, WHOLE)
-                stored = decode(code, floor)
+                stored = decode(code, floor) + v * 0.0
             else:
                 if STOCHASTIC:
                     stored = rounded_stochastically(m, g, stored, t, j)
@@ -165,13 +168,10 @@ def observe_block(
     g = filtered(table, n, i, begin, inside, l2, 2 + F + U, VALUE, L2, MAXIMIZE, BLOCK, WHOLE)
     for u in tl.static_range(U):
         held = 0
-        now = 0
         if tl.uint8 == FIRST_DTYPE:
             v = second_moment(table, numbers, n, i, begin, inside, g, u, K, F, U, SECOND_DTYPE, False, BLOCK, WHOLE)
             held = floors(v.to(tl.float32))
         v = second_moment(table, numbers, n, i, begin, inside, g, u, K, F, U, SECOND_DTYPE, True, BLOCK, WHOLE)
-        if tl.uint8 == FIRST_DTYPE:
-            now = floors(v.to(tl.float32))
         r = tl.div_rn(1.0, denominator(numbers, v.to(tl.float32), u, t, eps, K, U))
         if not WHOLE:
             r = tl.where(inside, r, 0.0)
@@ -180,7 +180,7 @@ def observe_block(
         for j in tl.static_range(K):
             if ((SECOND >> (16 * j)) & 0xFFFF) == u:
                 m = first_moment(
-                    table, numbers, n, i, begin, inside, g, t, held, now, j,
+                    table, numbers, n, i, begin, inside, g, t, held, v.to(tl.float32), j,
                     (FIRST >> (16 * j)) & 0xFFFF, K, F, U, FIRST_DTYPE, True, STOCHASTIC, BLOCK, WHOLE,
                 )  # fmt: skip
                 tl.store(partial + j * n_blocks + b, tl.sum(weighted * m.to(tl.float32)))
@@ -261,10 +261,10 @@ def reset(
                 v = read(elements(table, n, 2 + F + u, i, begin, SECOND_DTYPE, BLOCK, WHOLE), inside, WHOLE)
                 after = (v.to(tl.float32) * second_reset).to(SECOND_DTYPE).to(tl.float32)
                 at = elements(table, n, 2 + place, i, begin, FIRST_DTYPE, BLOCK, WHOLE)
-                exponents = numbers + 5 * K + 2 * U + 1
-                m = decode(read(at, inside, WHOLE), lifted(floors(v.to(tl.float32)), exponents, j)) * soft_reset
+                up = lift(numbers + 5 * K + 2 * U + 1, j)
+                m = decode(read(at, inside, WHOLE), floors(v.to(tl.float32)) + up) * soft_reset
                 half_a_step = tl.full((BLOCK,), 1 << 15, tl.uint32)
-                write(at, encode(m, lifted(floors(after), exponents, j), half_a_step), inside, WHOLE)
+                write(at, encode(m, floors(after) + up, half_a_step), inside, WHOLE)
     else:
         for c in tl.static_range(F):
             scale_buffer(table, n, 2 + c, i, begin, inside, soft_reset, FIRST_DTYPE, BLOCK, WHOLE)
@@ -314,7 +314,7 @@ def apply_block(
             m = filtered(table, n, i, begin, inside, l2, 2 + F + U, VALUE, L2, MAXIMIZE, BLOCK, WHOLE)
         else:
             code = read(elements(table, n, 2 + place, i, begin, FIRST_DTYPE, BLOCK, WHOLE), inside, WHOLE)
-            m = decode(code, lifted(floors(v), numbers + 5 * K + 2 * U + 1, j))
+            m = decode(code, floors(v) + lift(numbers + 5 * K + 2 * U + 1, j)) + v * 0.0
     else:
         m = picked_moment(
             table, numbers + 4 * K, j, n, i, begin, inside, l2, 1.0,

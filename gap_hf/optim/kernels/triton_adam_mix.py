@@ -53,17 +53,17 @@ def mix_block(
     for u in tl.static_range(U):
         total = tl.zeros((BLOCK,), tl.float32)
         held = 0
-        now = 0
+        w = total  # the second moments, for first moments in 8 bits
         if tl.uint8 == FIRST_DTYPE:
             v = second_moment(table, numbers, n, i, begin, inside, g, u, K, F, U, SECOND_DTYPE, False, BLOCK, WHOLE)
             held = floors(v.to(tl.float32))
             if UPDATE:
                 v = second_moment(table, numbers, n, i, begin, inside, g, u, K, F, U, SECOND_DTYPE, True, BLOCK, WHOLE)
-            now = floors(v.to(tl.float32))
+            w = v.to(tl.float32)
         for j in tl.static_range(K):
             if ((SECOND >> (16 * j)) & 0xFFFF) == u:
                 m = first_moment(
-                    table, numbers, n, i, begin, inside, g, t, held, now, j,
+                    table, numbers, n, i, begin, inside, g, t, held, w, j,
                     (FIRST >> (16 * j)) & 0xFFFF, K, F, U, FIRST_DTYPE, UPDATE, STOCHASTIC, BLOCK, WHOLE,
                 )  # fmt: skip
                 rate = lr * tl.load(numbers + 2 * K + j) * tl.load(weights + j * weight_stride)

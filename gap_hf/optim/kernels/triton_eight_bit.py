@@ -11,10 +11,9 @@ def floors(v: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
-def lifted(floor: tl.tensor, exponents: tl.tensor, j: tl.tensor) -> tl.tensor:
-    """Return the floors of candidate ``j``, NaN where v is not finite; ``exponents`` points to K float64."""
-    lift = ((tl.load(exponents + j).to(tl.int32) + 63) << 23).to(tl.uint32, bitcast=True)
-    return tl.where(floor == 128 << 23, 0x7FC00000, floor + lift)
+def lift(exponents: tl.tensor, j: tl.tensor) -> tl.tensor:
+    """Return what is added to floors for candidate ``j``; ``exponents`` points to K float64."""
+    return ((tl.load(exponents + j).to(tl.int32) + 63) << 23).to(tl.uint32, bitcast=True)
 
 
 @triton.jit

@@ -146,7 +146,7 @@ INLINE lanes adam_second(const struct adam_row *row, int64_t u, int64_t k, int64
 /* v: the second moments that belong to it. */
 INLINE lanes adam_first(const struct adam_row *row, int64_t j, int64_t k, int64_t n, lanes v) {
   if (row->is.first_dtype == EIGHT_BIT)
-    return decoded(get_codes(row->first[j], k, n), lifted(floors_of(v), row->lift[j]));
+    return decoded(get_codes(row->first[j], k, n), floors_of(v) + row->lift[j]) + nan_of(v);
   return get(row->first[j], row->is.first_dtype, k, n);
 }
 
@@ -158,16 +158,15 @@ INLINE lanes adam_update_first(const struct adam_row *row, int64_t j, int64_t k,
   words code = in_8_bits ? get_codes(row->first[j], k, n) : (words){0};
   lanes m, new;
   float beta1 = row->beta1[j];
-  m = in_8_bits ? decoded(code, lifted(row->floor[u], row->lift[j])) : get(row->first[j], row->is.first_dtype, k, n);
+  m = in_8_bits ? decoded(code, row->floor[u] + row->lift[j]) : get(row->first[j], row->is.first_dtype, k, n);
   if (row->is.usual || beta1 > 0.5f)
     new = m + (1 - beta1) * (g - m);
   else
     new = g - beta1 * (g - m);
   if (in_8_bits) {
-    words floor = lifted(floors_of(row->v[u]), row->lift[j]);
-    code = encoded(new, floor, noise_for(hash, code, j));
-    put_codes(row->first[j], k, n, code);
-    return decoded(code, floor);
+    words floor = floors_of(row->v[u]) + row->lift[j];
+    put_codes(row->first[j], k, n, encoded(new, floor, noise_for(hash, code, j), &m));
+    return m + nan_of(row->v[u]);
   }
   if (row->is.stochastic) return put_stochastic(row->first[j], k, n, new, hash, (words)m >> 16, j);
   return put(row->first[j], row->is.first_dtype, k, n, new);

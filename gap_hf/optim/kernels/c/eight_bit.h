@@ -29,31 +29,33 @@ INLINE void put_codes(void *to, int64_t k, int64_t n, words code) {
   memcpy((uint8_t *)to + k, &x, n);
 }
 
-/* The bits of the floors for second moments v, without a candidate's lift: 63 + its exponent. */
+/* The bits of the floors for second moments v; those of a candidate are higher by its lift, 63 + its exponent. */
 INLINE words floors_of(lanes v) { return (((words)v & 0x7FFFFFFFU) + (1U << 23)) >> 24 << 23; }
 
-/* A candidate's floors; NaN where v is not finite, which has the largest exponent. */
-INLINE words lifted(words floor, uint32_t lift) {
-  return (words)where((masks)(floor == 128U << 23), broadcast(NAN), (lanes)(floor + lift));
+/* The numbers of codes without their sign, whose bit is given in its place of a float. */
+INLINE lanes number_of(words size, words sign, words floor) {
+  lanes number = (lanes)((size << 19) + floor) - (lanes)floor;
+  return (lanes)((words)number | sign);
 }
 
-INLINE lanes decoded(words code, words floor) {
-  lanes size = (lanes)(((code & 127) << 19) + floor) - (lanes)floor;
-  return (lanes)((words)size | (code << 24 & 0x80000000U));
+INLINE lanes decoded(words code, words floor) { return number_of(code & 127, code << 24 & 0x80000000U, floor); }
+
+/* The codes of m, with 16 bits of noise; stored: what they stand for. */
+INLINE words encoded(lanes m, words floor, words noise, lanes *stored) {
+  words sign = (words)m & 0x80000000U, bits = (words)((lanes)((words)m & 0x7FFFFFFFU) + (lanes)floor);
+  words size = least((bits + (noise << 3) - floor) >> 19, 127);
+  *stored = number_of(size, sign, floor);
+  return size | sign >> 24;
 }
 
-/* noise: 16 bits */
-INLINE words encoded(lanes m, words floor, words noise) {
-  words sign = (words)m >> 24 & 128, size = (words)m & 0x7FFFFFFFU;
-  words bits = (words)((lanes)size + (lanes)floor) + (noise << 3);
-  return least((bits >> 19) - (floor >> 19), 127) | sign;
-}
+/* What is added to a decoded moment, so that it is NaN where its second moment is not finite: else 0. */
+INLINE lanes nan_of(lanes v) { return v * 0.0f; }
 
 INLINE void scale_codes_some(char *code, char *second, int64_t dtype, int64_t k, int64_t n, uint32_t lift, float factor,
                              float then) {
-  lanes v = get(second, dtype, k, n);
-  lanes m = decoded(get_codes(code, k, n), lifted(floors_of(v), lift)) * factor;
-  put_codes(code, k, n, encoded(m, lifted(floors_of(v * then), lift), (words){0} + (1U << 15)));
+  lanes v = get(second, dtype, k, n), stored;
+  lanes m = decoded(get_codes(code, k, n), floors_of(v) + lift) * factor;
+  put_codes(code, k, n, encoded(m, floors_of(v * then) + lift, (words){0} + (1U << 15), &stored));
 }
 
 /* Multiplies moments by factor; then is what their second moments will be multiplied by after that. */
