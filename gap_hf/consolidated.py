@@ -149,6 +149,8 @@ def hand_out(optimizer: Any, model: nn.Module, saved: Any, tensor: Callable[[str
 
 def held_as(group: dict[str, Any], declared: Sequence[Buffer], saved: Described) -> dict[str, Any]:
     """Return ``group`` as it is, or with float32 where an older version saved that for 8-bit state."""
+    if group.get("state_dtype") != "8bit":
+        return group
     wide = any(buffer.relative is not None and saved[buffer.name][1] == torch.float32 for buffer in declared)
     return {**group, "state_dtype": "float32"} if wide else group
 
