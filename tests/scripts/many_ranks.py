@@ -242,12 +242,13 @@ def seconds(function: Callable[[], Any]) -> float:
     return thread_time() - start
 
 
-register(STANDS)
-
-
 @contextmanager
 def connected(rank: int, world: int) -> Iterator[Network]:
-    """While it lasts, this process is rank ``rank`` of ``world``, in a fake process group."""
+    """While it lasts, this process is rank ``rank`` of ``world``, in a fake process group.
+
+    ``STANDS`` stays registered: it claims nothing but what ``zero3`` builds.
+    """
+    register(STANDS)
     dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world)
     network = Network()
     dist.all_reduce = network.all_reduce
