@@ -76,21 +76,24 @@ def test_the_noise_is_another_in_each_step_candidate_and_gradient():
     assert 400 < (round_stochastically(exact, varied, old, Draw(1, 0)) > 1).sum() < 600
 
 
+@pytest.mark.parametrize("bits", [16, 19])
 @pytest.mark.parametrize("candidate", range(4))
-def test_the_noise_is_uniform_whatever_is_rounded(candidate):
+def test_the_noise_is_uniform_whatever_is_rounded(candidate, bits):
     """Over many steps, for one gradient and one old moment; over many gradients; and over many old moments."""
     one, many = torch.full((1,), 0.25), torch.arange(4096, dtype=torch.int32)
-    steps = torch.cat([noise_for(one, many[7:8], Draw(t, candidate)) for t in range(4096)])
-    grads = noise_for(torch.randn(4096, generator=torch.Generator().manual_seed(0)), many * 0 + 7, Draw(3, candidate))
-    olds = noise_for(one.expand(4096).contiguous(), many, Draw(3, candidate))
+    steps = torch.cat([noise_for(one, many[7:8], Draw(t, candidate), bits) for t in range(4096)])
+    random = torch.randn(4096, generator=torch.Generator().manual_seed(0))
+    grads = noise_for(random, many * 0 + 7, Draw(3, candidate), bits)
+    olds = noise_for(one.expand(4096).contiguous(), many, Draw(3, candidate), bits)
     for noise in (steps, grads, olds):
-        counts = torch.histc(noise.float(), 16, 0, 1 << 16)
+        counts = torch.histc(noise.float(), 16, 0, 1 << bits)
         assert ((counts - 256) ** 2 / 256).sum() < 45  # chi squared with 15 degrees of freedom: 1 in 10,000
 
 
-def test_two_candidates_are_rounded_independently():
+@pytest.mark.parametrize("bits", [16, 19])
+def test_two_candidates_are_rounded_independently(bits):
     grads, old = torch.randn(200_000, generator=torch.Generator().manual_seed(0)), torch.zeros(200_000).int()
-    one, other = (noise_for(grads, old, Draw(5, j)).double() for j in (0, 1))
+    one, other = (noise_for(grads, old, Draw(5, j), bits).double() for j in (0, 1))
     assert abs(torch.corrcoef(torch.stack([one, other]))[0, 1]) < 0.01
 
 

@@ -20,7 +20,7 @@ from .rounding import Draw, noise_for
 MANTISSA = 19
 """The bits of a float32's mantissa that a code lacks."""
 
-HALF_A_STEP = 1 << 15
+HALF_A_STEP = 1 << 18
 """The noise that rounds to the nearest."""
 
 
@@ -47,7 +47,7 @@ def floors(v: Tensor, exponent: int) -> Tensor:
         v: float32, the second moments.
         exponent: see ``exponent``.
     """
-    return (((v.view(torch.int32) >> 23 & 255) + 1 >> 1) + 63 + exponent) << 23
+    return (v.view(torch.int32) + (1 << 23) >> 1 & 0x7F800000) + (63 + exponent << 23)
 
 
 def encode(m: Tensor, floor: Tensor, noise: Tensor | int = HALF_A_STEP) -> Tensor:
@@ -56,15 +56,15 @@ def encode(m: Tensor, floor: Tensor, noise: Tensor | int = HALF_A_STEP) -> Tenso
     Args:
         m: float32.
         floor: int32, of their second moments: ``floors``.
-        noise: in [0, 2^16), for stochastic rounding.
+        noise: in [0, 2^19), for stochastic rounding.
     """
-    bits = (m.abs() + floor.view(torch.float32)).view(torch.int32) + (noise << 3)
-    size = ((bits >> MANTISSA) - (floor >> MANTISSA)).clamp(max=127)
+    bits = (m.abs() + floor.view(torch.float32)).view(torch.int32) + noise
+    size = (bits - floor >> MANTISSA).clamp(max=127)
     return (size | (m.view(torch.int32) >> 24 & 128)).to(torch.uint8)
 
 
 def decode(code: Tensor, floor: Tensor) -> Tensor:
-    """Return the moments, float32, that ``encode`` made ``code`` of; this is exact.
+    """Return the moments, float32, that ``encode`` made ``code`` of; this is exact, and zero is never negative.
 
     Args:
         code: uint8.
@@ -72,11 +72,10 @@ def decode(code: Tensor, floor: Tensor) -> Tensor:
             nothing: no code stands for infinity or NaN.
     """
     bits = code.to(torch.int32)
-    size = ((bits & 127) << MANTISSA) + floor
-    m = size.view(torch.float32) - floor.view(torch.float32)
-    return torch.where(bits > 127, -m, m)
+    zero = floor | (bits & 128) << 24
+    return (((bits & 127) << MANTISSA) + zero).view(torch.float32) - zero.view(torch.float32)
 
 
 def noise(grad: Tensor, code: Tensor, draw: Draw) -> Tensor:
     """Return the noise for the moments that now have the codes ``code``; ``grad`` is float32."""
-    return noise_for(grad, code.to(torch.int32), draw)
+    return noise_for(grad, code.to(torch.int32), draw, MANTISSA)

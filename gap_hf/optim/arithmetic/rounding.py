@@ -37,21 +37,23 @@ class Draw(NamedTuple):
     candidate: int
 
 
-def noise_for(grad: Tensor, old: Tensor, draw: Draw) -> Tensor:
-    """Return 16 bits of noise for each element, int32.
+def noise_for(grad: Tensor, old: Tensor, draw: Draw, bits: int = 16) -> Tensor:
+    """Return ``bits`` bits of noise for each element, int32.
 
-    Two candidates share a hash of the gradient, of which each has a half. The old moment turns it, so that elements
-    with the same gradient (zero, say) are not all rounded the same way.
+    Two candidates share a hash of the gradient, of which one has the first bits and the other the last. The old moment
+    turns it, so that elements with the same gradient (zero, say) are not all rounded the same way.
 
     Args:
         grad: float32, the gradient that entered the filter.
         old: int32, the bits of the moment that was stored before.
         draw: which noise to draw.
+        bits: how many. With more than 16, the last bits of one candidate's noise are the first of the other's, which
+            hardly matters: whether a number is rounded up depends on the first ones.
     """
     salt = signed(draw.step * 0x9E3779B9 + draw.candidate // 2 * 0x85EBCA6B)
     hashed = hash32(grad.view(torch.int32) + salt)
-    half = unsigned_shift(hashed, 16) if draw.candidate % 2 else hashed
-    return (half + old * 0x9E3B) & 0xFFFF
+    part = unsigned_shift(hashed, 32 - bits) if draw.candidate % 2 else hashed
+    return (part + old * 0x9E3B) & ((1 << bits) - 1)
 
 
 def round_stochastically(exact: Tensor, grad: Tensor, old: Tensor, draw: Draw) -> Tensor:

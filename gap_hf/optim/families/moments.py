@@ -277,7 +277,8 @@ def first_moment(
 ) -> list[Tensor]:
     """Update the first moment of candidate ``j`` by the gradients, and return it in the precision of the scores.
 
-    ``held`` is what ``in_eight_bits`` returned before the second moments moved.
+    In 8 bits that is the moment before rounding, and ``held`` is what ``in_eight_bits`` returned before the second
+    moments moved.
     """
     numbers: MomentNumbers = work.numbers
     place = numbers.first[j]
@@ -290,7 +291,7 @@ def first_moment(
         assert draw is not None
         for code, m, floor, g, which in zip(work.buffers[place], moment, floors(work, j), wide, draw, strict=True):
             code.copy_(eight_bit.encode(m, floor, eight_bit.noise(g, code, which)))
-        return moment_of(ops, work, j)
+        return with_nan(moment, work, j)
     return update(
         ops,
         work.buffers[place],
@@ -307,8 +308,15 @@ def moment_of(ops: Operations, work: Work, j: int) -> list[Tensor]:
         return filtered(ops, work)
     if work.buffers[place][0].dtype != torch.uint8:
         return work.buffers[place]
-    # no code is NaN, so this must come from the second moment, which shows every gradient that was not finite
-    return [m + v * 0.0 for m, v in zip(decoded(work, j), seconds(work, j), strict=True)]
+    return with_nan(decoded(work, j), work, j)
+
+
+def with_nan(moment: list[Tensor], work: Work, j: int) -> list[Tensor]:
+    """The first moment of candidate ``j``, and NaN where its second one shows a gradient that was not finite.
+
+    No code of 8 bits is NaN.
+    """
+    return [m + v * 0.0 for m, v in zip(moment, seconds(work, j), strict=True)]
 
 
 def decoded(work: Work, j: int) -> list[Tensor]:

@@ -86,16 +86,19 @@ def first_moment(
     STOCHASTIC: tl.constexpr,
     BLOCK: tl.constexpr,
     WHOLE: tl.constexpr,
-) -> tl.tensor:
-    """Return the first moment of candidate ``j`` likewise; it is ``g`` itself where PLACE is F.
+) -> tuple[tl.tensor, tl.tensor]:
+    """Return the first moment of candidate ``j`` likewise, once for its score and once as it is stored.
 
-    In 8 bits, ``held`` are the floors of its second moments before the update, and ``v`` these after it, float32.
+    It is ``g`` itself where PLACE is F. In 8 bits it is scored as it was before rounding; ``held`` are the floors of
+    its second moments before the update, and ``v`` these after it, float32.
     """
     if PLACE == F:
         stored = g
+        scored = g
     else:
         at = elements(table, n, 2 + PLACE, i, begin, DTYPE, BLOCK, WHOLE)
         stored = read(at, inside, WHOLE)
+        scored = stored
         if tl.uint8 == DTYPE:
             code = stored
             up = lift(numbers + 5 * K + 2 * U + 1, j)
@@ -110,16 +113,18 @@ def first_moment(
             m = tl.where(near, m, g) + tl.where(near, weight, weight - 1.0) * (g - m)
             if tl.uint8 == DTYPE:
                 floor = floors(v) + up
-                code = encode(m, floor, noise_for(g, code.to(tl.uint32), t, j))
+                code = encode(m, floor, noise_for(g, code.to(tl.uint32), t, j, 19))
                 write(at, code, inside, WHOLE)
+                scored = m + v * 0.0
                 stored = decode(code, floor) + v * 0.0
             else:
                 if STOCHASTIC:
                     stored = rounded_stochastically(m, g, stored, t, j)
                 else:
                     stored = m.to(DTYPE)
+                scored = stored
                 write(at, stored, inside, WHOLE)
-    return stored
+    return scored, stored
 
 
 @triton.jit
@@ -179,7 +184,7 @@ def observe_block(
         weighted = r * g
         for j in tl.static_range(K):
             if ((SECOND >> (16 * j)) & 0xFFFF) == u:
-                m = first_moment(
+                m, _ = first_moment(
                     table, numbers, n, i, begin, inside, g, t, held, v.to(tl.float32), j,
                     (FIRST >> (16 * j)) & 0xFFFF, K, F, U, FIRST_DTYPE, True, STOCHASTIC, BLOCK, WHOLE,
                 )  # fmt: skip
@@ -263,7 +268,7 @@ def reset(
                 at = elements(table, n, 2 + place, i, begin, FIRST_DTYPE, BLOCK, WHOLE)
                 up = lift(numbers + 5 * K + 2 * U + 1, j)
                 m = decode(read(at, inside, WHOLE), floors(v.to(tl.float32)) + up) * soft_reset
-                half_a_step = tl.full((BLOCK,), 1 << 15, tl.uint32)
+                half_a_step = tl.full((BLOCK,), 1 << 18, tl.uint32)
                 write(at, encode(m, floors(after) + up, half_a_step), inside, WHOLE)
     else:
         for c in tl.static_range(F):

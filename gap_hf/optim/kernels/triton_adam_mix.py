@@ -62,7 +62,7 @@ def mix_block(
             w = v.to(tl.float32)
         for j in tl.static_range(K):
             if ((SECOND >> (16 * j)) & 0xFFFF) == u:
-                m = first_moment(
+                _, m = first_moment(
                     table, numbers, n, i, begin, inside, g, t, held, w, j,
                     (FIRST >> (16 * j)) & 0xFFFF, K, F, U, FIRST_DTYPE, UPDATE, STOCHASTIC, BLOCK, WHOLE,
                 )  # fmt: skip

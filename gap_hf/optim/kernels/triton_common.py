@@ -32,13 +32,13 @@ def hash32(x: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
-def noise_for(grad: tl.tensor, old: tl.tensor, t: tl.tensor, j: tl.constexpr) -> tl.tensor:
+def noise_for(grad: tl.tensor, old: tl.tensor, t: tl.tensor, j: tl.constexpr, BITS: tl.constexpr) -> tl.tensor:
     """Do what ``noise_for`` of ``rounding.py`` does, on uint32, for candidate ``j`` at step ``t``."""
     salt = t.to(tl.uint32) * 0x9E3779B9 + ((j // 2 * 0x85EBCA6B) & 0xFFFFFFFF)
     hashed = hash32(grad.to(tl.uint32, bitcast=True) + salt)
     if j % 2 == 1:
-        hashed = hashed >> 16
-    return (hashed + old * 0x9E3B) & 0xFFFF
+        hashed = hashed >> (32 - BITS)
+    return (hashed + old * 0x9E3B) & ((1 << BITS) - 1)
 
 
 @triton.jit
@@ -153,7 +153,7 @@ def add_up(
 @triton.jit
 def rounded_stochastically(m: tl.tensor, g: tl.tensor, old: tl.tensor, t: tl.tensor, j: tl.constexpr) -> tl.tensor:
     """Do what ``round_stochastically`` of ``rounding.py`` does for candidate ``j``; ``old`` is bfloat16."""
-    noise = noise_for(g, old.to(tl.uint16, bitcast=True).to(tl.uint32), t, j)
+    noise = noise_for(g, old.to(tl.uint16, bitcast=True).to(tl.uint32), t, j, 16)
     bits = m.to(tl.uint32, bitcast=True)
     finite = (bits & 0x7F800000) != 0x7F800000
     rounded = ((bits + noise) & 0xFFFF0000).to(tl.float32, bitcast=True)

@@ -7,7 +7,7 @@ import triton.language as tl
 @triton.jit
 def floors(v: tl.tensor) -> tl.tensor:
     """Return the exponents of the floors for second moments ``v``, float32, without the candidate's own exponent."""
-    return ((((v.to(tl.uint32, bitcast=True) >> 23) & 255) + 1) >> 1) << 23
+    return ((v.to(tl.uint32, bitcast=True) + (1 << 23)) >> 1) & 0x7F800000
 
 
 @triton.jit
@@ -20,14 +20,13 @@ def lift(exponents: tl.tensor, j: tl.tensor) -> tl.tensor:
 def decode(code: tl.tensor, floor: tl.tensor) -> tl.tensor:
     """Return the moments, float32, that ``code``, uint8, stands for."""
     bits = code.to(tl.uint32)
-    size = ((bits & 127) << 19) + floor
-    m = size.to(tl.float32, bitcast=True) - floor.to(tl.float32, bitcast=True)
-    return tl.where(bits > 127, -m, m)
+    zero = floor | ((bits & 128) << 24)
+    return (((bits & 127) << 19) + zero).to(tl.float32, bitcast=True) - zero.to(tl.float32, bitcast=True)
 
 
 @triton.jit
 def encode(m: tl.tensor, floor: tl.tensor, noise: tl.tensor) -> tl.tensor:
-    """Return the codes, uint8, of ``m``, float32, with 16 bits of noise, uint32."""
-    bits = (tl.abs(m) + floor.to(tl.float32, bitcast=True)).to(tl.uint32, bitcast=True) + (noise << 3)
-    size = tl.minimum((bits >> 19) - (floor >> 19), 127)
+    """Return the codes, uint8, of ``m``, float32, with 19 bits of noise, uint32."""
+    bits = (tl.abs(m) + floor.to(tl.float32, bitcast=True)).to(tl.uint32, bitcast=True) + noise
+    size = tl.minimum((bits - floor) >> 19, 127)
     return (size | ((m.to(tl.uint32, bitcast=True) >> 24) & 128)).to(tl.uint8)

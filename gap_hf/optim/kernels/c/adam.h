@@ -72,6 +72,7 @@ struct adam_row {
   uint32_t *salt;              /* K */
   uint32_t *lift;              /* K: from the floors of second moments to the candidate's, in 8 bits */
   lanes *m, *v;                /* K; U: room for moments */
+  lanes *dots, *totals;        /* K; U: and for sums of g r m and of r */
   words *floor;                /* U: room for the floors of second moments before they move */
   char *value, *grad;
   int maximize, rootless, follows;
@@ -103,18 +104,19 @@ INLINE void adam_fill(const struct job *job, int64_t i, int64_t from, struct ada
   }
 }
 
-/* Declares row, with the candidates from the one called from on. */
-#define ADAM_ROW(row, job, i, from, kind)                                                                              \
-  char *row##_first[(kind).K], *row##_second[(kind).U];                                                                \
-  int64_t row##_of[(kind).K];                                                                                          \
-  float row##_beta1[(kind).K], row##_beta2[(kind).U], row##_rest[(kind).U];                                            \
-  uint32_t row##_salt[(kind).K], row##_lift[(kind).K];                                                                 \
-  lanes row##_m[(kind).K], row##_v[(kind).U];                                                                          \
-  words row##_floor[(kind).U];                                                                                         \
+/* Declares row, with room for k candidates and u second moments. If these are literals, it stays in registers: an array
+   whose size is a variable does not, even where the compiler knows the variable. */
+#define ADAM_ROW(row, kind, k, u)                                                                                      \
+  char *row##_first[k], *row##_second[u];                                                                              \
+  int64_t row##_of[k];                                                                                                 \
+  float row##_beta1[k], row##_beta2[u], row##_rest[u];                                                                 \
+  uint32_t row##_salt[k], row##_lift[k];                                                                               \
+  lanes row##_m[k], row##_v[u], row##_dots[k], row##_totals[u];                                                        \
+  words row##_floor[u];                                                                                                \
   struct adam_row row = {.is = kind, .first = row##_first, .second = row##_second, .of = row##_of,                     \
                          .beta1 = row##_beta1, .beta2 = row##_beta2, .rest = row##_rest, .salt = row##_salt,           \
-                         .lift = row##_lift, .m = row##_m, .v = row##_v, .floor = row##_floor};                        \
-  adam_fill(job, i, from, &row)
+                         .lift = row##_lift, .m = row##_m, .v = row##_v, .dots = row##_dots, .totals = row##_totals,   \
+                         .floor = row##_floor}
 
 /* ---------------------------------------------------------------- n elements from k on */
 
@@ -150,29 +152,31 @@ INLINE lanes adam_first(const struct adam_row *row, int64_t j, int64_t k, int64_
   return get(row->first[j], row->is.first_dtype, k, n);
 }
 
-/* Updates the first moment of candidate j, and returns it as it is stored; m + w (g - m), in the form that torch.lerp
-   takes. */
-INLINE lanes adam_update_first(const struct adam_row *row, int64_t j, int64_t k, int64_t n, lanes g, words hash) {
-  int64_t u = row->is.U == 1 ? 0 : row->of[j];
-  int in_8_bits = row->is.first_dtype == EIGHT_BIT;
-  words code = in_8_bits ? get_codes(row->first[j], k, n) : (words){0};
-  lanes m, new;
+/* m + w (g - m), in the form that torch.lerp takes. */
+INLINE lanes adam_filtered(const struct adam_row *row, int64_t j, lanes m, lanes g) {
   float beta1 = row->beta1[j];
-  m = in_8_bits ? decoded(code, row->floor[u] + row->lift[j]) : get(row->first[j], row->is.first_dtype, k, n);
-  if (row->is.usual || beta1 > 0.5f)
-    new = m + (1 - beta1) * (g - m);
-  else
-    new = g - beta1 * (g - m);
-  if (in_8_bits) {
-    words floor = floors_of(row->v[u]) + row->lift[j];
-    put_codes(row->first[j], k, n, encoded(new, floor, noise_for(hash, code, j), &m));
-    return m + nan_of(row->v[u]);
-  }
-  if (row->is.stochastic) return put_stochastic(row->first[j], k, n, new, hash, (words)m >> 16, j);
-  return put(row->first[j], row->is.first_dtype, k, n, new);
+  return row->is.usual || beta1 > 0.5f ? m + (1 - beta1) * (g - m) : g - beta1 * (g - m);
 }
 
-/* Updates all moments by the gradients g, and leaves them in m and v as they are stored. */
+/* Updates the first moment of candidate j, and returns it as it is stored, but in 8 bits as it was before rounding, and
+   without the NaN that its second moment stands for. */
+INLINE lanes adam_update_first(const struct adam_row *row, int64_t j, int64_t k, int64_t n, lanes g, words hash) {
+  if (row->is.first_dtype == EIGHT_BIT) {
+    int64_t u = row->is.U == 1 ? 0 : row->of[j];
+    words code = get_codes(row->first[j], k, n);
+    lanes m = adam_filtered(row, j, decoded(code, row->floor[u] + row->lift[j]), g);
+    put_codes(row->first[j], k, n, encoded(m, floors_of(row->v[u]) + row->lift[j], noise_for(hash, code, j, 19)));
+    return m;
+  }
+  if (row->is.stochastic) {
+    words old = widened(get_halves(row->first[j], k, n));
+    return put_stochastic(row->first[j], k, n, adam_filtered(row, j, (lanes)(old << 16), g), hash, old, j);
+  }
+  lanes m = get(row->first[j], row->is.first_dtype, k, n);
+  return put(row->first[j], row->is.first_dtype, k, n, adam_filtered(row, j, m, g));
+}
+
+/* Updates all moments by the gradients g, and leaves them in m and v. */
 INLINE void adam_update(const struct adam_row *row, int64_t k, int64_t n, lanes g) {
   words hash = {0};
   EACH_SECOND {
@@ -187,18 +191,17 @@ INLINE void adam_update(const struct adam_row *row, int64_t k, int64_t n, lanes 
   }
 }
 
-INLINE void adam_observe_some(const struct adam_row *row, int64_t k, int64_t n, const float *scale, lanes *dots,
-                              lanes *totals) {
+INLINE void adam_observe_some(const struct adam_row *row, int64_t k, int64_t n, const float *scale) {
   lanes g = adam_grad(row, k, n);
   adam_fetch_ahead(row, k);
   adam_update(row, k, n, g);
   EACH_SECOND {
     lanes r = 1.0f / adam_denominator(row, row->v[u], scale[u]);
     if (n < LANES) r = where(first_lanes(n), r, broadcast(0)); /* the others would be 1 / eps, or infinite */
-    totals[u] += r;
-    row->v[u] = r * g;
+    row->totals[u] += r;
+    row->v[u] = row->is.first_dtype == EIGHT_BIT ? r * g + nan_of(row->v[u]) : r * g;
   }
-  EACH_FIRST dots[j] += row->v[row->is.U == 1 ? 0 : row->of[j]] * row->m[j];
+  EACH_FIRST row->dots[j] += row->v[row->is.U == 1 ? 0 : row->of[j]] * row->m[j];
 }
 
 /* p <- p * keep - total / denominator, total the sum of rate * m over the candidates with second moment u. */
@@ -222,6 +225,9 @@ INLINE void adam_mix_some(const struct adam_row *row, int64_t k, int64_t n, cons
 INLINE void adam_step_some(const struct adam_row *row, int64_t k, int64_t n, const float *known) {
   adam_fetch_ahead(row, k);
   adam_update(row, k, n, adam_grad(row, k, n));
+  if (row->is.first_dtype == EIGHT_BIT) {
+    EACH_FIRST if (row->first[j]) row->m[j] = adam_first(row, j, k, n, row->v[row->is.U == 1 ? 0 : row->of[j]]);
+  }
   adam_move(row, k, n, known);
 }
 
@@ -235,44 +241,42 @@ INLINE void adam_apply_some(const struct adam_row *row, int64_t k, int64_t n, co
 /* ---------------------------------------------------------------- elements [begin, end) of fragment i */
 
 INLINE void adam_observe_as(const struct job *job, int64_t i, int64_t begin, int64_t end, const float *scale,
-                            double *sums, struct adam_kind kind) {
-  ADAM_ROW(some, job, i, 0, kind);
-  const struct adam_row *row = &some;
-  lanes dots[kind.K], totals[kind.U];
-  for (int64_t s = 0; s < kind.K + kind.U; s++) sums[s] = 0;
+                            double *sums, struct adam_row *row) {
+  adam_fill(job, i, 0, row);
+  for (int64_t s = 0; s < row->is.K + row->is.U; s++) sums[s] = 0;
   for (int64_t at = begin; at < end; at += TILE) {
     int64_t stop = end - at < TILE ? end : at + TILE, k = at;
-    EACH_FIRST dots[j] = broadcast(0);
-    EACH_SECOND totals[u] = broadcast(0);
-    for (; k + LANES <= stop; k += LANES) adam_observe_some(row, k, LANES, scale, dots, totals);
-    if (k < stop) adam_observe_some(row, k, stop - k, scale, dots, totals);
-    EACH_FIRST sums[j] += sum_of(dots[j]);
-    EACH_SECOND sums[kind.K + u] += sum_of(totals[u]);
+    EACH_FIRST row->dots[j] = broadcast(0);
+    EACH_SECOND row->totals[u] = broadcast(0);
+    for (; k + LANES <= stop; k += LANES) adam_observe_some(row, k, LANES, scale);
+    if (k < stop) adam_observe_some(row, k, stop - k, scale);
+    EACH_FIRST sums[j] += sum_of(row->dots[j]);
+    EACH_SECOND sums[row->is.K + u] += sum_of(row->totals[u]);
   }
 }
 
 INLINE void adam_apply_as(const struct job *job, int64_t i, int64_t begin, int64_t end, int64_t j, const float *known,
-                          struct adam_kind kind) {
-  ADAM_ROW(row, job, i, j, kind);
+                          struct adam_row *row) {
+  adam_fill(job, i, j, row);
   int64_t k = begin;
-  for (; k + LANES <= end; k += LANES) adam_apply_some(&row, k, LANES, known);
-  if (k < end) adam_apply_some(&row, k, end - k, known);
+  for (; k + LANES <= end; k += LANES) adam_apply_some(row, k, LANES, known);
+  if (k < end) adam_apply_some(row, k, end - k, known);
 }
 
 INLINE void adam_mix_as(const struct job *job, int64_t i, int64_t begin, int64_t end, const float *known,
-                        struct adam_kind kind) {
-  ADAM_ROW(row, job, i, 0, kind);
+                        struct adam_row *row) {
+  adam_fill(job, i, 0, row);
   int64_t k = begin;
-  for (; k + LANES <= end; k += LANES) adam_mix_some(&row, k, LANES, known);
-  if (k < end) adam_mix_some(&row, k, end - k, known);
+  for (; k + LANES <= end; k += LANES) adam_mix_some(row, k, LANES, known);
+  if (k < end) adam_mix_some(row, k, end - k, known);
 }
 
 INLINE void adam_step_as(const struct job *job, int64_t i, int64_t begin, int64_t end, const float *known,
-                         struct adam_kind kind) {
-  ADAM_ROW(row, job, i, 0, kind);
+                         struct adam_row *row) {
+  adam_fill(job, i, 0, row);
   int64_t k = begin;
-  for (; k + LANES <= end; k += LANES) adam_step_some(&row, k, LANES, known);
-  if (k < end) adam_step_some(&row, k, end - k, known);
+  for (; k + LANES <= end; k += LANES) adam_step_some(row, k, LANES, known);
+  if (k < end) adam_step_some(row, k, end - k, known);
 }
 
 /* ---------------------------------------------------------------- the passes, in the form that suits the job */
@@ -304,12 +308,14 @@ static int same_kind(struct adam_kind x, struct adam_kind y) {
 #define ADAM_DTYPES(X, K)
 #endif
 
-/* Calls what is written out for K candidates and these dtypes, with the kind as a constant, and returns. */
+/* Calls what is written out for K candidates and these dtypes, with the kind as a constant, and returns. A caller
+   defines ADAM_CALL(row). */
 #define ADAM_TRY(K, value, first, second, stochastic)                                                                  \
   {                                                                                                                    \
     const struct adam_kind as = {1, K, 1, value, first, second, stochastic};                                           \
     if (same_kind(kind, as)) {                                                                                         \
-      ADAM_CALL(as);                                                                                                   \
+      ADAM_ROW(row, as, K, 1);                                                                                         \
+      ADAM_CALL(&row);                                                                                                 \
       return;                                                                                                          \
     }                                                                                                                  \
   }
@@ -318,10 +324,11 @@ static int same_kind(struct adam_kind x, struct adam_kind y) {
 static void adam_observe(const struct job *job, int64_t i, int64_t begin, int64_t end, const float *scale,
                          double *sums) {
   struct adam_kind kind = adam_kind_of(job);
-#define ADAM_CALL(kind) adam_observe_as(job, i, begin, end, scale, sums, kind)
+#define ADAM_CALL(row) adam_observe_as(job, i, begin, end, scale, sums, row)
   ADAM_DTYPES(ADAM_TRY, 2)
   ADAM_DTYPES(ADAM_TRY, 3)
-  ADAM_CALL(kind);
+  ADAM_ROW(any, kind, kind.K, kind.U);
+  ADAM_CALL(&any);
 #undef ADAM_CALL
 }
 
@@ -342,9 +349,10 @@ static void adam_apply_one(const struct job *job, int64_t i, int64_t begin, int6
                            const float *known) {
   struct adam_kind kind = adam_kind_of(job);
   kind.K = kind.U = 1;
-#define ADAM_CALL(kind) adam_apply_as(job, i, begin, end, j, known, kind)
+#define ADAM_CALL(row) adam_apply_as(job, i, begin, end, j, known, row)
   ADAM_DTYPES(ADAM_TRY, 1)
-  ADAM_CALL(kind);
+  ADAM_ROW(any, kind, kind.K, kind.U);
+  ADAM_CALL(&any);
 #undef ADAM_CALL
 }
 
@@ -358,9 +366,10 @@ static void adam_apply(const struct job *job, int64_t i, int64_t begin, int64_t 
 /* Steps by the weighted sum of all candidates. */
 static void adam_mix_all(const struct job *job, int64_t i, int64_t begin, int64_t end, const float *known) {
   struct adam_kind kind = adam_kind_of(job);
-#define ADAM_CALL(kind) adam_mix_as(job, i, begin, end, known, kind)
+#define ADAM_CALL(row) adam_mix_as(job, i, begin, end, known, row)
   ADAM_DTYPES(ADAM_TRY, 2)
-  ADAM_CALL(kind);
+  ADAM_ROW(any, kind, kind.K, kind.U);
+  ADAM_CALL(&any);
 #undef ADAM_CALL
 }
 
@@ -373,10 +382,11 @@ static void adam_mix(const struct job *job, int64_t i, int64_t begin, int64_t en
 /* Updates the moments, and steps by the weighted sum of all candidates. */
 static void adam_step_constant(const struct job *job, int64_t i, int64_t begin, int64_t end, const float *known) {
   struct adam_kind kind = adam_kind_of(job);
-#define ADAM_CALL(kind) adam_step_as(job, i, begin, end, known, kind)
+#define ADAM_CALL(row) adam_step_as(job, i, begin, end, known, row)
   ADAM_DTYPES(ADAM_TRY, 1)
   ADAM_DTYPES(ADAM_TRY, 2)
-  ADAM_CALL(kind);
+  ADAM_ROW(any, kind, kind.K, kind.U);
+  ADAM_CALL(&any);
 #undef ADAM_CALL
 }
 

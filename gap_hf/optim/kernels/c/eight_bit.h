@@ -30,22 +30,19 @@ INLINE void put_codes(void *to, int64_t k, int64_t n, words code) {
 }
 
 /* The bits of the floors for second moments v; those of a candidate are higher by its lift, 63 + its exponent. */
-INLINE words floors_of(lanes v) { return (((words)v & 0x7FFFFFFFU) + (1U << 23)) >> 24 << 23; }
+INLINE words floors_of(lanes v) { return ((words)v + (1U << 23)) >> 1 & 0x7F800000U; }
 
-/* The numbers of codes without their sign, whose bit is given in its place of a float. */
-INLINE lanes number_of(words size, words sign, words floor) {
-  lanes number = (lanes)((size << 19) + floor) - (lanes)floor;
-  return (lanes)((words)number | sign);
+/* A number is the difference of two floats of its sign, of which the smaller is the floor. */
+INLINE lanes decoded(words code, words floor) {
+  words zero = floor | (code << 24 & 0x80000000U);
+  return (lanes)(((code & 127) << 19) + zero) - (lanes)zero;
 }
 
-INLINE lanes decoded(words code, words floor) { return number_of(code & 127, code << 24 & 0x80000000U, floor); }
-
-/* The codes of m, with 16 bits of noise; stored: what they stand for. */
-INLINE words encoded(lanes m, words floor, words noise, lanes *stored) {
-  words sign = (words)m & 0x80000000U, bits = (words)((lanes)((words)m & 0x7FFFFFFFU) + (lanes)floor);
-  words size = least((bits + (noise << 3) - floor) >> 19, 127);
-  *stored = number_of(size, sign, floor);
-  return size | sign >> 24;
+/* The codes of m, with 19 bits of noise. */
+INLINE words encoded(lanes m, words floor, words noise) {
+  words zero = floor | ((words)m & 0x80000000U);
+  words size = least(((words)(m + (lanes)zero) - zero + noise) >> 19, 127);
+  return size | ((words)m >> 24 & 128);
 }
 
 /* What is added to a decoded moment, so that it is NaN where its second moment is not finite: else 0. */
@@ -53,9 +50,9 @@ INLINE lanes nan_of(lanes v) { return v * 0.0f; }
 
 INLINE void scale_codes_some(char *code, char *second, int64_t dtype, int64_t k, int64_t n, uint32_t lift, float factor,
                              float then) {
-  lanes v = get(second, dtype, k, n), stored;
+  lanes v = get(second, dtype, k, n);
   lanes m = decoded(get_codes(code, k, n), floors_of(v) + lift) * factor;
-  put_codes(code, k, n, encoded(m, floors_of(v * then) + lift, (words){0} + (1U << 15), &stored));
+  put_codes(code, k, n, encoded(m, floors_of(v * then) + lift, (words){0} + (1U << 18)));
 }
 
 /* Multiplies moments by factor; then is what their second moments will be multiplied by after that. */

@@ -129,13 +129,20 @@ INLINE uint32_t salt_of(double t, int64_t j) {
 
 INLINE words hash_for(lanes grad, uint32_t salt) { return hash_of((words)grad + salt); }
 
-/* 16 bits of noise for candidate j; old: the bits that were stored before. */
-INLINE words noise_for(words hash, words old, int64_t j) {
-  return ((j % 2 ? hash >> 16 : hash) + old * 0x9E3BU) & 0xFFFF;
+/* As many bits of noise for candidate j; old: the bits that were stored before. */
+INLINE words noise_for(words hash, words old, int64_t j, int bits) {
+  return ((j % 2 ? hash >> (32 - bits) : hash) + old * 0x9E3BU) & ((1U << bits) - 1);
 }
 
 /* The bits of x plus noise, to be cut off; a NaN stays one. */
-INLINE words stirred(lanes x, words noise) { return (words)where(x == x, (lanes)((words)x + noise), x); }
+INLINE words stirred(lanes x, words noise) {
+#if LANES == 16 && defined(__AVX512F__)
+  __mmask16 numbers = _mm512_cmp_ps_mask((__m512)x, (__m512)x, _CMP_ORD_Q);
+  return (words)_mm512_mask_add_epi32((__m512i)x, numbers, (__m512i)x, (__m512i)noise);
+#else
+  return (words)where(x == x, (lanes)((words)x + noise), x);
+#endif
+}
 
 #ifdef __FLT16_MAX__
 INLINE lanes from_float16(halves x) {
@@ -214,7 +221,7 @@ INLINE lanes put(void *to, int64_t dtype, int64_t k, int64_t n, lanes x) {
 
 /* The same for bfloat16, rounded stochastically; old: the bits that were stored. */
 INLINE lanes put_stochastic(void *to, int64_t k, int64_t n, lanes x, words hash, words old, int64_t j) {
-  words bits = stirred(x, noise_for(hash, old, j));
+  words bits = stirred(x, noise_for(hash, old, j, 16));
   halves stored = upper_halves(bits);
   memcpy((uint16_t *)to + k, &stored, n * 2);
   return (lanes)(bits & 0xFFFF0000U);
