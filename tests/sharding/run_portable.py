@@ -40,8 +40,9 @@ if ALL:
 """By the number of processes."""
 
 SOURCES = [f"{name}-{world}" for world, names in LAYOUTS.items() for name in names]
-SOURCES_OF = {"adam-wise-two-beta2": SOURCES, "if_shampoo-switch": ["single-1", "fsdp1-2", "zero2-2"]}
-"""The cases, and where each is saved; the second one has buffers with shapes of their own."""
+FEW = ["single-1", "fsdp1-2", "zero2-2"]
+SOURCES_OF = {"adam-wise-two-beta2": SOURCES, "if_shampoo-switch": FEW, "adamw-8bit-state": FEW}
+"""The cases, and where each is saved; the second one has buffers with shapes of their own, the last one codes."""
 
 
 def sources(case: str, into: str) -> list[str]:

@@ -49,6 +49,11 @@ MOMENTA = "momentum=0.98:0.99:0.999,soft_reset=0.5"
 RUNS = {
     "switch": ("gap_adamw", f"type=switch,{CANDIDATES},hysteresis_threshold=1,J_ema=0.1", 0.3),
     "wise": ("gap_adamw", f"type=switch_parameter_wise,{CANDIDATES},hysteresis_threshold=2", 0.3),
+    "in_8_bits": (
+        "gap_adamw",
+        f"type=switch_parameter_wise,{CANDIDATES},state_dtype=8bit,hysteresis_threshold=1",
+        0.3,
+    ),
     "adams": ("adams", f"type=switch_parameter_wise,{CANDIDATES},hysteresis_threshold=1", 0.3),
     "adai": ("adaiw", "type=switch_parameter_wise,betas=0.001:0.01:0.02,hysteresis_threshold=1", 0.01),
     "rf_adamw": ("rf_adamw", f"type=switch_parameter_wise,{CANDIDATES},hysteresis_threshold=1", 0.3),
