@@ -64,7 +64,9 @@ def encode(m: Tensor, floor: Tensor, noise: Tensor | int = HALF_A_STEP) -> Tenso
 
 
 def decode(code: Tensor, floor: Tensor) -> Tensor:
-    """Return the moments, float32, that ``encode`` made ``code`` of; this is exact, and zero is never negative.
+    """Return the moments, float32, that ``encode`` made ``code`` of; this is exact.
+
+    Zero has its sign, so that ``encode`` makes the same code of it again: the noise depends on codes.
 
     Args:
         code: uint8.
@@ -72,8 +74,8 @@ def decode(code: Tensor, floor: Tensor) -> Tensor:
             nothing: no code stands for infinity or NaN.
     """
     bits = code.to(torch.int32)
-    zero = floor | (bits & 128) << 24
-    return (((bits & 127) << MANTISSA) + zero).view(torch.float32) - zero.view(torch.float32)
+    m = (((bits & 127) << MANTISSA) + floor).view(torch.float32) - floor.view(torch.float32)
+    return torch.where(bits > 127, -m, m)
 
 
 def noise(grad: Tensor, code: Tensor, draw: Draw) -> Tensor:

@@ -20,8 +20,9 @@ def lift(exponents: tl.tensor, j: tl.tensor) -> tl.tensor:
 def decode(code: tl.tensor, floor: tl.tensor) -> tl.tensor:
     """Return the moments, float32, that ``code``, uint8, stands for."""
     bits = code.to(tl.uint32)
-    zero = floor | ((bits & 128) << 24)
-    return (((bits & 127) << 19) + zero).to(tl.float32, bitcast=True) - zero.to(tl.float32, bitcast=True)
+    size = ((bits & 127) << 19) + floor
+    m = size.to(tl.float32, bitcast=True) - floor.to(tl.float32, bitcast=True)
+    return (m.to(tl.uint32, bitcast=True) | ((bits & 128) << 24)).to(tl.float32, bitcast=True)
 
 
 @triton.jit

@@ -32,7 +32,8 @@ INLINE void put_codes(void *to, int64_t k, int64_t n, words code) {
 /* The bits of the floors for second moments v; those of a candidate are higher by its lift, 63 + its exponent. */
 INLINE words floors_of(lanes v) { return ((words)v + (1U << 23)) >> 1 & 0x7F800000U; }
 
-/* A number is the difference of two floats of its sign, of which the smaller is the floor. */
+/* A number is the difference of two floats of its sign, of which the smaller is the floor. Zero loses its sign, which
+   makes no difference to what is added to it. */
 INLINE lanes decoded(words code, words floor) {
   words zero = floor | (code << 24 & 0x80000000U);
   return (lanes)(((code & 127) << 19) + zero) - (lanes)zero;
@@ -51,8 +52,9 @@ INLINE lanes nan_of(lanes v) { return v * 0.0f; }
 INLINE void scale_codes_some(char *code, char *second, int64_t dtype, int64_t k, int64_t n, uint32_t lift, float factor,
                              float then) {
   lanes v = get(second, dtype, k, n);
-  lanes m = decoded(get_codes(code, k, n), floors_of(v) + lift) * factor;
-  put_codes(code, k, n, encoded(m, floors_of(v * then) + lift, (words){0} + (1U << 18)));
+  words old = get_codes(code, k, n), half_a_step = (words){0} + (1U << 18);
+  words new = encoded(decoded(old, floors_of(v) + lift) * factor, floors_of(v * then) + lift, half_a_step);
+  put_codes(code, k, n, (new & 127) | (old & 128));
 }
 
 /* Multiplies moments by factor; then is what their second moments will be multiplied by after that. */
