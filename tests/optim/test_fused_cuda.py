@@ -74,7 +74,7 @@ MISTAKES = [
     ("triton_common", "1.0 - tl.exp(t", "1.0 - tl.exp(1.0 + t", "a sum is"),
     ("triton_common", "0x846CA68B", "0x846CA68C", "rounded otherwise"),
     # candidates without a buffer
-    ("triton_adam", "stored = g", "stored = 2.0 * g", "a sum is"),
+    ("triton_adam", "scored = g", "scored = 2.0 * g", "a sum is"),
     ("triton_sgdm", "stored = undampened(t, rest) * g", "stored = g", "a sum is"),
     ("triton_common", "m = factor * filtered", "m = 2.0 * filtered", "a new value is"),
     ("triton_common", "2 + place, i", "2 + j, i", "a new value is"),
