@@ -325,6 +325,7 @@ static void adam_observe(const struct job *job, int64_t i, int64_t begin, int64_
                          double *sums) {
   struct adam_kind kind = adam_kind_of(job);
 #define ADAM_CALL(row) adam_observe_as(job, i, begin, end, scale, sums, row)
+  ADAM_DTYPES(ADAM_TRY, 1)
   ADAM_DTYPES(ADAM_TRY, 2)
   ADAM_DTYPES(ADAM_TRY, 3)
   ADAM_ROW(any, kind, kind.K, kind.U);
