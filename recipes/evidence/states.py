@@ -5,7 +5,8 @@
     PYTHONPATH=recipes OMP_NUM_THREADS=1 python -m evidence.states --choices    # a quarter of an hour
 
 The study is ``quickstart.py``; files and grids are those of ``evidence.real``. The last command runs each state once
-more with each seed, at the learning rate that is best for float32, and counts the choices that equal float32's.
+more with each seed, at the learning rate that is best for float32, and counts the choices that equal float32's; those
+for another candidate than the usual one once more by themselves, since they are few.
 """
 
 import sys
@@ -45,22 +46,25 @@ def choices(state: str, seed: int, k: int) -> np.ndarray:
 
 
 def agreements() -> Iterator[str]:
-    """The lines of a Markdown table: the share of choices that equal float32's, with the same seed."""
+    """The lines of a Markdown table: the shares of choices that equal float32's, with the same seed, in per cent."""
     known = list(read(STUDY, STATES).values())
     k = best([row for row in known if row.contender == REFERENCE], SEEDS)
     assert k is not None, "run the study first"
     prepare(REAL_STUDIES[STUDY])
     others = [state for state in contenders(REAL_STUDIES[STUDY]) if state != REFERENCE]
-    shares: dict[str, list[float]] = {state: [] for state in others}
+    shares: dict[str, list[tuple[float, float]]] = {state: [] for state in others}
     for seed in track(SEEDS, "seeds"):
         expected = choices(REFERENCE, seed, k)
+        usual = np.bincount(expected.flat).argmax()
         for state in others:
-            shares[state].append(float((choices(state, seed, k) == expected).mean()))
-    yield "| state | choices that equal float32's |"
-    yield "|---|---|"
+            same = 100.0 * (choices(state, seed, k) == expected)
+            shares[state].append((float(same.mean()), float(same[expected != usual].mean())))
+    yield "| state | choices that equal float32's, % | of those for another candidate than the usual one, % |"
+    yield "|---|---|---|"
     for state, found in shares.items():
-        each = ", ".join(f"{100 * share:.1f}" for share in found)
-        yield f"| `{state}` | {100 * fmean(found):.1f} %{interval([100 * share for share in found])} ({each}) |"
+        columns = [list(of) for of in zip(*found, strict=True)]
+        cells = [f"{fmean(of):.1f}{interval(of)} ({', '.join(f'{x:.1f}' for x in of)})" for of in columns]
+        yield f"| `{state}` | {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":
