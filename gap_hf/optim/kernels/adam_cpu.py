@@ -7,7 +7,7 @@ from .fused_cpu import FusedCPU, doubles, integers
 
 
 class AdamStruct(ctypes.Structure):
-    """``struct adam_numbers`` of ``c/adam.h``."""
+    """``struct adam_numbers`` of ``c/adam_elements.h``."""
 
     _fields_: ClassVar = [
         *[(name, ctypes.c_void_p) for name in ("second", "beta1", "beta2")],
