@@ -17,7 +17,7 @@ from ..optim.over.classes import find
 from .before import optimizer
 from .errors import BenchError, first_line
 from .literal import LiteralGap
-from .traffic import Traffic, one_pass, picked, scored
+from .traffic import Traffic, one_pass, picked, scored, scored_with_gradient
 
 BASELINE = "torch-fused"
 """The contender by whose step time every other is divided."""
@@ -149,7 +149,7 @@ def gaps() -> list[Contender]:
             traffic = picked if type == "switch" else one_pass
             found.append(Contender(f"gap-{way}-{short}", ours({"type": type, **flags}), traffic=traffic))
     for short, options in MIXES.items():
-        traffic = scored if short.endswith("-score") else one_pass
+        traffic = {"mix-score": scored, "qhm-score": scored_with_gradient}.get(short, one_pass)
         found.append(Contender(f"gap-{short}", ours({**options, "fused": True}), traffic=traffic))
     return found
 

@@ -24,3 +24,8 @@ def picked(state: float, K: int, value: int) -> float:
 def scored(state: float, K: int, value: int) -> float:
     """A second pass reads all moments again."""
     return one_pass(state, K, value) + state
+
+
+def scored_with_gradient(state: float, K: int, value: int) -> float:
+    """And the gradient, which is a candidate."""
+    return scored(state, K, value) + value

@@ -84,6 +84,7 @@ def test_bytes_that_must_be_moved(results):
     """Per element: AdamW's 28; of GAP's switch a second pass reads a first moment, the second one and the value."""
     expected = {"torch-fused": 28, "gap-fused-switch": 44, "gap-fused-each": 36, "gap-bf16-switch": 34}
     expected |= {"gap-bf16-each": 28, "gap-8bit-switch": 29, "gap-8bit-each": 24, "gap-mix": 36, "gap-mix-score": 48}
+    expected |= {"gap-qhm": 28, "gap-qhm-score": 40, "gap-qhm-each": 28}
     found = rows(results[0])
     assert {name: found[name].moved / TINY.elements for name in expected} == expected
     assert found["literal-switch"].moved is None
