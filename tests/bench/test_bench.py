@@ -17,9 +17,10 @@ from gap_hf.bench.result import Row, merge
 from gap_hf.bench.runner import plan_cases, run_process
 from gap_hf.bench.workloads import WORKLOADS, Workload
 from gap_hf.cli import app
-from gap_hf.optim.kernels import fused_cpu
 
-pytestmark = pytest.mark.skipif(isinstance(fused_cpu.load(), fused_cpu.Unavailable), reason="no C compiler here")
+from ..optim.twins import needs_fused
+
+pytestmark = needs_fused
 
 TINY = Workload("tiny", "for tests", ((40, 50), (2000,), (16, 125)))
 MANY = Workload("many", "for tests", ((2000,),) * 12)

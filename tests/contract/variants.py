@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 import gap_hf
 
-from ..optim.twins import KERNELS as AVAILABLE
+from ..optim.twins import needs_fused
 
 KERNELS = {
     "auto": {},
@@ -100,6 +100,5 @@ def by_name(name: str) -> Variant:
 
 def parameter(variant: Variant) -> Any:
     """Wrap ``variant`` for ``pytest.mark.parametrize``; our fused kernel needs a C compiler."""
-    missing = variant.several and variant.kernel == "fused" and "fused" not in AVAILABLE
-    skip = pytest.mark.skipif(missing, reason="the fused CPU kernel needs a C compiler")
-    return pytest.param(variant, id=variant.name, marks=skip)
+    needs = variant.several and variant.kernel == "fused"
+    return pytest.param(variant, id=variant.name, marks=needs_fused if needs else ())

@@ -24,8 +24,10 @@ from gap_hf.optim.kernels.adam_cpu import AdamOnCPU
 from gap_hf.optim.kernels.foreach import Loop
 from gap_hf.optim.kernels.pick import pick as pick_kernel
 
+from .twins import needs_fused
+
 CC = shutil.which(os.environ.get("CC") or "cc") or shutil.which("gcc") or shutil.which("clang")
-pytestmark = pytest.mark.skipif(CC is None, reason="no C compiler here")
+pytestmark = needs_fused
 IS_ROOT = os.geteuid() == 0
 """Only root can give a file away; ``test_files_of_the_system_are_not_ours`` has something for everybody else."""
 F32 = (torch.float32,) * 4

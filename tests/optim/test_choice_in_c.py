@@ -15,9 +15,9 @@ from gap_hf.optim.kernels.fused_cpu import Job
 from gap_hf.optim.rules.best import TIE, Best
 from gap_hf.optim.rules.mix import Mix
 
-from .twins import KERNELS
+from .twins import needs_fused
 
-pytestmark = pytest.mark.skipif("fused" not in KERNELS, reason="no C compiler here")
+pytestmark = needs_fused
 EDGE = [1 - TIE, math.nextafter(1 - TIE, 0), math.nextafter(1 - TIE, 2), 1 - 2 * TIE, 1 + TIE, 1.0]
 ODD = [0.0, -0.0, 1e-320, -1e-320, 1e300, -1e300, math.inf, -math.inf, math.nan]
 

@@ -8,8 +8,8 @@ import torch
 import gap_hf
 from gap_hf.optim.kernels import deal
 
-from .test_kernels import BETAS, needs_fused, parameters, run
-from .twins import random_gradients
+from .test_kernels import BETAS, parameters, run
+from .twins import needs_fused, random_gradients
 
 
 @needs_fused

@@ -11,7 +11,7 @@ from gap_hf.optim.arithmetic.rounding import Draw
 from gap_hf.optim.codes import widened
 from gap_hf.optim.reference.adam import ReferenceAdam
 
-from .twins import KERNELS, random_gradients
+from .twins import KERNELS, needs_fused, random_gradients
 
 BETAS = [(0.8, 0.999), (0.99, 0.999)]
 PAIRS = [(0.5, 0.9), (0.8, 0.999), (0.9, 0.95), (0.9, 0.999), (0.99, 0.999), (0.999, 0.9999), (0.95, 0.99)]
@@ -183,7 +183,7 @@ def test_choices_are_the_twins(kernel, type_):
             assert different.float().mean() < 0.01
 
 
-@pytest.mark.skipif("fused" not in KERNELS, reason="no C compiler here")
+@needs_fused
 def test_kernels_have_the_same_codes():
     ps = {name: torch.zeros(40, 100).requires_grad_() for name in KERNELS}
     optimizers = {name: built(ps[name], **flags) for name, flags in KERNELS.items()}

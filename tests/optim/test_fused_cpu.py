@@ -6,8 +6,8 @@ import gap_hf
 from gap_hf.optim.kernels import fused_cpu
 from gap_hf.optim.kernels.pick import pick
 
-from .test_kernels import ADAM, BETAS, F32, needs_fused, parameters
-from .twins import random_gradients
+from .test_kernels import ADAM, BETAS, F32, parameters
+from .twins import needs_fused, random_gradients
 
 
 class Calls:

@@ -6,7 +6,7 @@ import torch
 import gap_hf
 
 from ..calls import python_calls
-from .test_deal import needs_fused
+from .twins import needs_fused
 
 
 def after_a_step(N, **options):

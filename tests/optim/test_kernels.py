@@ -8,9 +8,8 @@ import torch
 import gap_hf
 from gap_hf.optim.families.adam import AdamFamily
 
-from .twins import KERNELS, random_gradients
+from .twins import KERNELS, needs_fused, random_gradients
 
-needs_fused = pytest.mark.skipif("fused" not in KERNELS, reason="no C compiler here")
 BETAS = [(0.8, 0.999), (0.99, 0.999)]
 F32 = (torch.float32,) * 4
 ADAM = AdamFamily()

@@ -11,7 +11,8 @@ from gap_hf.optim.kernels.adam_cpu import AdamOnCPU
 from gap_hf.optim.kernels.foreach import Foreach, Loop
 from gap_hf.optim.kernels.pick import pick
 
-from .test_kernels import ADAM, BETAS, F32, needs_fused, parameters
+from .test_kernels import ADAM, BETAS, F32, parameters
+from .twins import needs_fused
 
 
 @needs_fused

@@ -8,7 +8,7 @@ import torch
 import gap_hf
 from gap_hf.optim.reading import Remembered
 
-from .test_deal import needs_fused
+from .twins import needs_fused
 
 BETAS = [(0.5, 0.9), (0.9, 0.95)]
 

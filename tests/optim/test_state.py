@@ -9,7 +9,7 @@ import gap_hf
 from gap_hf.optim.arithmetic.rounding import Draw, hash32, noise_for, round_stochastically
 from gap_hf.optim.state import only_makes_state
 
-from .twins import KERNELS, byte_model, random_gradients, train_bytes
+from .twins import KERNELS, byte_model, needs_fused, random_gradients, train_bytes
 
 BETAS = [(0.8, 0.999), (0.99, 0.999)]
 
@@ -131,7 +131,7 @@ def test_a_slow_average_arrives():
         assert optimizer.state[p]["momentum_buffer_1"].float().mean() == pytest.approx(1.0, abs=2e-3)
 
 
-@pytest.mark.skipif("fused" not in KERNELS, reason="no C compiler here")
+@needs_fused
 @pytest.mark.parametrize("family", ["adam", "sgdm"])
 def test_kernels_round_alike(family):
     """The noise comes from the inputs: all kernels draw the same, and a last bit decides differently now and then."""

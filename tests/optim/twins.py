@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -22,6 +23,7 @@ KERNELS: dict[str, dict[str, Any]] = {
 }
 if isinstance(fused_cpu.load(), fused_cpu.Unavailable):  # no compiler here
     del KERNELS["fused"]
+needs_fused = pytest.mark.skipif("fused" not in KERNELS, reason="no C compiler here")
 
 ADAM_BETA1 = {1: [0.9], 2: [0.8, 0.99], 3: [0.5, 0.9, 0.99], 5: [0.0, 0.5, 0.8, 0.9, 0.99]}
 MOMENTUM = {1: [0.9], 2: [0.9, 0.5], 3: [0.5, 0.9, 0.99], 5: [0.0, 0.5, 0.8, 0.9, 0.99]}
